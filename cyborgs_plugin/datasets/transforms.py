@@ -1,0 +1,131 @@
+"""Transforms that move an image and its label map together."""
+import copy
+from typing import Optional, Tuple
+
+import mmcv
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from mmpretrain.datasets import MultiView, RandomResizedCrop
+from mmpretrain.registry import TRANSFORMS
+from .image_io import read_image
+
+
+@TRANSFORMS.register_module()
+class LoadSceneImage(BaseTransform):
+    """Load a photograph of any kind as an upright BGR image.
+
+    **Required Keys:** ``img_path``
+
+    **Added Keys:** ``img`` (np.ndarray, (H, W, 3), uint8), ``img_shape`` and
+    ``ori_shape`` (Tuple[int, int])
+
+    Args:
+        backend_args (dict, optional): Arguments of the file backend.
+            Defaults to None.
+
+    Raises:
+        BrokenImageError: If the file is no whole image; ``SceneDataset``
+            takes another one then.
+    """
+
+    def __init__(self, backend_args: Optional[dict] = None) -> None:
+        self.backend_args = backend_args
+
+    def transform(self, results: dict) -> dict:
+        """Load the image."""
+        image = read_image(results['img_path'], self.backend_args)
+        results['img'] = image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class MaskedRandomResizedCrop(RandomResizedCrop):
+    """Crop and resize an image and its label map alike.
+
+    The label map may be of any size, such as the stride-8 grid of a mask
+    bank: it is read as if it had been enlarged to the image by nearest
+    sampling first.
+
+    **Required Keys:** ``img``, ``gt_seg_map`` (integer, (h, w))
+
+    **Modified Keys:** ``img``, ``img_shape``, ``gt_seg_map`` (now of the
+    output size)
+
+    Args:
+        scale (int or Sequence[int]): Output size, (height, width) or a
+            square's side.
+        **kwargs: Arguments of mmpretrain's ``RandomResizedCrop``, by default
+            an area of 0.08 to 1 and an aspect ratio of 3/4 to 4/3.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Crop and resize."""
+        image = results['img']
+        top, left, height, width = self.rand_crop_params(image)
+        results['gt_seg_map'] = crop_label_map(
+            results['gt_seg_map'], image.shape[:2],
+            (top, left, height, width), tuple(self.scale))
+        results['img'] = mmcv.imresize(
+            image[top:top + height, left:left + width],
+            tuple(self.scale[::-1]),
+            interpolation=self.interpolation,
+            backend=self.backend)
+        results['img_shape'] = results['img'].shape[:2]
+        return results
+
+
+def crop_label_map(label_map: np.ndarray, image_size: Tuple[int, int],
+                   box: Tuple[int, int, int, int],
+                   output_size: Tuple[int, int]) -> np.ndarray:
+    """Sample a crop of an image from its label map, nearest neighbour.
+
+    Equal to enlarging the map to the image, cropping, and resizing the crop,
+    each by nearest sampling (source index ``floor(i * source / output)``).
+
+    Args:
+        label_map (np.ndarray): Ids that cover the whole image, shape (h, w),
+            integer.
+        image_size (Tuple[int, int]): The image's height and width (H, W).
+        box (Tuple[int, int, int, int]): Top, left, height and width of the
+            crop, in pixels of the image.
+        output_size (Tuple[int, int]): Height and width of the output.
+
+    Returns:
+        np.ndarray: The crop's ids, shape ``output_size``, same dtype.
+    """
+    index = []
+    for axis in range(2):
+        start, length, output = box[axis], box[axis + 2], output_size[axis]
+        pixel = start + np.arange(output) * length // output
+        index.append(pixel * label_map.shape[axis] // image_size[axis])
+    return label_map[index[0][:, None], index[1]]
+
+
+@TRANSFORMS.register_module()
+class MaskedMultiView(MultiView):
+    """Make several views, each with its label map.
+
+    **Required Keys:** ``img``, ``gt_seg_map``
+
+    **Modified Keys:** ``img`` (list of V images)
+
+    **Added Keys:** ``mask`` (integer, (V, H, W)), which ``PackInputs`` puts
+    into the data sample
+
+    Args:
+        transforms (List[List[dict]]): A pipeline for each kind of view.
+        num_views (int or List[int]): How many views each pipeline makes.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Make the views."""
+        views = [pipeline(copy.deepcopy(results))
+                 for pipeline in self.transforms]
+        results['img'] = [view['img'] for view in views]
+        mask = np.stack([view['gt_seg_map'] for view in views])
+        # torch can hold uint16 but hardly compute with it.
+        results['mask'] = (
+            mask.astype(np.int32) if mask.dtype == np.uint16 else mask)
+        return results

@@ -1,0 +1,126 @@
+"""The CYBORGS algorithm."""
+from typing import Dict, List, Optional, Union
+
+import torch
+from mmengine.model import BaseAveragedModel
+from torch import Tensor, nn
+
+from mmpretrain.models.selfsup import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+
+# More steps than anyone accumulates gradients over.
+_MAX_LOSSES_WITHOUT_UPDATE = 4096
+
+
+@MODELS.register_module()
+class CYBORGS(BaseSelfSupervisor):
+    """CYBORGS.
+
+    Implementation of `CYBORGS: Contrastively Bootstrapping Object
+    Representations by Grounding in Segmentation
+    <https://arxiv.org/abs/2203.09343>`_.
+
+    The target network follows the online one by :meth:`update_target`, which
+    ``TargetUpdateHook`` calls once an optimiser step. The masks come with the
+    data; ``MaskUpdateHook`` renews them.
+
+    Args:
+        backbone (dict): Config of the backbone. It must give all stages that
+            the neck fuses.
+        neck (dict): Config of the mask-grounded neck.
+        head (dict): Config of the mask contrast head.
+        target_ema (dict): Config of the target's moving average.
+            ``momentum`` is 1 - decay. Defaults to
+            ``dict(type='ExponentialMovingAverage', momentum=0.004)``.
+        pretrained (str, optional): Path of a checkpoint to start from.
+            Defaults to None.
+        data_preprocessor (dict, optional): Config of the data preprocessor.
+            Defaults to None, ``SelfSupDataPreprocessor``.
+        init_cfg (dict or List[dict], optional): Initialization config.
+            Defaults to None.
+    """
+
+    def __init__(self,
+                 backbone: dict,
+                 neck: dict,
+                 head: dict,
+                 target_ema: dict = dict(
+                     type='ExponentialMovingAverage', momentum=0.004),
+                 pretrained: Optional[str] = None,
+                 data_preprocessor: Optional[dict] = None,
+                 init_cfg: Optional[Union[List[dict], dict]] = None) -> None:
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            pretrained=pretrained,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg)
+        self.target_net: BaseAveragedModel = MODELS.build(
+            target_ema, default_args=dict(model=self._online()))
+        self._losses_since_update = 0
+
+    def _online(self) -> nn.Module:
+        return nn.Sequential(self.backbone, self.neck)
+
+    @torch.no_grad()
+    def update_target(self) -> None:
+        """Move the target network towards the online one.
+
+        The first call of all makes them equal. Buffers (the running
+        statistics of batch norms) are copied; nothing reads the target's,
+        since its batch norms run in train mode.
+        """
+        self.target_net.update_parameters(self._online())
+        self._losses_since_update = 0
+
+    def loss(self, inputs: List[Tensor], data_samples: List[DataSample],
+             **kwargs: object) -> Dict[str, Tensor]:
+        """Compute the losses of a batch.
+
+        Args:
+            inputs (List[Tensor]): Views 1 and 2, each (B, 3, H, W), float32.
+            data_samples (List[DataSample]): B samples; the ``mask`` of each
+                holds the label maps of both views, (2, H, W), integer.
+
+        Returns:
+            Dict[str, Tensor]: See :meth:`MaskContrastHead.loss`.
+
+        Raises:
+            ValueError: If there are not two views or a sample has no mask.
+            RuntimeError: If the target network is never updated.
+        """
+        self._check(inputs, data_samples)
+        label_maps = torch.stack([sample.mask for sample in data_samples], 1)
+        cells = [self.neck.cells(label_map) for label_map in label_maps]
+
+        online_feats = [self.backbone(view) for view in inputs]
+        online = [
+            self.neck(feats, cell) for feats, cell in zip(online_feats, cells)
+        ]
+        with torch.no_grad():
+            target_backbone, target_neck = self.target_net.module
+            target_feats = [target_backbone(view) for view in inputs]
+            target = [
+                target_neck(feats, cell)
+                for feats, cell in zip(target_feats, cells)
+            ]
+        return self.head.loss(online, target, online_feats, target_feats)
+
+    def _check(self, inputs: List[Tensor],
+               data_samples: List[DataSample]) -> None:
+        if len(inputs) != 2:
+            raise ValueError(
+                f'CYBORGS contrasts two views, but got {len(inputs)}: give '
+                'MaskedMultiView two pipelines')
+        if not all('mask' in sample for sample in data_samples):
+            raise ValueError(
+                'A data sample carries no `mask`: load with SceneDataset and '
+                'put MaskedMultiView before PackInputs in the pipeline')
+        self._losses_since_update += 1
+        if self._losses_since_update > _MAX_LOSSES_WITHOUT_UPDATE:
+            raise RuntimeError(
+                f'{self._losses_since_update} losses were computed without an '
+                'update of the target network: add '
+                "target_update=dict(type='TargetUpdateHook') to default_hooks")

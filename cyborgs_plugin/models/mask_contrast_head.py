@@ -1,0 +1,106 @@
+"""The head that predicts and contrasts regions."""
+from typing import Dict, List, Optional, Tuple, Union
+
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmpretrain.registry import MODELS
+from .mask_contrastive_loss import count_regions, same_region
+from .regions import map_regions
+
+Regions = Tuple[Tensor, Tensor]
+"""Projections (B, N, D) and their region ids (B, N), -1 where unused."""
+
+
+@MODELS.register_module()
+class MaskContrastHead(BaseModule):
+    """Predict the target's regions from the online ones and contrast both.
+
+    Implementation of the objective of `CYBORGS
+    <https://arxiv.org/abs/2203.09343>`_, Sec. 3.2 and, where
+    ``segmentation_loss`` is given, Sec. 3.3.
+
+    Args:
+        predictor (dict): Config of the predictor, a neck that maps a 1-tuple
+            (M, D) to a 1-tuple (M, D).
+        loss (dict): Config of the contrastive loss.
+            Defaults to ``dict(type='MaskContrastiveLoss')``.
+        segmentation_loss (dict, optional): Config of the segmentation loss on
+            feature maps. Defaults to None; None or a ``loss_weight`` of 0
+            costs nothing.
+        predict_by_slot (bool): Predict slot by slot, as the published code
+            does. Defaults to False.
+        init_cfg (dict or List[dict], optional): Initialization config.
+            Defaults to None.
+    """
+
+    def __init__(self,
+                 predictor: dict,
+                 loss: dict = dict(type='MaskContrastiveLoss'),
+                 segmentation_loss: Optional[dict] = None,
+                 predict_by_slot: bool = False,
+                 init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.predictor = MODELS.build(predictor)
+        self.loss_module = MODELS.build(loss)
+        self.segmentation_loss = None
+        if segmentation_loss and segmentation_loss.get('loss_weight', 1) != 0:
+            self.segmentation_loss = MODELS.build(segmentation_loss)
+        self.predict_by_slot = predict_by_slot
+
+    def predict(self, online: Regions) -> Tensor:
+        """Predict the target projections.
+
+        Args:
+            online (Regions): Online projections (B, N, D), ids (B, N).
+
+        Returns:
+            Tensor: Predictions, shape (B, N, D), zeros in unused slots.
+        """
+        projections, ids = online
+        return map_regions(lambda x: self.predictor((x, ))[0], projections,
+                           ids >= 0, self.predict_by_slot)
+
+    def loss(self, online: Tuple[Regions, Regions],
+             target: Tuple[Regions, Regions],
+             online_feats: Tuple[Tuple[Tensor, ...], Tuple[Tensor, ...]],
+             target_feats: Tuple[Tuple[Tensor, ...], Tuple[Tensor, ...]]
+             ) -> Dict[str, Tensor]:
+        """Compute the losses and what explains them.
+
+        Args:
+            online (Tuple[Regions, Regions]): Online regions of views 1 and 2.
+            target (Tuple[Regions, Regions]): Target regions of views 1 and 2.
+            online_feats (Tuple): The online backbone's outputs of views 1
+                and 2, each a tuple of (B, C_i, H_i, W_i).
+            target_feats (Tuple): The target backbone's, likewise.
+
+        Returns:
+            Dict[str, Tensor]: Scalars: ``loss_contrast``,
+            ``loss_segmentation`` where configured, ``num_regions`` (used
+            slots an image and view), ``matched_regions`` (fraction of the
+            used online slots with a partner in the other view) and
+            ``unmatched_images`` (images whose views share none).
+        """
+        pred_ids = (online[0][1], online[1][1])
+        target_ids = (target[0][1], target[1][1])
+        losses = dict(
+            loss_contrast=self.loss_module(
+                (self.predict(online[0]), self.predict(online[1])),
+                (target[0][0], target[1][0]), pred_ids, target_ids))
+        if self.segmentation_loss is not None:
+            losses['loss_segmentation'] = self.segmentation_loss(
+                online_feats, target_feats)
+
+        matched = [
+            same_region(pred_ids[0], target_ids[1]).any(dim=-1),
+            same_region(pred_ids[1], target_ids[0]).any(dim=-1)
+        ]
+        used = count_regions(*pred_ids).sum()
+        partners = (matched[0].sum() + matched[1].sum()).float()
+        unmatched = ~(matched[0].any(dim=-1) | matched[1].any(dim=-1))
+        losses.update(
+            num_regions=used / (2 * len(pred_ids[0])),
+            matched_regions=partners / used.clamp(min=1),
+            unmatched_images=unmatched.sum().float())
+        return losses

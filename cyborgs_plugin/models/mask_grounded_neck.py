@@ -1,0 +1,147 @@
+"""The neck that turns feature maps into projected region vectors."""
+from typing import List, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmpretrain.registry import MODELS
+from .regions import (cell_labels, map_regions, pool_regions, sample_regions,
+                      sample_regions_with_empty)
+
+
+@MODELS.register_module()
+class MaskGroundedNeck(BaseModule):
+    """Fuse stages, pool them by region, project the regions.
+
+    The chosen stages are averaged (or, where coarser than the grid, repeated)
+    to one grid and concatenated in the order of ``in_indices``, each with
+    weight 1. A region's vector is the mean over its cells.
+
+    Implementation of the mask-grounded features of `CYBORGS
+    <https://arxiv.org/abs/2203.09343>`_, Sec. 3.1.
+
+    Args:
+        projector (dict): Config of the projector, a neck that maps a 1-tuple
+            (M, C) to a 1-tuple (M, D). C is the sum of the channels of the
+            chosen stages.
+        num_regions (int): Regions drawn for each image and view.
+            Defaults to 16.
+        grid_stride (int): Pixels of a view on each side of a grid cell.
+            Defaults to 32.
+        in_indices (Sequence[int]): Which of the backbone's outputs to fuse,
+            in order. Defaults to (0, 1, 2).
+        num_ids (int, optional): Ids from here on fall into region 0, as the
+            published code does from 81 on. Defaults to None, no limit.
+        empty_regions (bool): Fill the slots that hold no region with empty
+            ones, as the published code does; needs ``num_ids``.
+            Defaults to False.
+        project_by_slot (bool): Project slot by slot, each with its own batch
+            statistics, as the published code does. Defaults to False.
+        init_cfg (dict or List[dict], optional): Initialization config.
+            Defaults to None.
+    """
+
+    def __init__(self,
+                 projector: dict,
+                 num_regions: int = 16,
+                 grid_stride: int = 32,
+                 in_indices: Sequence[int] = (0, 1, 2),
+                 num_ids: Optional[int] = None,
+                 empty_regions: bool = False,
+                 project_by_slot: bool = False,
+                 init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if num_regions < 1:
+            raise ValueError('model.neck.num_regions must be at least 1, but '
+                             f'got {num_regions}')
+        if empty_regions and (num_ids is None or num_ids < num_regions):
+            raise ValueError(
+                'model.neck.empty_regions=True draws absent ids and needs '
+                f'model.neck.num_ids >= num_regions={num_regions}, but got '
+                f'num_ids={num_ids}')
+        self.projector = MODELS.build(projector)
+        self.num_regions = num_regions
+        self.grid_stride = grid_stride
+        self.in_indices = tuple(in_indices)
+        self.num_ids = num_ids
+        self.empty_regions = empty_regions
+        self.project_by_slot = project_by_slot
+
+    def cells(self, label_maps: Tensor) -> Tensor:
+        """Reduce label maps to the grid.
+
+        Args:
+            label_maps (Tensor): Ids at the views' resolution, (B, H, W),
+                integer.
+
+        Returns:
+            Tensor: The label of each cell, shape (B, ceil(H / grid_stride),
+            ceil(W / grid_stride)), int64.
+        """
+        grid = [-(-size // self.grid_stride) for size in label_maps.shape[1:]]
+        cells = cell_labels(label_maps, (grid[0], grid[1]))
+        if self.num_ids is not None:
+            cells = cells.masked_fill(cells >= self.num_ids, 0)
+        return cells
+
+    def sample(self, cells: Tensor) -> Tensor:
+        """Draw the regions of one branch.
+
+        Args:
+            cells (Tensor): The label of each cell, shape (B, h, w), int64.
+
+        Returns:
+            Tensor: Region ids, shape (B, num_regions), int64; -1 is unused.
+        """
+        if self.empty_regions:
+            return sample_regions_with_empty(cells, self.num_regions,
+                                             self.num_ids)  # type: ignore
+        return sample_regions(cells, self.num_regions)
+
+    def fuse(self, feats: Tuple[Tensor, ...], grid: Tuple[int,
+                                                          int]) -> Tensor:
+        """Bring the chosen stages to one grid and concatenate them.
+
+        Args:
+            feats (Tuple[Tensor, ...]): Outputs of the backbone, each
+                (B, C_i, H_i, W_i).
+            grid (Tuple[int, int]): The grid's height and width (h, w).
+
+        Returns:
+            Tensor: Shape (B, sum of C_i, h, w).
+
+        Raises:
+            ValueError: If the backbone gives too few stages.
+        """
+        if max(self.in_indices) >= len(feats):
+            raise ValueError(
+                f'model.neck.in_indices={self.in_indices} needs '
+                f'{max(self.in_indices) + 1} outputs of the backbone, but it '
+                f'gives {len(feats)}: set model.backbone.out_indices')
+        return torch.cat([
+            F.adaptive_avg_pool2d(feats[index], grid)
+            for index in self.in_indices
+        ], 1)
+
+    def forward(self, feats: Tuple[Tensor, ...],
+                cells: Tensor) -> Tuple[Tensor, Tensor]:
+        """Draw regions, pool and project them.
+
+        Args:
+            feats (Tuple[Tensor, ...]): Outputs of the backbone, each
+                (B, C_i, H_i, W_i).
+            cells (Tensor): The label of each cell, shape (B, h, w), int64,
+                from :meth:`cells`.
+
+        Returns:
+            Tuple[Tensor, Tensor]: Projections (B, num_regions, D) and region
+            ids (B, num_regions), int64, -1 where a slot is unused.
+        """
+        region_ids = self.sample(cells)
+        features = self.fuse(feats, (cells.shape[1], cells.shape[2]))
+        regions = pool_regions(features, cells, region_ids)
+        projections = map_regions(lambda x: self.projector((x, ))[0], regions,
+                                  region_ids >= 0, self.project_by_slot)
+        return projections, region_ids

@@ -1,0 +1,201 @@
+"""From label maps to regions: pure functions of tensors.
+
+A *region* is one id of an image's label map. The network sees it on the
+coarse grid of its feature map, where every cell belongs to exactly one region
+(CYBORGS, Sec. 3.1; the pooling itself is DetCon's, Sec. 3.2).
+"""
+from typing import Callable, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+UNUSED = -1
+"""The id of a slot that holds no region."""
+
+_SORTABLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def cell_labels(label_maps: Tensor, grid_size: Tuple[int, int]) -> Tensor:
+    """Give each cell of a grid the label that fills most of it.
+
+    Where the grid does not divide the map, a cell covers the window of
+    ``torch.nn.functional.adaptive_avg_pool2d``: rows ``floor(i * H / h)`` up
+    to ``ceil((i + 1) * H / h)``, so that neighbours may share a row. Time and
+    memory depend on the number of pixels only, not on the number of ids: the
+    pixels of a cell are sorted and the longest run wins.
+
+    Args:
+        label_maps (Tensor): Non-negative ids, shape (B, H, W), any integer
+            dtype.
+        grid_size (Tuple[int, int]): The grid's height and width (h, w).
+
+    Returns:
+        Tensor: The label of each cell, shape (B, h, w), int64. On a tie the
+        lowest id wins.
+
+    Raises:
+        ValueError: If ``label_maps`` is not an integer tensor (B, H, W).
+    """
+    if label_maps.ndim != 3 or label_maps.is_floating_point():
+        raise ValueError(
+            'label_maps must be an integer tensor (B, H, W), but got '
+            f'{tuple(label_maps.shape)} of {label_maps.dtype}')
+    if label_maps.dtype not in _SORTABLE:  # uint16 and bool
+        label_maps = label_maps.int()
+    batch, height, width = label_maps.shape
+    h, w = grid_size
+    padding = None
+    if height % h == 0 and width % w == 0:
+        pixels = label_maps.reshape(batch, h, height // h, w, width // w)
+        pixels = pixels.transpose(2, 3).flatten(3)  # (B, h, w, P)
+    else:
+        rows, row_padding = _windows(height, h, label_maps.device)
+        cols, col_padding = _windows(width, w, label_maps.device)
+        pixels = label_maps.long()[:, rows[:, :, None, None], cols]
+        pixels = pixels.transpose(2, 3).flatten(3)  # (B, h, w, P)
+        padding = row_padding[:, None, :, None] | col_padding[:, None]
+        padding = padding.flatten(2)  # (h, w, P)
+        pixels = pixels.masked_fill(padding, torch.iinfo(torch.int64).max)
+
+    pixels = pixels.sort(dim=-1).values
+    position = torch.arange(
+        pixels.shape[-1], dtype=torch.int32, device=pixels.device)
+    begins = torch.ones_like(pixels, dtype=torch.bool)
+    begins[..., 1:] = pixels[..., 1:] != pixels[..., :-1]
+    run_start = (position * begins).cummax(dim=-1).values
+    run_length = position - run_start
+    if padding is not None:
+        run_length.masked_fill_(padding.sort(dim=-1).values, -1)
+    # argmax returns the first maximum: runs ascend, so ties go to the lowest.
+    longest = run_length.argmax(dim=-1, keepdim=True)
+    return pixels.gather(-1, longest).squeeze(-1).long()
+
+
+def _windows(size: int, cells: int,
+             device: torch.device) -> Tuple[Tensor, Tensor]:
+    """Pixel indices of each cell along one side, and which are padding.
+
+    Returns:
+        Tuple[Tensor, Tensor]: int64 and bool, both (cells, longest window).
+    """
+    cell = torch.arange(cells, device=device)
+    start = cell * size // cells
+    end = -(-(cell + 1) * size // cells)
+    index = start[:, None] + torch.arange(
+        int((end - start).max()), device=device)
+    return index.clamp(max=size - 1), index >= end[:, None]
+
+
+def pool_regions(features: Tensor, cells: Tensor,
+                 region_ids: Tensor) -> Tensor:
+    """Average the feature vectors of the cells of each region.
+
+    Args:
+        features (Tensor): Feature maps, shape (B, C, h, w), floating point.
+        cells (Tensor): The label of each cell, shape (B, h, w), integer.
+        region_ids (Tensor): The regions to pool, shape (B, N), integer.
+
+    Returns:
+        Tensor: One vector a region, shape (B, N, C), dtype of ``features``.
+        Zeros where the id is negative (an unused slot) or absent.
+    """
+    member = cells[:, None] == region_ids[:, :, None, None]
+    member &= (region_ids >= 0)[:, :, None, None]
+    weight = member.flatten(2).to(features.dtype)  # (B, N, h * w)
+    area = weight.sum(dim=-1, keepdim=True).clamp(min=1)
+    return weight @ features.flatten(2).transpose(1, 2) / area
+
+
+def sample_regions(cells: Tensor,
+                   num_regions: int,
+                   generator: Optional[torch.Generator] = None) -> Tensor:
+    """Draw regions uniformly, without replacement, from those present.
+
+    Args:
+        cells (Tensor): The label of each cell, shape (B, h, w), int64.
+        num_regions (int): Number of slots N of each image.
+        generator (torch.Generator, optional): On the device of ``cells``.
+            Defaults to None, the device's global one.
+
+    Returns:
+        Tensor: Region ids, shape (B, N), int64. An image with fewer than N
+        regions leaves its last slots at -1 (unused).
+    """
+    ids = cells.flatten(1).sort(dim=-1).values
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    first &= ids >= 0
+    # A random key for each distinct id: the N largest are a uniform draw.
+    keys = torch.rand(ids.shape, generator=generator, device=ids.device)
+    keys = keys.masked_fill(~first, -1)
+    keys, order = keys.topk(min(num_regions, ids.shape[1]), dim=-1)
+    drawn = ids.gather(1, order).masked_fill(keys < 0, UNUSED)
+    missing = num_regions - drawn.shape[1]
+    return torch.nn.functional.pad(drawn, (0, missing), value=UNUSED)
+
+
+def sample_regions_with_empty(
+        cells: Tensor,
+        num_regions: int,
+        num_ids: int,
+        generator: Optional[torch.Generator] = None) -> Tensor:
+    """Draw as the published code does: empty regions fill what is left.
+
+    For comparison only (``configs/ablations/published_empty_regions.py``):
+    absent ids have a vanishing probability there, so that they come last but
+    still act as positives and negatives.
+
+    Args:
+        cells (Tensor): The label of each cell, shape (B, h, w), int64, below
+            ``num_ids``.
+        num_regions (int): Number of slots N of each image, at most
+            ``num_ids``.
+        num_ids (int): Number of ids that exist, present or not.
+        generator (torch.Generator, optional): As in :func:`sample_regions`.
+
+    Returns:
+        Tensor: Region ids, shape (B, N), int64, all of them distinct.
+    """
+    present = torch.zeros(
+        cells.shape[0], num_ids, dtype=torch.float32, device=cells.device)
+    present.scatter_(1, cells.flatten(1), 1)
+    keys = torch.rand(
+        present.shape, generator=generator, device=cells.device)
+    return (keys + present).topk(num_regions, dim=-1).indices
+
+
+def map_regions(function: Callable[[Tensor], Tensor],
+                regions: Tensor,
+                used: Tensor,
+                by_slot: bool = False) -> Tensor:
+    """Apply a function to the vectors of all used slots as one batch.
+
+    Unused slots are left out, since their zero vectors would shift the
+    statistics of a batch norm.
+
+    Args:
+        function (Callable): Maps (M, C) to (M, D).
+        regions (Tensor): Region vectors, shape (B, N, C).
+        used (Tensor): Which slots hold a region, shape (B, N), bool.
+        by_slot (bool): Apply the function to one slot of all images at a
+            time, used or not, as the published code does.
+            Defaults to False.
+
+    Returns:
+        Tensor: Shape (B, N, D), zeros in unused slots.
+    """
+    if by_slot:
+        return torch.stack(
+            [function(slot) for slot in regions.unbind(1)], dim=1)
+    batch, num_regions, _ = regions.shape
+    rows = used.flatten().nonzero().squeeze(1)
+    if len(rows) < 2:
+        # A batch norm in training needs two rows, and the graph must reach
+        # every parameter: take them all in this degenerate batch.
+        mapped = function(regions.flatten(0, 1))
+        mapped = mapped * used.flatten()[:, None]
+    else:
+        vectors = function(regions.flatten(0, 1)[rows])
+        mapped = vectors.new_zeros(batch * num_regions, vectors.shape[1])
+        mapped = mapped.index_copy(0, rows, vectors)
+    return mapped.unflatten(0, (batch, num_regions))
