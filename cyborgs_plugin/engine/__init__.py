@@ -1,0 +1,5 @@
+"""Hooks: when masks and the target network are renewed."""
+from .mask_update_hook import MaskUpdateHook
+from .target_update_hook import TargetUpdateHook
+
+__all__ = ['MaskUpdateHook', 'TargetUpdateHook']

@@ -1,0 +1,108 @@
+"""Features of a middle layer, computed no further than that layer."""
+import difflib
+from collections import defaultdict
+from copy import deepcopy
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import fuse_conv_bn
+from torch import Tensor, nn
+
+_MAX_PIXELS = 1 << 22
+"""Pixels of one forward, about 14 photographs of 640x480."""
+
+
+class _LayerReached(Exception):
+    """Ends a forward once the layer's output is known."""
+
+
+class FeatureExtractor:
+    """Unit feature vectors of a layer for images of any size.
+
+    It works on a frozen copy of the backbone (evaluation mode, convolutions
+    and batch norms fused, channels last): the network in training is not
+    touched.
+
+    Args:
+        backbone (nn.Module): The backbone.
+        layer (str): Name of a submodule with a map (B, C, h, w) as output.
+            Defaults to 'layer2.2', the third block of ResNet's stage 2.
+        mean (Sequence[float]): Mean of each channel, in the order of
+            ``to_rgb``. Defaults to ImageNet's (123.675, 116.28, 103.53).
+        std (Sequence[float]): Standard deviation of each channel.
+            Defaults to ImageNet's (58.395, 57.12, 57.375).
+        to_rgb (bool): Turn the BGR images into RGB. Defaults to True.
+
+    Raises:
+        ValueError: If the backbone has no such layer.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        layer: str = 'layer2.2',
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        to_rgb: bool = True
+    ) -> None:
+        names = dict(backbone.named_modules())
+        if not layer or layer not in names:
+            near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4)
+            raise ValueError(
+                f'The backbone {type(backbone).__name__} has no layer '
+                f'{layer!r}; the nearest are {near}')
+        copy = deepcopy(backbone).eval().requires_grad_(False)
+        self._backbone = fuse_conv_bn(copy).to(
+            memory_format=torch.channels_last)
+        self._backbone.get_submodule(layer).register_forward_hook(self._stop)
+        self._device = next(backbone.parameters()).device
+        self._mean = torch.tensor(mean, device=self._device).view(-1, 1, 1)
+        self._std = torch.tensor(std, device=self._device).view(-1, 1, 1)
+        self._to_rgb = to_rgb
+        self._output: Any = None
+
+    def _stop(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._output = output
+        raise _LayerReached
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[np.ndarray]) -> List[Tensor]:
+        """Compute the features of images.
+
+        Images of one size run as a batch. The batches depend on ``images``
+        only, so that the same list gives the same features.
+
+        Args:
+            images (Sequence[np.ndarray]): BGR images, each (H, W, 3), uint8.
+
+        Returns:
+            List[Tensor]: For each image (h, w, C), float32, unit vectors, on
+            the device of the backbone.
+        """
+        by_size: Dict[Tuple[int, ...], List[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            by_size[image.shape].append(index)
+        features: Dict[int, Tensor] = {}
+        for (height, width, _), indices in by_size.items():
+            batch = max(1, _MAX_PIXELS // (height * width))
+            for start in range(0, len(indices), batch):
+                part = indices[start:start + batch]
+                maps = self._forward(np.stack([images[i] for i in part]))
+                features.update(zip(part, maps))
+        return [features[index] for index in range(len(images))]
+
+    def _forward(self, images: np.ndarray) -> Tensor:
+        """Map (B, H, W, 3) uint8 to unit vectors (B, h, w, C)."""
+        batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
+        if self._to_rgb:
+            batch = batch.flip(1)
+        batch = (batch.float() - self._mean) / self._std
+        try:
+            self._backbone(batch.contiguous(
+                memory_format=torch.channels_last))
+        except _LayerReached:
+            pass
+        output, self._output = self._output, None
+        return F.normalize(output.float(), dim=1).permute(0, 2, 3, 1)
