@@ -1,169 +1,116 @@
-"""Label maps of a whole data set on disk, one folder a mask round.
+"""MaskBank: the label maps of one mask round, memory-mapped and read-only.
 
-A bank's root holds ``round_0000/``, ``round_0001/``, ... Each round is written
-aside by all ranks, merged, verified and published by one atomic rename, so
-that a reader sees a whole round or none. docs/mask_bank.md tells the format.
+The only file that knows how label maps lie on disk; see docs/mask_bank.md.
 """
-import difflib
 import hashlib
 import json
 import os
-import os.path as osp
 import re
 import shutil
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from logging import WARNING
+from typing import Any
 
 import numpy as np
-from mmengine.fileio import dump, load
+from mmengine import fileio
+from mmengine.logging import print_log
 
+Path = str | os.PathLike[str]
 FORMAT_VERSION = 1
-_MANIFEST = 'manifest.json'
-_ARRAYS = ('keys', 'labels', 'offsets', 'sizes')
-_REGENERATE = ('regenerate the round from the checkpoint it came from with '
-               'tools/generate_masks.py')
-
-
-def round_path(root: str, mask_round: int) -> str:
-    """Name the folder of a round.
-
-    Args:
-        root (str): Root of the bank.
-        mask_round (int): Number of the round, 0 for the initial masks.
-
-    Returns:
-        str: Its path, whether it exists or not.
-    """
-    return osp.join(root, f'round_{mask_round:04d}')
-
-
-def list_rounds(root: str) -> List[int]:
-    """List the published rounds.
-
-    Args:
-        root (str): Root of the bank; it may be missing.
-
-    Returns:
-        List[int]: Their numbers, ascending.
-    """
-    if not osp.isdir(root):
-        return []
-    names = (re.fullmatch(r'round_(\d{4,})', n) for n in os.listdir(root))
-    rounds = sorted(int(name[1]) for name in names if name)
-    return [
-        number for number in rounds
-        if osp.isfile(osp.join(round_path(root, number), _MANIFEST))
-    ]
-
-
-def prune_rounds(root: str, max_keep: int, keep: Sequence[int] = ()) -> None:
-    """Delete all but the newest rounds.
-
-    Args:
-        root (str): Root of the bank.
-        max_keep (int): How many to keep; 0 or less keeps all.
-        keep (Sequence[int]): Rounds to keep in any case, such as those that a
-            checkpoint refers to. Defaults to ().
-    """
-    if max_keep <= 0:
-        return
-    for number in list_rounds(root)[:-max_keep]:
-        if number not in keep:
-            _discard(round_path(root, number))
-
-
-def _discard(folder: str) -> None:
-    """Delete a round; a kill on the way leaves no half round by its name."""
-    parent, name = osp.split(folder)
-    doomed = osp.join(parent, f'.{name}.deleted')
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.rename(folder, doomed)
-    shutil.rmtree(doomed)
+_ARRAYS = ('labels', 'offsets', 'sizes', 'keys')
 
 
 class MaskBank:
-    """The label maps of one round, memory-mapped and read-only.
+    """The label maps of one published round.
 
-    It travels to workers as its path and is opened again there.
+    A pickled bank is its path alone: workers and ranks map the same files.
+
+    Args:
+        path (str): A round's folder, ``.../masks/round_0003``.
+        verify (bool): Whether to check every SHA-256, which reads all bytes,
+            beside sizes and shapes. Defaults to False.
 
     Attributes:
         path (str): The round's folder.
-        round (int): Number of the round, 0 for the initial masks.
-        hash (str): SHA-256 of the manifest, which holds those of the files.
-        manifest (dict): What is known of the round.
+        round (int): The round's number.
+        hash (str): SHA-256 of the manifest, which holds those of the arrays.
+        manifest (dict): See docs/mask_bank.md.
     """
 
-    def __init__(self, path: str, verify: bool = False) -> None:
-        self.path = path
-        manifest_path = osp.join(path, _MANIFEST)
+    def __init__(self, path: Path, verify: bool = False) -> None:
+        self.path = _local(path)
+        content = fileio.get(_manifest_path(self.path))
+        self.hash = hashlib.sha256(content).hexdigest()
         try:
-            with open(manifest_path, 'rb') as file:
-                self.hash = hashlib.sha256(file.read()).hexdigest()
-            self.manifest: Dict[str, Any] = load(manifest_path)
+            self.manifest: dict[str, Any] = json.loads(content)
             version = self.manifest['format_version']
-            files = self.manifest['files']
             self.round: int = self.manifest['round']
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'{manifest_path} is no manifest of a mask round '
-                             f'({error!r}): {_REGENERATE}') from error
+            files = [self.manifest['files'][f'{name}.npy'] for name in _ARRAYS]
+            expected = [(file['bytes'], file['sha256']) for file in files]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._altered('manifest.json', 'JSON of a mask round',
+                                repr(error)) from error
         if version != FORMAT_VERSION:
             raise ValueError(
-                f'{path} has format version {version}, but this version of '
-                f'cyborgs_plugin reads {FORMAT_VERSION}: {_REGENERATE}')
-        arrays = {}
-        for name in _ARRAYS:
-            file_path = osp.join(path, f'{name}.npy')
-            found = osp.getsize(file_path) if osp.isfile(file_path) else None
-            expected = files[f'{name}.npy']
-            if found != expected['bytes']:
-                raise ValueError(
-                    f'{file_path} has {found} bytes, but {expected["bytes"]} '
-                    f'were written: {_REGENERATE}')
-            if verify and _sha256(file_path) != expected['sha256']:
-                raise ValueError(
-                    f'{file_path} was altered: its SHA-256 is not '
-                    f'{expected["sha256"]}: {_REGENERATE}')
-            arrays[name] = np.load(
-                file_path, mmap_mode='r', allow_pickle=False)
-        # Plain views: indexing a memmap object costs far more.
-        self._keys = np.asarray(arrays['keys'])
-        self._labels = np.asarray(arrays['labels'])
-        self._offsets = np.asarray(arrays['offsets'])
-        self._sizes = np.asarray(arrays['sizes'])
-        if len(self._offsets) != len(self._keys) + 1 or (
-                self._offsets[-1] != len(self._labels)):
-            raise ValueError(f'{path}: its files disagree: {_REGENERATE}')
+                f'{self.path} has mask bank format {version!r}, but this '
+                f'cyborgs_plugin reads format {FORMAT_VERSION}: use the '
+                'version that wrote it, or run tools/generate_masks.py again')
+        labels, offsets, sizes, keys = (
+            self._load(f'{name}.npy', size, sha256 if verify else None)
+            for name, (size, sha256) in zip(_ARRAYS, expected, strict=True))
+        found = [(array.dtype.str, array.shape)
+                 for array in (labels, offsets, sizes, keys)]
+        num = keys.size
+        if (found[0][0] not in ('|u1', '<u2') or keys.dtype.kind != 'S'
+                or found[1:3] != [('<i8', (num + 1, )), ('<i4', (num, 2))]
+                or offsets[-1] != labels.size):
+            raise self._altered('*.npy', 'arrays that fit each other', found)
+        self._labels, self._offsets = labels, offsets
+        self._sizes, self._keys = sizes, keys
 
     @classmethod
-    def open(cls, path: str, verify: bool = False) -> 'MaskBank':
-        """Open a round.
+    def open(cls, path: Path, verify: bool = False) -> 'MaskBank':
+        """Open a round's folder, or the newest round of a bank's root."""
+        path = _local(path)
+        if not os.path.isfile(_manifest_path(path)):
+            rounds = list_rounds(path)
+            if not rounds:
+                found = ('no such folder' if not os.path.isdir(path) else
+                         'it holds neither manifest.json, as a round does, '
+                         'nor rounds (round_NNNN)')
+                raise FileNotFoundError(
+                    f'No masks at {path}: {found}. Make them by python '
+                    'tools/generate_masks.py CONFIG [CHECKPOINT], or train '
+                    'with tools/train.py, which makes them at its start')
+            path = round_path(path, rounds[-1])
+        return cls(path, verify)
+
+    def keys(self) -> list[str]:
+        """All keys, sorted by their UTF-8 bytes."""
+        return [_decode(key) for key in self._keys.tolist()]
+
+    def label_map(self, key: str) -> np.ndarray:
+        """Read one image's label map.
 
         Args:
-            path (str): A round's folder, or a bank's root for its newest
-                round.
-            verify (bool): Also check the SHA-256 of every file, which reads
-                them all. Defaults to False.
+            key (str): The image's path relative to ``data_root``.
 
         Returns:
-            MaskBank: The round.
-
-        Raises:
-            FileNotFoundError: If there is no round.
-            ValueError: If a file is missing, cut or (``verify``) altered.
+            np.ndarray: (h, w) uint8 or uint16, a read-only view of the file;
+            it covers the whole image.
         """
-        if '://' in path:
-            raise ValueError(f'A mask bank is memory-mapped and must lie on a '
-                             f'local or mounted disk, but got {path!r}')
-        if osp.isfile(osp.join(path, _MANIFEST)):
-            return cls(path, verify)
-        rounds = list_rounds(path)
-        if not rounds:
-            raise FileNotFoundError(
-                f'No mask round in {path!r}: train with MaskUpdateHook or '
-                'make one with tools/generate_masks.py')
-        return cls(round_path(path, rounds[-1]), verify)
-
-    def __reduce__(self) -> Tuple:
-        return MaskBank, (self.path, )
+        row = self._find(key)
+        if row < 0:
+            raise KeyError(
+                f'No label map for {key!r} in {self.path} with its '
+                f'{len(self)} keys; the nearest is {self._nearest(key)!r}')
+        start, stop = self._offsets[row:row + 2].tolist()
+        height, width = self._sizes[row].tolist()
+        if height * width != stop - start:
+            raise self._altered('offsets.npy or sizes.npy', f'{height} x '
+                                f'{width} labels of {key!r}', stop - start)
+        return self._labels[start:stop].reshape(height, width)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -171,248 +118,375 @@ class MaskBank:
     def __contains__(self, key: str) -> bool:
         return self._find(key) >= 0
 
+    def __reduce__(self) -> tuple:
+        return MaskBank.open, (self.path, )
+
     def _find(self, key: str) -> int:
-        """Position of a key, or -1."""
-        code = np.bytes_(key.encode())
-        index = int(np.searchsorted(self._keys, code))
-        found = index < len(self._keys) and self._keys[index] == code
-        return index if found else -1
+        """Row of a key, -1 when absent."""
+        wanted = _encode(key)
+        # Cut to the array's width, else numpy would widen a copy of all keys.
+        row = int(self._keys.searchsorted(np.array(wanted, self._keys.dtype)))
+        return row if row < len(self) and self._keys[row] == wanted else -1
 
-    def keys(self) -> List[str]:
-        """List the keys of the images, sorted by their UTF-8 bytes."""
-        return [key.decode() for key in self._keys]
+    def _nearest(self, key: str) -> str:
+        """A key with the same file name, else the next one in the order."""
+        wanted = _encode(key)
+        same = np.flatnonzero(
+            np.char.endswith(self._keys, wanted.split(b'/')[-1]))
+        row = same[0] if same.size else self._keys.searchsorted(wanted)
+        return _decode(self._keys[min(row, len(self) - 1)])
 
-    def label_map(self, key: str) -> np.ndarray:
-        """Read the label map of an image.
+    def _load(self, name: str, size: int, sha256: str | None) -> np.ndarray:
+        file = fileio.join_path(self.path, name)
+        found = os.path.getsize(file) if os.path.isfile(file) else 'no file'
+        if found != size:
+            raise self._altered(name, f'{size} bytes', found)
+        if sha256 is not None and (digest := _sha256(file)) != sha256:
+            raise self._altered(name, f'SHA-256 {sha256}', digest)
+        try:
+            array = np.load(file, mmap_mode='r', allow_pickle=False)
+        except ValueError as error:
+            raise self._altered(name, 'a numpy array', error) from error
+        return array.view(np.ndarray)  # As np.memmap, slicing is 3x slower.
 
-        Args:
-            key (str): The image's key.
-
-        Returns:
-            np.ndarray: Ids of the grid that covers the image, shape (h, w),
-            uint8 (uint16 in a bank with ids above 255), read-only.
-
-        Raises:
-            KeyError: If the bank does not know the image.
-        """
-        index = self._find(key)
-        if index < 0:
-            near = difflib.get_close_matches(key, self.keys()[:10000], n=1)
-            raise KeyError(
-                f'{self.path} has no label map for {key!r} among its '
-                f'{len(self)}; the nearest is {near or self.keys()[:1]}')
-        start, end = self._offsets[index], self._offsets[index + 1]
-        return self._labels[start:end].reshape(self._sizes[index])
-
-
-def _partial(root: str, mask_round: int) -> str:
-    return osp.join(root, f'.round_{mask_round:04d}.partial')
-
-
-def begin_round(root: str, mask_round: int) -> None:
-    """Make room for the shards of a round (one rank, before the others).
-
-    What a killed attempt left is deleted.
-
-    Args:
-        root (str): Root of the bank.
-        mask_round (int): Number of the round.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
-    try:
-        os.makedirs(root, exist_ok=True)
-        for name in os.listdir(root):
-            if re.fullmatch(r'\.round_\d+\.(partial|deleted)', name):
-                shutil.rmtree(osp.join(root, name))
-        os.mkdir(_partial(root, mask_round))
-    except OSError as error:
-        raise OSError(f'The mask bank {root!r} cannot be written ({error}): '
-                      'set work_dir, or default_hooks.mask_update.bank_root, '
-                      'to a folder with room and write access') from error
+    def _altered(self, name: str, expected: str, found: object) -> ValueError:
+        return ValueError(
+            f'{self.path}: {name} is altered or damaged: expected {expected}, '
+            f'found {found}. Regenerate the round from the checkpoint that it '
+            'came from (its manifest.json names it): python '
+            'tools/generate_masks.py CONFIG CHECKPOINT')
 
 
 class MaskBankWriter:
-    """Write one rank's share of a round.
+    """Write one rank's label maps of a round, unseen by any reader.
+
+    Before the ranks write, rank 0 calls :func:`clear_leftovers` and all wait;
+    once all have closed, rank 0 calls :func:`publish_round`.
 
     Args:
-        root (str): Root of the bank, after :func:`begin_round`.
-        mask_round (int): Number of the round.
-        rank (int): Number of the shard. Defaults to 0.
+        root (str): The bank's root, on a file system that all nodes share.
+        round (int): The new round.
+        rank (int): This process's rank. Defaults to 0.
     """
 
-    def __init__(self, root: str, mask_round: int, rank: int = 0) -> None:
-        stem = osp.join(_partial(root, mask_round), f'shard_{rank:05d}')
-        try:
-            self._labels = open(f'{stem}.labels', 'wb')
-            self._index = open(f'{stem}.index', 'w', encoding='utf-8')
-        except OSError as error:
-            raise OSError(
-                f'Rank {rank} cannot write {stem!r} ({error}): work_dir must '
-                'lie on a disk that all nodes share') from error
+    def __init__(self, root: Path, round: int, rank: int = 0) -> None:
+        self._folder, self._rank = _beside(root, round, 'partial'), rank
+        self._shard = fileio.join_path(self._folder, f'rank_{rank:05d}')
+        self._records: list[tuple] = []
+        if os.path.exists(f'{self._shard}.labels'):
+            raise FileExistsError(
+                f'{self._shard}.labels is of another attempt: rank 0 must '
+                'call clear_leftovers(root) before any rank writes')
+        with _explained(self._folder):
+            os.makedirs(self._folder, exist_ok=True)
+            self._labels = open(f'{self._shard}.labels', 'xb')
 
     def add(self, index: int, key: str, label_map: np.ndarray) -> None:
-        """Append a label map.
+        """Append one image's label map.
 
         Args:
-            index (int): Position of the image in the whole round.
-            key (str): The image's key.
-            label_map (np.ndarray): Ids, shape (h, w), integer, 0 to 65535.
-
-        Raises:
-            ValueError: If the map is no integer (h, w) array in that range.
-            OSError: If the disk is full.
+            index (int): The image's place in the order of all images.
+            key (str): Its path relative to ``data_root``, with '/'.
+            label_map (np.ndarray): (h, w) integers in 0..65535.
         """
-        if label_map.ndim != 2 or label_map.dtype.kind not in 'iu' or (
-                label_map.size == 0 or label_map.min() < 0
-                or label_map.max() > 65535):
+        label_map = np.asarray(label_map)
+        if (label_map.ndim != 2 or not label_map.size
+                or not np.issubdtype(label_map.dtype, np.integer)
+                or label_map.min() < 0 or label_map.max() > 65535):
             raise ValueError(
-                f'The label map of {key!r} must hold ids from 0 to 65535 in '
-                f'two dimensions, but is {label_map.dtype} '
-                f'{label_map.shape}')
-        dtype = np.uint8 if label_map.max() < 256 else np.uint16
-        entry = [index, key, *label_map.shape, np.dtype(dtype).itemsize]
-        self._labels.write(label_map.astype(dtype).tobytes())
-        self._index.write(json.dumps(entry) + '\n')
+                f'The label map of {key!r} must be (h, w) integers in '
+                f'0..65535, found {label_map.shape} {label_map.dtype}'
+                + (f' from {label_map.min()} to {label_map.max()}'
+                   if label_map.size else ''))
+        if not key or '\0' in key:
+            raise ValueError('A key must be a path relative to data_root, '
+                             f'without NUL; found {key!r}')
+        dtype = np.dtype('u1' if label_map.max() < 256 else '<u2')
+        self._records.append((index, _encode(key), *label_map.shape,
+                              dtype.itemsize, self._rank, self._labels.tell()))
+        with _explained(self._folder):
+            self._labels.write(label_map.astype(dtype).tobytes())
 
     def close(self) -> None:
-        """Bring the shard to the disk."""
-        for file in (self._labels, self._index):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        """Bring the shard to the disk; its index comes last."""
+        width = max((len(record[1]) for record in self._records), default=1)
+        with _explained(self._folder):
+            with self._labels:
+                self._labels.flush()
+                os.fsync(self._labels.fileno())
+            np.save(f'{self._shard}.npy',
+                    np.array(self._records, _record_dtype(width)))
+            _fsync(f'{self._shard}.npy')
 
 
-def publish_round(root: str, mask_round: int, num_images: int,
-                  meta: Dict[str, Any]) -> MaskBank:
-    """Merge the shards of all ranks and publish the round (one rank).
+def publish_round(root: Path, round: int, num_images: int,
+                  meta: dict[str, Any]) -> MaskBank:
+    """Merge the ranks' shards and publish them as one round, by one rename.
 
-    The caller makes sure that every writer is closed. The result depends on
-    the label maps only, not on how they were spread over ranks.
+    For rank 0 alone, when all writers have closed. A round of that number is
+    renamed away just before, since POSIX cannot swap folders: if the process
+    dies between the two renames, :func:`clear_leftovers` brings it back.
 
     Args:
-        root (str): Root of the bank.
-        mask_round (int): Number of the round.
-        num_images (int): How many label maps there must be.
-        meta (Dict[str, Any]): What else the manifest shall hold, as JSON.
+        root (str): The bank's root.
+        round (int): The new round.
+        num_images (int): Each index in 0..num_images - 1 must have been added
+            exactly once.
+        meta (dict): JSON values for the manifest: where the masks come from.
+            What differs from run to run makes the hash differ.
 
     Returns:
         MaskBank: The published round.
-
-    Raises:
-        ValueError: If an image is missing or comes twice.
-        OSError: If the disk is full; the rounds before are untouched.
     """
-    partial, final = _partial(root, mask_round), round_path(root, mask_round)
-    shards = sorted(
-        osp.join(partial, name) for name in os.listdir(partial)
-        if name.endswith('.index'))
-    entries = sorted(entry for shard in shards for entry in _entries(shard))
-    _check_complete(entries, num_images, partial, len(shards))
-    _merge(partial, entries)
-    for shard in shards:
-        os.remove(shard)
-        os.remove(shard.replace('.index', '.labels'))
-
-    files = {}
-    for name in _ARRAYS:
-        path = osp.join(partial, f'{name}.npy')
-        _fsync(path)
-        files[f'{name}.npy'] = dict(
-            bytes=osp.getsize(path), sha256=_sha256(path))
-    manifest = dict(
-        meta,
-        format_version=FORMAT_VERSION,
-        round=mask_round,
-        num_images=num_images,
-        files=files)
-    path = osp.join(partial, _MANIFEST)
-    dump(manifest, path, indent=1, sort_keys=True)
-    _fsync(path)
-    _fsync(partial)
-    MaskBank(partial, verify=True)
-    if osp.isdir(final):  # a resumed run makes a later round once more
-        _discard(final)
-    os.rename(partial, final)
-    _fsync(root)
+    root, final = _local(root), round_path(root, round)
+    partial, merged, replaced = (_beside(root, round, kind) for kind in
+                                 ('partial', 'merged', 'replaced'))
+    manifest = dict(format_version=FORMAT_VERSION, round=round,
+                    num_images=num_images, files={})
+    if taken := manifest.keys() & meta.keys():
+        raise ValueError(f'meta must not set {sorted(taken)}: publish_round '
+                         'writes them to the manifest itself')
+    json.dumps(meta, sort_keys=True)  # Fails before the work, not after it.
+    with _explained(root):
+        records = _read_records(partial, num_images)
+        if os.path.exists(merged):
+            _remove(merged)
+        files = _merge(partial, merged, records)
+        manifest.update(meta, files=files)
+        fileio.put_text(json.dumps(manifest, indent=2, sort_keys=True) + '\n',
+                        _manifest_path(merged))
+        for name in (*os.listdir(merged), ''):
+            _fsync(fileio.join_path(merged, name))
+        MaskBank(merged, verify=True)
+        if os.path.exists(final):
+            os.rename(final, replaced)
+        os.rename(merged, final)
+        _fsync(root)
+        for folder in filter(os.path.exists, (replaced, partial)):
+            _discard(folder)
     return MaskBank(final)
 
 
-Entry = Tuple[bytes, int, int, int, int, str, int]
-"""Key, index, height, width, bytes an id, file of the labels, position."""
+def round_path(root: Path, round: int) -> str:
+    """Folder of a published round."""
+    if round < 0:
+        raise ValueError(f'Mask rounds count from 0, found {round}')
+    return fileio.join_path(_local(root), f'round_{round:04d}')
 
 
-def _entries(shard: str) -> Iterator[Entry]:
-    """Read the index of a shard."""
-    labels = shard.replace('.index', '.labels')
-    position = 0
-    with open(shard, encoding='utf-8') as file:
-        for line in file:
-            index, key, height, width, itemsize = json.loads(line)
-            yield (key.encode(), index, height, width, itemsize, labels,
-                   position)
-            position += height * width * itemsize
+def list_rounds(root: Path) -> list[int]:
+    """Numbers of the published rounds, sorted; none if there is no root."""
+    root = _local(root)
+    names = os.listdir(root) if os.path.isdir(root) else []
+    rounds = (int(name[6:]) for name in names
+              if re.fullmatch(r'round_(\d{4}|[1-9]\d{4,})', name))
+    return sorted(number for number in rounds if os.path.isfile(
+        _manifest_path(round_path(root, number))))
 
 
-def _check_complete(entries: List[Entry], num_images: int, partial: str,
-                    num_shards: int) -> None:
-    keys = {entry[0] for entry in entries}
-    indices = {entry[1] for entry in entries}
-    if not (len(keys) == len(indices) == len(entries)):
+def prune_rounds(root: Path, max_keep: int,
+                 keep: Iterable[int] = ()) -> list[int]:
+    """Delete the oldest rounds; open banks can go on reading theirs.
+
+    Args:
+        root (str): The bank's root.
+        max_keep (int): Number of newest rounds to keep; <= 0 keeps all.
+        keep (Iterable[int]): Rounds never to delete: the current one, and any
+            that a checkpoint refers to. Defaults to ().
+
+    Returns:
+        list[int]: The deleted rounds.
+    """
+    kept = set(keep)
+    doomed = [number for number in list_rounds(root)[:-max_keep]
+              if number not in kept] if max_keep > 0 else []
+    with _explained(_local(root)):
+        for number in doomed:
+            _discard(round_path(root, number))
+    return doomed
+
+
+def clear_leftovers(root: Path) -> None:
+    """Remove what a killed run left unfinished; published rounds stay.
+
+    A round that was renamed away, but not yet replaced, gets its name back.
+    For rank 0 alone, before a new attempt; the other ranks wait for it.
+    """
+    root = _local(root)
+    with _explained(root):
+        for name in os.listdir(root) if os.path.isdir(root) else []:
+            match = re.fullmatch(r'\.(?:(round_\d{4,})\.(partial|merged|'
+                                 r'replaced)|round_trash-.*)', name)
+            if match is None:
+                continue
+            folder = fileio.join_path(root, name)
+            published = fileio.join_path(root, match[1] or '')
+            if match[2] != 'replaced':
+                _remove(folder)
+            elif os.path.exists(published):
+                _discard(folder)
+            else:
+                os.rename(folder, published)
+            print_log(f'A mask update was cut short: cleared {folder}',
+                      logger='current')
+
+
+def _record_dtype(key_width: int) -> np.dtype:
+    """A map in a rank's shard; ``start`` counts bytes."""
+    return np.dtype([('index', '<i8'), ('key', f'S{key_width}'),
+                     ('height', '<i4'), ('width', '<i4'), ('itemsize', '<i4'),
+                     ('rank', '<i4'), ('start', '<i8')])
+
+
+def _read_records(folder: str, num_images: int) -> np.ndarray:
+    """Read the index of all shards, which must hold each image once.
+
+    Returns:
+        np.ndarray: (num_images,) of :func:`_record_dtype`, sorted by key.
+    """
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    names = [name for name in names if name.endswith('.npy')]
+    records = np.concatenate([np.zeros(0, _record_dtype(1)), *(
+        np.load(fileio.join_path(folder, name)) for name in names)])
+    index = records['index']
+    outside = index[(index < 0) | (index >= num_images)].tolist()
+    if num_images < 1 or outside:
+        raise ValueError('Every index must be in 0..num_images - 1; found '
+                         f'num_images={num_images}, indices {outside[:9]}')
+    counts = np.bincount(index, minlength=num_images)
+    if missing := np.flatnonzero(counts == 0).tolist():
+        raise RuntimeError(
+            f'{folder} lacks {len(missing)} of {num_images} label maps '
+            f'(first: index {missing[0]}); it has finished shards of ranks '
+            f'{[int(name[5:-4]) for name in names]}. If ranks are missing, '
+            'work_dir is likely not on a file system shared by all nodes; '
+            'else a rank wrote fewer images than its part')
+    if repeated := np.flatnonzero(counts > 1).tolist():
         raise ValueError(
-            f'{len(entries) - min(len(keys), len(indices))} of '
-            f'{len(entries)} label maps in {partial} come twice: image keys '
-            'must be unique over all data sets')
-    missing = num_images - len(indices & set(range(num_images)))
-    if missing or len(entries) != num_images:
+            f'{folder} has {len(repeated)} images more than once (first: index'
+            f' {repeated[0]}): the sampler must not pad (round_up=False)')
+    records = records[records['key'].argsort(kind='stable')]
+    same = records['key'][1:] == records['key'][:-1]
+    if same.any():
+        pair = records[same.argmax():][:2]
         raise ValueError(
-            f'{missing} of {num_images} label maps are missing in the '
-            f'{num_shards} shards of {partial}: work_dir must lie on a disk '
-            'that all nodes share')
+            f'Images {pair["index"].tolist()} have the same key '
+            f'{_decode(pair["key"][0])!r} ({same.sum()} such): a key is the '
+            'path relative to data_root, and each image is listed once')
+    return records
 
 
-def _merge(folder: str, entries: List[Entry]) -> None:
-    """Write the arrays of a round from the shards, sorted by key."""
-    sizes = np.array([entry[2:4] for entry in entries], dtype=np.uint32)
-    offsets = np.zeros(len(entries) + 1, dtype=np.int64)
-    np.cumsum(sizes.prod(axis=1, dtype=np.int64), out=offsets[1:])
-    keys = np.array([entry[0] for entry in entries], dtype=np.bytes_)
-    for name, array in (('sizes', sizes), ('offsets', offsets), ('keys',
-                                                                 keys)):
-        np.save(osp.join(folder, f'{name}.npy'), array, allow_pickle=False)
-    wide = any(entry[4] > 1 for entry in entries)
-    sources = {entry[5]: open(entry[5], 'rb') for entry in entries}
-    with open(osp.join(folder, 'labels.npy'), 'wb') as file:
-        header = dict(
-            descr=np.lib.format.dtype_to_descr(
-                np.dtype(np.uint16 if wide else np.uint8)),
-            fortran_order=False,
-            shape=(int(offsets[-1]), ))
-        np.lib.format.write_array_header_1_0(file, header)
-        for _, _, height, width, itemsize, path, position in entries:
-            source = sources[path]
-            source.seek(position)
-            content = source.read(height * width * itemsize)
-            if wide and itemsize == 1:
-                narrow = np.frombuffer(content, np.uint8)
-                content = narrow.astype(np.uint16).tobytes()
-            file.write(content)
-    for source in sources.values():
-        source.close()
+def _merge(partial: str, merged: str,
+           records: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Write the arrays of a round; returns bytes and SHA-256 of each file."""
+    dtype = np.dtype('u1' if records['itemsize'].max() == 1 else '<u2')
+    sizes = np.stack([records['height'], records['width']], axis=1)
+    areas = sizes.prod(axis=1, dtype='<i8')
+    offsets = np.concatenate([[0], areas.cumsum()]).astype('<i8')
+    paths = [fileio.join_path(merged, f'{name}.npy') for name in _ARRAYS]
+    os.makedirs(merged)
+    with open(paths[0], 'wb') as file:
+        np.lib.format.write_array_header_1_0(file, dict(
+            descr=dtype.str, fortran_order=False, shape=(int(offsets[-1]), )))
+        file.writelines(_read_labels(partial, records, dtype))
+    arrays = offsets, sizes, np.ascontiguousarray(records['key'])
+    for path, array in zip(paths[1:], arrays, strict=True):
+        np.save(path, array)
+    return {os.path.basename(path): dict(
+        bytes=os.path.getsize(path), sha256=_sha256(path)) for path in paths}
 
 
-def _sha256(path: str) -> str:
+def _read_labels(folder: str, records: np.ndarray,
+                 dtype: np.dtype) -> Iterator[bytes]:
+    """Yield the labels of each record, one map in memory at a time."""
+    with ExitStack() as stack:
+        files = {rank: stack.enter_context(open(
+            fileio.join_path(folder, f'rank_{rank:05d}.labels'), 'rb'))
+            for rank in np.unique(records['rank']).tolist()}
+        for record in records:
+            height, width, itemsize = (
+                int(record[name]) for name in ('height', 'width', 'itemsize'))
+            file = files[record['rank']]
+            file.seek(record['start'])
+            labels = np.frombuffer(file.read(height * width * itemsize),
+                                   f'<u{itemsize}')
+            yield labels.astype(dtype).tobytes()
+
+
+def _sha256(file: str) -> str:
     digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
+    with open(file, 'rb') as stream:
+        while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
+def _discard(folder: str) -> None:
+    """Delete a folder, which is never seen half deleted under its name."""
+    root, name = os.path.split(folder)
+    trash = fileio.join_path(root, f'.round_trash-{name}')
+    while os.path.exists(trash):
+        trash += '~'
+    os.rename(folder, trash)
+    _fsync(root)
+    _remove(trash)
+
+
+def _remove(folder: str) -> None:
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:  # As on NFS while another process reads it.
+        print_log(f'{folder} cannot be removed now ({error}); the next mask '
+                  'update tries again', logger='current', level=WARNING)
+
+
 def _fsync(path: str) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _explained(folder: str) -> Iterator[None]:
+    """Add to an operating system's error where, and how much room is left."""
+    try:
+        yield
+    except OSError as error:
+        parent = os.path.abspath(folder)
+        while not os.path.exists(parent):
+            parent = os.path.dirname(parent)
+        raise OSError(
+            error.errno, f'Writing masks to {folder} failed ({error}); its '
+            f'disk has {shutil.disk_usage(parent).free} bytes free. Published '
+            'rounds are untouched: make room, or the folder writable, and '
+            'resume') from error
+
+
+def _beside(root: Path, round: int, kind: str) -> str:
+    """Folder of an unfinished round: no reader takes a dot-name for one."""
+    return fileio.join_path(_local(root), f'.round_{round:04d}.{kind}')
+
+
+def _manifest_path(folder: str) -> str:
+    return fileio.join_path(folder, 'manifest.json')
+
+
+def _encode(key: str) -> bytes:
+    return key.encode('utf-8', 'surrogateescape')
+
+
+def _decode(key: bytes) -> str:
+    return key.decode('utf-8', 'surrogateescape')
+
+
+def _local(path: Path) -> str:
+    path = os.fspath(path)
+    if '://' in path:
+        raise ValueError(
+            'The arrays of a mask bank are memory-mapped, so it must lie on a '
+            f'local or mounted file system; found {path!r}. Give a local path '
+            '(or work_dir), or copy the round there first')
+    return path

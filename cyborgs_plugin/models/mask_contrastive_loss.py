@@ -160,7 +160,7 @@ def _one_way(pred: Tensor, across: Tensor, within: Tensor, pred_ids: Tensor,
     similarity = pred @ across[own].transpose(1, 2)
     matched = (similarity * positive).sum(dim=-1) / matches.clamp(min=1)
     copies = same_region(pred_ids, pred_ids).sum(dim=-1).clamp(min=1)
-    weight = (matches > 0) / copies
+    weight = (matches > 0).to(log_total.dtype) / copies
     return ((log_total - matched) * weight).sum()
 
 

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 
 from ..datasets.image_io import BrokenImageError, read_image
-from ..datasets.mask_bank import (MaskBank, MaskBankWriter, begin_round,
+from ..datasets.mask_bank import (MaskBank, MaskBankWriter, clear_leftovers,
                                   publish_round, round_path)
 from .sources import MaskSource
 
@@ -70,7 +70,7 @@ def make_round(source: MaskSource,
         for first in range(0, len(order), group_size)
     ]
     rank, world_size = get_rank(), get_world_size()
-    together(lambda: begin_round(root, mask_round) if rank == 0 else None)
+    together(lambda: clear_leftovers(root) if rank == 0 else None)
     failed: List[str] = []
 
     def segment() -> None:
@@ -99,6 +99,8 @@ def make_round(source: MaskSource,
                     writer.add(index, images[index][0], label_map)
                 if bar is not None:
                     bar.update()
+        if bar is not None:
+            bar.file.write('\n')
         writer.close()
 
     together(segment)

@@ -53,7 +53,8 @@ class FeatureExtractor:
             raise ValueError(
                 f'The backbone {type(backbone).__name__} has no layer '
                 f'{layer!r}; the nearest are {near}')
-        copy = deepcopy(backbone).eval().requires_grad_(False)
+        copy = deepcopy(backbone).requires_grad_(False)
+        copy.eval()  # which returns None in mmpretrain's backbones
         self._backbone = fuse_conv_bn(copy).to(
             memory_format=torch.channels_last)
         self._backbone.get_submodule(layer).register_forward_hook(self._stop)

@@ -1,0 +1,76 @@
+# `make demo` and `make test` set up all that they need; `make` lists the rest.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+# Where the logs of the tests go, and further arguments of pytest and the demo.
+LOGS ?= work_dirs/tests
+ARGS ?=
+
+export PYTHON VENV
+RUN := $(VENV)/bin/python
+SOURCES := cyborgs_plugin configs tools tests setup.py
+# Whatever there is of the texts.
+TEXTS := $(wildcard docs *.md .ci Makefile)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint docs dist clean distclean
+
+help:  ## list the targets
+	@echo 'Usage: make TARGET'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | \
+		expand -t 14
+	@echo 'Variables: PYTHON=python3.11 VENV=.venv ARGS="of pytest or the demo"'
+
+setup:  ## make or complete the environment in .venv
+	@bash tools/setup_env.sh
+
+demo: setup  ## the whole method, small: pretrain, fine-tune, evaluate, picture
+	@$(RUN) tools/demo.py $(ARGS)
+
+# All of the tests, the quick ones first. Both parts run even if one fails.
+test: setup  ## run all tests: the fast ones, then the slow ones
+	@mkdir -p $(LOGS); status=0; SECONDS=0; \
+	for part in fast slow; do \
+		[ $$part = fast ] && marked='not slow' || marked=slow; \
+		echo "== $$part tests (pytest -m '$$marked')"; \
+		$(RUN) -m pytest tests -q -m "$$marked" --durations=5 $(ARGS) 2>&1 | \
+			tee $(LOGS)/$$part.log; \
+		[ $${PIPESTATUS[0]} -eq 0 ] || status=1; \
+	done; \
+	echo; echo "Tests done in $$((SECONDS / 60)) min $$((SECONDS % 60)) s."; \
+	for part in fast slow; do \
+		echo "  $$part      $$(tail -n 1 $(LOGS)/$$part.log)"; \
+	done; \
+	echo "  logs      $(LOGS)/fast.log, $(LOGS)/slow.log"; \
+	if [ $$status -eq 0 ]; then \
+		echo '  next      make demo, or tools/train.py on your own images'; \
+	else \
+		echo '  next      SOME FAILED: look for FAILED in the logs, then run'; \
+		echo '            one alone: $(RUN) -m pytest tests/PATH::NAME'; \
+	fi; exit $$status
+
+test-fast: setup  ## run the fast tests only
+	@$(RUN) -m pytest tests -q -m 'not slow' $(ARGS)
+
+lint: setup  ## check style (ruff), types (mypy) and spelling (codespell)
+	$(RUN) -m ruff check $(SOURCES)
+	$(RUN) -m mypy
+	$(RUN) -m codespell_lib $(SOURCES) $(TEXTS)
+
+docs: setup  ## check that what the texts link to and run exists
+	@$(RUN) -m pytest -q tests/test_setup/test_docs.py
+
+dist: setup  ## build a source package and, from it, a wheel into dist/
+	@rm -rf build dist
+	@$(RUN) setup.py --quiet sdist
+	@$(RUN) -m pip wheel --quiet --use-pep517 --no-deps -w dist dist/*.tar.gz
+	@ls -l dist
+
+clean:  ## remove what builds, tests and tools leave behind
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
+		.hypothesis $(LOGS)
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove the environment (work_dirs/ stays)
+	rm -rf $(VENV) cyborgs_plugin/.mim

@@ -1,0 +1,185 @@
+"""Region functions against naive versions that anyone can read."""
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cyborgs_plugin.models.regions import (cell_labels, map_regions,
+                                           pool_regions, sample_regions,
+                                           sample_regions_with_empty)
+
+
+def naive_cell_labels(label_maps, grid):
+    """One-hot, adaptive average pooling, first maximum."""
+    ids = label_maps.long().unique()  # ascending: the lowest wins a tie
+    one_hot = (label_maps.long()[:, None] == ids[:, None, None]).double()
+    share = F.adaptive_avg_pool2d(one_hot, grid)
+    # exact ties differ by rounding of the windows' areas
+    return ids[(share * 1e9).round().argmax(dim=1)]
+
+
+def naive_pool(features, cells, region_ids):
+    output = torch.zeros(*region_ids.shape, features.shape[1])
+    for b in range(len(features)):
+        for n, region in enumerate(region_ids[b].tolist()):
+            inside = features[b][:, cells[b] == region]
+            if region >= 0 and inside.shape[1]:
+                output[b, n] = inside.mean(dim=1)
+    return output
+
+
+@pytest.mark.parametrize('dtype',
+                         [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize('size, grid', [((32, 32), (4, 4)), ((24, 40),
+                                                             (3, 5)),
+                                        ((33, 47), (4, 5)), ((7, 7), (7, 7)),
+                                        ((3, 2), (2, 2)), ((2, 2), (3, 4))])
+@pytest.mark.parametrize('num_ids', [1, 2, 9, 200])
+def test_cell_labels(dtype, size, grid, num_ids):
+    num_ids = min(num_ids, torch.iinfo(dtype).max + 1)
+    maps = torch.randint(num_ids, (3, *size)).to(dtype)
+    expected = naive_cell_labels(maps, grid)
+    cells = cell_labels(maps, grid)
+    assert cells.dtype == torch.int64
+    assert torch.equal(cells, expected)
+
+
+def test_cell_labels_tie_goes_to_the_lowest():
+    maps = torch.tensor([[[7, 3], [3, 7]]])
+    assert cell_labels(maps, (1, 1)).item() == 3
+    assert cell_labels(255 - maps.to(torch.uint8), (1, 1)).item() == 248
+
+
+def test_cell_labels_large_ids():
+    maps = torch.randint(65000, 65536, (2, 20, 30))
+    assert torch.equal(
+        cell_labels(maps, (4, 5)), naive_cell_labels(maps, (4, 5)))
+    wide = torch.from_numpy(maps.numpy().astype(np.uint16))
+    assert torch.equal(cell_labels(wide, (4, 5)), cell_labels(maps, (4, 5)))
+
+
+def test_cell_labels_time_does_not_depend_on_ids():
+    seconds = {}
+    for num_ids in (2, 81, 256, 4096):
+        maps = torch.randint(num_ids, (8, 224, 224), dtype=torch.int32)
+        cell_labels(maps, (7, 7))
+        runs = []
+        for _ in range(3):
+            start = time.perf_counter()
+            cell_labels(maps, (7, 7))
+            runs.append(time.perf_counter() - start)
+        seconds[num_ids] = min(runs)
+    # a one-hot expansion would grow 2048-fold
+    assert max(seconds.values()) < 10 * min(seconds.values()), seconds
+
+
+@pytest.mark.parametrize('bad', [torch.zeros(1, 4, 4), torch.zeros(4, 4).int()]
+                         )
+def test_cell_labels_rejects(bad):
+    with pytest.raises(ValueError, match='integer tensor'):
+        cell_labels(bad, (2, 2))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, 300))
+def test_pool_regions(seed, num_ids):
+    torch.manual_seed(seed)
+    features, cells = torch.randn(3, 5, 4, 6), torch.randint(
+        num_ids, (3, 4, 6))
+    region_ids = torch.randint(-1, num_ids + 2, (3, 7))
+    pooled = pool_regions(features, cells, region_ids)
+    torch.testing.assert_close(
+        pooled, naive_pool(features, cells, region_ids), rtol=1e-6, atol=1e-6)
+    # laws: permuting slots, images or ids permutes or changes nothing
+    slots, images = torch.randperm(7), torch.randperm(3)
+    torch.testing.assert_close(
+        pool_regions(features[images], cells[images],
+                     region_ids[images][:, slots]), pooled[images][:, slots])
+    renamed = torch.randperm(num_ids + 3)
+    new_ids = torch.where(region_ids >= 0, renamed[region_ids], -1)
+    torch.testing.assert_close(
+        pool_regions(features, renamed[cells], new_ids), pooled)
+
+
+def test_pool_of_a_crop_is_the_crop_of_the_pool():
+    features, cells = torch.randn(1, 3, 4, 8), torch.randint(5, (1, 4, 8))
+    ids = torch.arange(5)[None]
+    left = pool_regions(features[..., :4], cells[..., :4], ids)
+    only = cells.clone()
+    only[..., 4:] = 99
+    torch.testing.assert_close(pool_regions(features, only, ids), left)
+
+
+def test_unused_slots_are_zero_even_if_a_cell_is_negative():
+    cells = torch.full((1, 2, 2), -1)
+    pooled = pool_regions(torch.ones(1, 3, 2, 2), cells, torch.tensor([[-1]]))
+    assert pooled.abs().sum() == 0
+
+
+def test_sampling_without_replacement_and_unused_slots():
+    cells = torch.tensor([[[4, 4], [9, 1]], [[2, 2], [2, 2]]])
+    drawn = sample_regions(cells, 6)
+    assert drawn.shape == (2, 6)
+    assert sorted(drawn[0].tolist()) == [-1, -1, -1, 1, 4, 9]
+    assert sorted(drawn[1].tolist()) == [-1] * 5 + [2]
+    assert drawn[0, 3:].eq(-1).all()
+
+
+def test_sampling_is_uniform_over_regions_not_area():
+    # region 0 fills 13 of 16 cells, and counts once
+    cells = torch.zeros(1, 4, 4, dtype=torch.int64)
+    cells[0, 0, :3] = torch.tensor([5, 6, 7])
+    generator = torch.Generator().manual_seed(0)
+    drawn = sample_regions(cells.expand(20000, 4, 4), 2, generator)
+    counts = torch.bincount(drawn.flatten(), minlength=8)[[0, 5, 6, 7]]
+    expected = drawn.numel() / 4
+    chi_square = ((counts - expected)**2 / expected).sum()
+    assert chi_square < 16.3, counts  # 3 degrees of freedom, p = 0.001
+
+
+def test_sampling_is_seeded_and_draws_are_independent():
+    cells = torch.randint(40, (4, 7, 7))
+
+    def draw(seed):
+        return sample_regions(cells, 8, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+def test_published_sampling_puts_empty_regions_last():
+    cells = torch.tensor([[[4, 4], [9, 1]]])
+    drawn = sample_regions_with_empty(cells, 16, 81)
+    assert set(drawn[0, :3].tolist()) == {1, 4, 9}
+    assert len(set(drawn[0].tolist())) == 16 and drawn.min() >= 0
+
+
+def test_map_regions_leaves_unused_slots_out():
+    regions, used = torch.randn(2, 3, 4), torch.tensor([[1, 0, 1], [1, 1, 0]])
+    seen = []
+
+    def double(x):
+        seen.append(len(x))
+        return 2 * x
+
+    mapped = map_regions(double, regions, used.bool())
+    assert seen == [4]
+    torch.testing.assert_close(mapped, 2 * regions * used[..., None])
+    map_regions(double, regions, used.bool(), by_slot=True)
+    assert seen == [4, 2, 2, 2]
+
+
+@pytest.mark.parametrize('num_used', [0, 1])
+def test_map_regions_degenerate_batch_reaches_the_parameters(num_used):
+    linear = torch.nn.Sequential(
+        torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5))
+    used = torch.zeros(1, 3, dtype=torch.bool)
+    used[0, :num_used] = True
+    mapped = map_regions(linear, torch.randn(1, 3, 4), used)
+    assert mapped[~used].abs().sum() == 0
+    mapped.sum().backward()
+    assert all(p.grad is not None for p in linear.parameters())
