@@ -1,0 +1,161 @@
+"""Scene data sets: what they list, and what they say of bad input."""
+import json
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.dataset import ConcatDataset, RepeatDataset
+
+from cyborgs_plugin.datasets import (BrokenImageError, LoadSceneImage,
+                                     SceneDataset, read_image, scene_datasets)
+from cyborgs_plugin.segmentation import GridMasks, make_round
+
+from ..conftest import write_photo
+
+
+def scenes(root, **kwargs):
+    kwargs.setdefault('data_prefix', dict(img_path='train2017/'))
+    kwargs.setdefault('pipeline', [LoadSceneImage()])
+    return SceneDataset(data_root=str(root), **kwargs)
+
+
+def with_masks(data, tmp_path):
+    data.use_masks(
+        make_round(GridMasks((2, 3)), data.images(), str(tmp_path / 'masks'),
+                   0, 0))
+    return data
+
+
+def test_folder_is_listed_with_keys(photo_root, tmp_path):
+    write_photo(photo_root / 'train2017' / 'sub' / 'x.JPG')
+    (photo_root / 'train2017' / 'notes.txt').write_text('no image')
+    data = with_masks(scenes(photo_root), tmp_path)
+    keys = [key for key, _ in data.images()]
+    assert keys[0] == 'train2017/00.png' and len(data) == 13
+    assert 'train2017/sub/x.JPG' in keys
+    sample = data[0]
+    assert sample['gt_seg_map'].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert sample['img'].ndim == 3
+
+
+def test_absolute_folder_alone(photo_root):
+    data = scenes(
+        'data/nowhere',
+        data_prefix=dict(img_path=str(photo_root / 'train2017')))
+    assert data.images()[0][0] == '00.png'
+
+
+def test_json_lists_images_and_absent_ones_are_left_out(photo_root, caplog):
+    content = dict(images=[
+        dict(file_name=name) for name in ('03.png', '01.png', 'gone.png')
+    ])
+    (photo_root / 'a.json').write_text(json.dumps(content))
+    data = scenes(photo_root, ann_file='a.json')
+    assert [key for key, _ in data.images()
+            ] == ['train2017/03.png', 'train2017/01.png']
+
+
+@pytest.mark.parametrize('content', ['[]', '{"annotations": []}',
+                                     '{"images": [{"id": 3}]}'])
+def test_json_without_images(photo_root, content):
+    (photo_root / 'a.json').write_text(content)
+    with pytest.raises(ValueError, match='a.json'):
+        scenes(photo_root, ann_file='a.json')
+
+
+def test_missing_things(photo_root, tmp_path):
+    with pytest.raises(FileNotFoundError, match='data_root'):
+        scenes(photo_root / 'nowhere')
+    with pytest.raises(FileNotFoundError, match='gone.json'):
+        scenes(photo_root, ann_file='gone.json')
+    (photo_root / 'empty').mkdir()
+    with pytest.raises(ValueError, match='No image in'):
+        scenes(photo_root, data_prefix=dict(img_path='empty'))
+    content = dict(images=[dict(file_name='gone.png')])
+    (photo_root / 'a.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='a.json'):
+        scenes(photo_root, ann_file='a.json')
+    with pytest.raises(RuntimeError, match='MaskUpdateHook'):
+        scenes(photo_root)[0]
+    with pytest.raises(FileNotFoundError, match='masks'):
+        scenes(photo_root, mask_bank=str(tmp_path / 'nowhere'))
+
+
+def test_bank_of_other_images_is_refused(photo_root, tmp_path):
+    data = with_masks(scenes(photo_root), tmp_path)
+    write_photo(photo_root / 'train2017' / 'new.png')
+    with pytest.raises(ValueError, match='new.png'):
+        scenes(photo_root).use_masks(data.mask_bank)
+
+
+def test_wrappers_are_searched(photo_root):
+    one, two = scenes(photo_root), scenes(photo_root)
+    assert list(scene_datasets(ConcatDataset([one, two]))) == [one, two]
+    assert list(scene_datasets(RepeatDataset(one, 2))) == [one]
+    assert list(scene_datasets([1, 2])) == []
+
+
+def damage(path, kind):
+    whole = path.read_bytes()
+    path.write_bytes({
+        'truncated': whole[:len(whole) // 2],
+        'empty': b'',
+        'text': b'not an image',
+        'cut end': whole[:-20],
+    }[kind])
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'png'])
+@pytest.mark.parametrize('kind', ['truncated', 'empty', 'text', 'cut end'])
+def test_broken_images_are_told(tmp_path, suffix, kind):
+    path = tmp_path / f'x.{suffix}'
+    write_photo(path, (200, 300))
+    read_image(str(path))
+    damage(path, kind)
+    with pytest.raises(BrokenImageError, match='x.'):
+        read_image(str(path))
+
+
+def test_missing_image_is_told(tmp_path):
+    with pytest.raises(BrokenImageError, match='gone.jpg'):
+        read_image(str(tmp_path / 'gone.jpg'))
+
+
+def test_a_broken_image_is_replaced_and_listed(photo_root, tmp_path):
+    damage(photo_root / 'train2017' / '05.png', 'truncated')
+    data = with_masks(scenes(photo_root), tmp_path)
+    assert data.mask_bank.manifest['broken_images'] == ['train2017/05.png']
+    assert data[5]['img_path'] != data.get_data_info(5)['img_path']
+
+
+@pytest.mark.parametrize('kind', ['grey', 'alpha', '16 bit', 'cmyk', 'tiny'])
+def test_unusual_images_become_bgr(tmp_path, kind):
+    from PIL import Image
+    path, size = tmp_path / 'x.png', (40, 30)
+    pixels = write_photo(path, size)
+    if kind == 'grey':
+        cv2.imwrite(str(path), pixels[..., 0])
+    elif kind == 'alpha':
+        cv2.imwrite(str(path), np.dstack([pixels, pixels[..., :1]]))
+    elif kind == '16 bit':
+        cv2.imwrite(str(path), pixels[..., 0].astype(np.uint16) * 256)
+    elif kind == 'cmyk':
+        path = tmp_path / 'x.jpg'
+        Image.fromarray(pixels[..., ::-1]).convert('CMYK').save(path)
+    else:
+        size = (2, 3)
+        cv2.imwrite(str(path), pixels[:2, :3])
+    image = read_image(str(path))
+    assert image.shape == (*size, 3) and image.dtype == np.uint8
+    if kind in ('grey', '16 bit'):
+        np.testing.assert_array_equal(image[..., 2], pixels[..., 0])
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    from PIL import Image
+    path = tmp_path / 'x.jpg'
+    image = Image.fromarray(write_photo(path, (20, 60)))
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    image.save(path, exif=exif)
+    assert read_image(str(path)).shape == (60, 20, 3)

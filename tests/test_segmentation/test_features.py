@@ -1,0 +1,82 @@
+"""The truncated, fused forward equals the whole network's layer."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cyborgs_plugin.segmentation.features import FeatureExtractor
+from mmpretrain.models.backbones import ResNet
+
+
+def network(depth=18):
+    torch.manual_seed(0)
+    model = ResNet(depth)
+    model.init_weights()
+    for module in model.modules():  # statistics as after some training
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(std=0.1)
+    return model
+
+
+def whole_forward(model, layer, image):
+    """One image through the whole network, with a hook."""
+    kept = []
+    handle = model.get_submodule(layer).register_forward_hook(
+        lambda module, inputs, output: kept.append(output))
+    model.eval()
+    mean = torch.tensor([123.675, 116.28, 103.53])
+    std = torch.tensor([58.395, 57.12, 57.375])
+    rgb = torch.from_numpy(image[..., ::-1].copy()).float()
+    with torch.no_grad():
+        model(((rgb - mean) / std).permute(2, 0, 1)[None])
+    handle.remove()
+    return F.normalize(kept[0], dim=1)[0].permute(1, 2, 0)
+
+
+@pytest.mark.parametrize('depth, layer', [(18, 'layer2.1'), (50, 'layer2.2'),
+                                          (18, 'layer3')])
+def test_equals_the_whole_network(depth, layer):
+    model = network(depth)
+    random = np.random.default_rng(0)
+    images = [
+        random.integers(0, 256, (*size, 3), dtype=np.uint8)
+        for size in [(40, 64), (33, 50), (40, 64), (3, 2)]
+    ]
+    features = FeatureExtractor(model, layer)(images)
+    for image, feature in zip(images, features):
+        expected = whole_forward(model, layer, image)
+        assert feature.shape == expected.shape
+        torch.testing.assert_close(feature, expected, rtol=0, atol=1e-5)
+    assert features[0].shape[:2] == ((5, 8) if layer != 'layer3' else (3, 4))
+
+
+def test_stops_at_the_layer():
+    model = network()
+    del model.layer4  # never reached
+    model.add_module('layer4', torch.nn.Identity())
+    calls = []
+    extractor = FeatureExtractor(model, 'layer2.1')
+    extractor._backbone.layer3.register_forward_hook(
+        lambda *args: calls.append(1))
+    extractor([np.zeros((32, 32, 3), np.uint8)])
+    assert not calls
+
+
+def test_unknown_layer_names_the_near_ones():
+    with pytest.raises(ValueError, match=r"layer2\.1"):
+        FeatureExtractor(network(), 'layer2.2')
+
+
+def test_large_groups_are_split_by_pixels(monkeypatch):
+    from cyborgs_plugin.segmentation import features
+    monkeypatch.setattr(features, '_MAX_PIXELS', 2 * 32 * 32)
+    model, random = network(), np.random.default_rng(1)
+    images = list(random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8))
+    for image, feature in zip(images,
+                              FeatureExtractor(model, 'layer2.1')(images)):
+        torch.testing.assert_close(
+            feature, whole_forward(model, 'layer2.1', image), rtol=0,
+            atol=1e-5)
