@@ -1,0 +1,188 @@
+"""The whole way on toy scenes: pretrain, fine-tune, evaluate (make demo).
+
+Every stage is skipped where an earlier run has finished it, and training goes
+on from its last checkpoint, so that interrupting and repeating are harmless.
+
+Run: python tools/demo.py [--fresh]
+"""
+import argparse
+import glob
+import hashlib
+import json
+import os
+import os.path as osp
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
+WORK = osp.join('work_dirs', 'demo')
+DATA = osp.join('data', 'toy_scenes')
+STATE = osp.join(WORK, 'state.json')
+TRANSFER = 'configs/transfer/mask-rcnn_r18_fpn_{}_toy.py'
+SHOWN = ('Epoch(train)', 'Mask round', 'coco/', 'Saving', 'Going on',
+         'Published', 'wrote', 'Wrote')
+
+
+def main() -> None:
+    """Run what is not done yet and report."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument(
+        '--fresh', action='store_true', help='delete earlier results first')
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    if args.fresh:
+        shutil.rmtree(WORK, ignore_errors=True)
+    os.makedirs(WORK, exist_ok=True)
+    pretrained = osp.join(WORK, 'pretrain')
+    stage('scenes', 'tools/dataset_converters/make_toy_scenes.py', '--out',
+          DATA)
+    stage('pretrain', 'tools/train.py', 'configs/cyborgs_toy.py', '--resume',
+          '--work-dir', pretrained)
+    with open(osp.join(pretrained, 'last_checkpoint')) as file:
+        checkpoint = file.read().strip()
+    stage('publish', 'tools/model_converters/publish_backbone.py', checkpoint,
+          '--out-dir', WORK)
+    backbone = max(
+        glob.glob(osp.join(WORK, '*.pth')), key=osp.getmtime, default=None)
+    if backbone is None:
+        raise SystemExit(f'No published backbone in {WORK}: run again with '
+                         '--fresh')
+    scores = {}
+    for start, name in (('CYBORGS', 'cyborgs-pre'), ('random', 'random')):
+        folder = osp.join(WORK, name)
+        options = [] if start == 'random' else [
+            '--cfg-options', f'model.backbone.init_cfg.checkpoint={backbone}'
+        ]
+        stage(name, 'tools/train.py', TRANSFER.format(name), '--resume',
+              '--work-dir', folder, *options)
+        scores[start] = read_scores(folder)
+    sheet = draw_sheet(osp.join(pretrained, 'masks'))
+    report(scores, backbone, sheet, pretrained)
+
+
+def stage(name: str, script: str, *arguments: str) -> None:
+    """Run a script unless the same call has finished before."""
+    state = read_state()
+    call = hashlib.sha256(' '.join([script, *arguments]).encode()).hexdigest()
+    if state.get(name, {}).get('call') == call:
+        print(f'[{name}] done before, in {state[name]["seconds"]:.0f} s')
+        return
+    log = osp.join(WORK, f'{name}.log')
+    print(f'[{name}] python {script} {" ".join(arguments)}\n'
+          f'[{name}] log: {log}', flush=True)
+    start = time.time()
+    command = [sys.executable, '-u', script, *arguments]
+    with open(log, 'a', encoding='utf-8') as file, subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors='replace') as process:
+        for line in process.stdout:
+            file.write(line)
+            file.flush()
+            if any(word in line for word in SHOWN):
+                print(f'[{name}] {line.split(" - INFO - ")[-1].rstrip()}',
+                      flush=True)
+    if process.returncode:
+        with open(log, encoding='utf-8') as file:
+            tail = ''.join(file.readlines()[-15:])
+        raise SystemExit(f'{tail}\n[{name}] failed with exit code '
+                         f'{process.returncode}; the whole log: {log}. After '
+                         'mending, `make demo` goes on from here')
+    state = read_state()
+    state[name] = dict(call=call, seconds=time.time() - start)
+    with open(STATE + '.new', 'w', encoding='utf-8') as file:
+        json.dump(state, file)
+    os.replace(STATE + '.new', STATE)
+
+
+def read_state() -> dict:
+    """What earlier runs have finished."""
+    if not osp.isfile(STATE):
+        return {}
+    with open(STATE, encoding='utf-8') as file:
+        return json.load(file)
+
+
+def read_scores(folder: str) -> dict:
+    """The last COCO evaluation that a run has logged."""
+    last: dict = {}
+    logs = glob.glob(osp.join(folder, '*', 'vis_data', '*.json'))
+    for log in sorted(logs, key=osp.getmtime):
+        with open(log, encoding='utf-8') as file:
+            for line in file:
+                if 'coco/bbox_mAP' in line:
+                    last = json.loads(line)
+    if not last:
+        raise SystemExit(f'No COCO evaluation was logged in {folder}: run '
+                         'again with --fresh')
+    return {k: v for k, v in last.items() if k.startswith('coco/')}
+
+
+def draw_sheet(bank_root: str) -> str:
+    """Pictures, ground truth and the masks of each round in one PNG."""
+    import cv2
+    import numpy as np
+    from pycocotools.coco import COCO
+
+    from cyborgs_plugin.datasets.mask_bank import (MaskBank, list_rounds,
+                                                   round_path)
+    from cyborgs_plugin.visualization import contact_sheet
+    banks = [
+        MaskBank.open(round_path(bank_root, number))
+        for number in list_rounds(bank_root)
+    ]
+    images, truth, maps = [], [], [[] for _ in banks]
+    for json_name, count in (('real', 2), ('train2017', 4)):
+        file = osp.join(DATA, 'annotations', f'instances_{json_name}.json')
+        coco = COCO(file)
+        for image_id in sorted(coco.imgs)[:count]:
+            name = coco.imgs[image_id]['file_name']
+            path = osp.join(DATA, 'train2017', name)
+            images.append(cv2.imread(path)[..., ::-1])
+            ids = np.zeros(images[-1].shape[:2], dtype=np.int32)
+            annotations = coco.loadAnns(coco.getAnnIds(image_id))
+            for number, annotation in enumerate(
+                    sorted(annotations, key=lambda a: -a['area']), 1):
+                ids[coco.annToMask(annotation) > 0] = number
+            truth.append(ids)
+            for column, bank in zip(maps, banks):
+                column.append(bank.label_map(f'train2017/{name}'))
+    columns = {'ground truth': truth}
+    for bank, column in zip(banks, maps):
+        columns[f'round {bank.round}'] = column
+    return contact_sheet(images, columns, osp.join(WORK, 'masks.png'))
+
+
+def report(scores: dict, backbone: str, sheet: str, pretrained: str) -> None:
+    """Print and keep the outcome."""
+    seconds = {name: done['seconds'] for name, done in read_state().items()}
+    results = osp.join(WORK, 'results.json')
+    with open(results, 'w', encoding='utf-8') as file:
+        json.dump(dict(scores=scores, seconds=seconds), file, indent=1)
+    print('\n' + '-' * 70)
+    print('What ran: '
+          + ', '.join(f'{n} {s:.0f} s' for n, s in seconds.items())
+          + f'; {sum(seconds.values()) / 60:.1f} min in all')
+    print(f'{"start":10} {"box AP":>8} {"box AP50":>9} {"mask AP":>8} '
+          f'{"mask AP50":>10}   (toy scenes, val, COCO metric)')
+    for start, values in scores.items():
+        print(f'{start:10} {values["coco/bbox_mAP"]:8.3f} '
+              f'{values["coco/bbox_mAP_50"]:9.3f} '
+              f'{values["coco/segm_mAP"]:8.3f} '
+              f'{values["coco/segm_mAP_50"]:10.3f}')
+    print('A few minutes on a few hundred toy pictures show that everything '
+          'works, not how good the method is.')
+    print(f'Masks of each round: {sheet}\nBackbone: {backbone}\n'
+          f'Numbers: {results}\nCheckpoints and mask bank: {pretrained}')
+    print('Next: your own photographs, without labels:\n  '
+          '.venv/bin/python tools/train.py configs/cyborgs_toy.py '
+          '--cfg-options train_dataloader.dataset.data_prefix.img_path='
+          '/path/to/photos')
+
+
+if __name__ == '__main__':
+    main()
