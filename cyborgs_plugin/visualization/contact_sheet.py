@@ -1,0 +1,69 @@
+"""Contact sheets: pictures beside their label maps."""
+import os
+import os.path as osp
+from typing import Dict, Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from skimage.segmentation import find_boundaries
+
+GROUND_TRUTH = 'ground truth'
+
+
+def contact_sheet(images: Sequence[np.ndarray],
+                  columns: Dict[str, Sequence[np.ndarray]],
+                  out_file: str) -> str:
+    """Write a PNG with a row for each image and a column for each kind.
+
+    Args:
+        images (Sequence[np.ndarray]): RGB, each (H, W, 3), uint8.
+        columns (Dict[str, Sequence[np.ndarray]]): Title to one label map an
+            image, integer, (h, w) of any size: it covers the whole image. In
+            a column named 'ground truth' id 0 is background and left bare.
+        out_file (str): Path of the PNG.
+
+    Returns:
+        str: ``out_file``.
+
+    Raises:
+        ValueError: If a column has not one label map an image.
+    """
+    for title, maps in columns.items():
+        if len(maps) != len(images):
+            raise ValueError(f'Column {title!r} has {len(maps)} label maps '
+                             f'for {len(images)} images')
+    figure = Figure(figsize=(2 * (1 + len(columns)), 1.6 * len(images)))
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(
+        len(images), 1 + len(columns), squeeze=False)
+    for row, image in zip(axes, images):
+        row[0].imshow(image)
+    axes[0, 0].set_title('image', fontsize=9)
+    for number, (title, maps) in enumerate(columns.items(), 1):
+        axes[0, number].set_title(title, fontsize=9)
+        for row, image, label_map in zip(axes, images, maps):
+            row[number].imshow(
+                _paint(image, label_map, title == GROUND_TRUTH))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.tight_layout(pad=0.3)
+    os.makedirs(osp.dirname(out_file) or '.', exist_ok=True)
+    canvas.print_png(out_file)
+    return out_file
+
+
+def _paint(image: np.ndarray, label_map: np.ndarray,
+           with_background: bool) -> np.ndarray:
+    """Lay the ids over the image, one colour for each id."""
+    height, width = image.shape[:2]
+    rows = np.arange(height) * label_map.shape[0] // height
+    cols = np.arange(width) * label_map.shape[1] // width
+    ids = label_map[rows[:, None], cols].astype(np.int64)
+    palette = np.random.default_rng(0).integers(
+        40, 256, (int(ids.max()) + 1, 3))
+    painted = 0.35 * image + 0.65 * palette[ids]
+    if with_background:
+        painted[ids == 0] = image[ids == 0]
+    painted[find_boundaries(ids, mode='inner')] = 255
+    return painted.astype(np.uint8)

@@ -1,0 +1,50 @@
+"""Make the embedded data set.
+
+Run: python tools/dataset_converters/make_toy_scenes.py
+"""
+import argparse
+
+from mmengine.utils import track_iter_progress
+
+from cyborgs_plugin.datasets.toy_scenes import (color_kmeans_floor,
+                                                make_toy_scenes)
+
+
+def main() -> None:
+    """Make the scenes and say what was written."""
+    parser = argparse.ArgumentParser(description='Make the toy scenes')
+    parser.add_argument('--out', default='data/toy_scenes', help='folder')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--num-train', type=int, default=320)
+    parser.add_argument('--num-val', type=int, default=60)
+    parser.add_argument(
+        '--flat', action='store_true', help='one colour for each object')
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='measure how well k-means on colour and position segments them')
+    args = parser.parse_args()
+    try:
+        made = make_toy_scenes(
+            args.out,
+            args.seed,
+            args.num_train,
+            args.num_val,
+            flat=args.flat,
+            track=track_iter_progress)
+    except (FileExistsError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
+    if made:
+        print(f'\nWrote {args.out}: '
+              + ', '.join(f'{count} {name}' for name, count in made.items()))
+    else:
+        print(f'{args.out} holds these scenes already')
+    if args.check:
+        print('K    ARI (pixels of objects)   mean best overlap')
+        for k, (ari, overlap) in color_kmeans_floor(args.out).items():
+            print(f'{k:<4} {ari:<25.3f} {overlap:.3f}')
+    print('Next: python tools/train.py configs/cyborgs_toy.py')
+
+
+if __name__ == '__main__':
+    main()
