@@ -128,8 +128,11 @@ def draw_sheet(bank_root: str) -> str:
     import numpy as np
     from pycocotools.coco import COCO
 
-    from cyborgs_plugin.datasets.mask_bank import (MaskBank, list_rounds,
-                                                   round_path)
+    from cyborgs_plugin.datasets.mask_bank import (
+        MaskBank,
+        list_rounds,
+        round_path,
+    )
     from cyborgs_plugin.visualization import contact_sheet
     banks = [
         MaskBank.open(round_path(bank_root, number))

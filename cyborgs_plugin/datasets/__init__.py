@@ -2,8 +2,11 @@
 from .image_io import BrokenImageError, read_image
 from .mask_bank import MaskBank
 from .scene_dataset import SceneDataset, scene_datasets
-from .transforms import (LoadSceneImage, MaskedMultiView,
-                         MaskedRandomResizedCrop)
+from .transforms import (
+                         LoadSceneImage,
+                         MaskedMultiView,
+                         MaskedRandomResizedCrop,
+)
 
 __all__ = [
     'BrokenImageError', 'LoadSceneImage', 'MaskBank', 'MaskedMultiView',

@@ -6,8 +6,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.fileio import exists, isdir, join_path, list_dir_or_file, load
 from mmengine.logging import print_log
 from mmengine.utils import is_abs
-
 from mmpretrain.registry import DATASETS
+
 from .image_io import IMG_EXTENSIONS, BrokenImageError
 from .mask_bank import MaskBank
 

@@ -5,9 +5,9 @@ from typing import Optional, Tuple
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
-
 from mmpretrain.datasets import MultiView, RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
+
 from .image_io import read_image
 
 

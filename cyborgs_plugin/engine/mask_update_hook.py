@@ -6,11 +6,12 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
+from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import nn
-
 from mmpretrain.registry import HOOKS, TASK_UTILS
 from mmpretrain.utils import get_ori_model
+from torch import nn
+
 from ..datasets.mask_bank import MaskBank, prune_rounds, round_path
 from ..datasets.scene_dataset import scene_datasets
 from ..segmentation.bootstrap import make_round
@@ -204,7 +205,7 @@ class MaskUpdateHook(Hook):
         runner.logger.info(f'Training with mask round {bank.round}')
 
 
-def _normalisation(preprocessor: nn.Module) -> Dict[str, Any]:
+def _normalisation(preprocessor: ImgDataPreprocessor) -> Dict[str, Any]:
     """How the network in training sees pixels."""
     return dict(
         mean=preprocessor.mean.flatten().tolist(),

@@ -3,7 +3,6 @@ from typing import Optional
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-
 from mmpretrain.registry import HOOKS
 from mmpretrain.utils import get_ori_model
 

@@ -3,11 +3,10 @@ from typing import Dict, List, Optional, Union
 
 import torch
 from mmengine.model import BaseAveragedModel
-from torch import Tensor, nn
-
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from torch import Tensor, nn
 
 # More steps than anyone accumulates gradients over.
 _MAX_LOSSES_WITHOUT_UPDATE = 4096
@@ -83,6 +82,7 @@ class CYBORGS(BaseSelfSupervisor):
             inputs (List[Tensor]): Views 1 and 2, each (B, 3, H, W), float32.
             data_samples (List[DataSample]): B samples; the ``mask`` of each
                 holds the label maps of both views, (2, H, W), integer.
+            **kwargs: Not used.
 
         Returns:
             Dict[str, Tensor]: See :meth:`MaskContrastHead.loss`.

@@ -2,9 +2,9 @@
 from typing import Dict, List, Optional, Tuple, Union
 
 from mmengine.model import BaseModule
+from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from mmpretrain.registry import MODELS
 from .mask_contrastive_loss import count_regions, same_region
 from .regions import map_regions
 

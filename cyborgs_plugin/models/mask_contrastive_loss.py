@@ -4,9 +4,8 @@ from typing import Optional, Tuple
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather, all_reduce, get_rank
-from torch import Tensor, nn
-
 from mmpretrain.registry import MODELS
+from torch import Tensor, nn
 
 
 def mask_contrastive_loss(pred_v1: Tensor,
@@ -215,10 +214,14 @@ class MaskContrastiveLoss(nn.Module):
         region_counts = count_regions(*pred_ids)
         all_reduce(region_counts, op='mean')
         loss = mask_contrastive_loss(
-            *preds,
-            *both.unbind(1),
-            *pred_ids,
-            *both_ids.unbind(1),
+            preds[0],
+            preds[1],
+            both[:, 0],
+            both[:, 1],
+            pred_ids[0],
+            pred_ids[1],
+            both_ids[:, 0],
+            both_ids[:, 1],
             temperature=self.temperature,
             local_negatives=self.local_negatives,
             image_offset=get_rank() * batch,

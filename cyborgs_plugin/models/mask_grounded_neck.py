@@ -4,11 +4,16 @@ from typing import List, Optional, Sequence, Tuple, Union
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
+from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from mmpretrain.registry import MODELS
-from .regions import (cell_labels, map_regions, pool_regions, sample_regions,
-                      sample_regions_with_empty)
+from .regions import (
+    cell_labels,
+    map_regions,
+    pool_regions,
+    sample_regions,
+    sample_regions_with_empty,
+)
 
 
 @MODELS.register_module()

@@ -3,9 +3,9 @@ from typing import Tuple
 
 import torch
 import torch.nn.functional as F
+from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from mmpretrain.registry import MODELS
 from ..segmentation.kmeans import kmeans
 
 Maps = Tuple[Tensor, ...]

@@ -2,8 +2,13 @@
 from .bootstrap import MaskRoundError, make_round
 from .features import FeatureExtractor
 from .kmeans import kmeans
-from .sources import (AnnotatedMasks, FelzenszwalbMasks, GridMasks, MaskSource,
-                      NetworkMasks)
+from .sources import (
+                      AnnotatedMasks,
+                      FelzenszwalbMasks,
+                      GridMasks,
+                      MaskSource,
+                      NetworkMasks,
+)
 
 __all__ = [
     'AnnotatedMasks', 'FeatureExtractor', 'FelzenszwalbMasks', 'GridMasks',

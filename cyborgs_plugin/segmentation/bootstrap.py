@@ -6,14 +6,24 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from mmengine.dist import (all_gather_object, barrier, get_rank,
-                           get_world_size, is_main_process)
+from mmengine.dist import (
+    all_gather_object,
+    barrier,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 
 from ..datasets.image_io import BrokenImageError, read_image
-from ..datasets.mask_bank import (MaskBank, MaskBankWriter, clear_leftovers,
-                                  publish_round, round_path)
+from ..datasets.mask_bank import (
+    MaskBank,
+    MaskBankWriter,
+    clear_leftovers,
+    publish_round,
+    round_path,
+)
 from .sources import MaskSource
 
 _NAMED = 10

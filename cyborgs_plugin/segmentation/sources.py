@@ -4,9 +4,9 @@ from typing import List, Optional, Sequence, Tuple, Union
 import numpy as np
 import torch
 from mmengine.fileio import load
+from mmpretrain.registry import TASK_UTILS
 from torch import Tensor, nn
 
-from mmpretrain.registry import TASK_UTILS
 from .features import FeatureExtractor
 from .kmeans import kmeans
 

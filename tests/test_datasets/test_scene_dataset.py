@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from mmengine.dataset import ConcatDataset, RepeatDataset
 
-from cyborgs_plugin.datasets import (BrokenImageError, LoadSceneImage,
-                                     SceneDataset, read_image, scene_datasets)
+from cyborgs_plugin.datasets import (
+    BrokenImageError,
+    LoadSceneImage,
+    SceneDataset,
+    read_image,
+    scene_datasets,
+)
 from cyborgs_plugin.segmentation import GridMasks, make_round
 
 from ..conftest import write_photo

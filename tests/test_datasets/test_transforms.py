@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-
-from cyborgs_plugin.datasets.transforms import (MaskedMultiView,
-                                                MaskedRandomResizedCrop,
-                                                crop_label_map)
 from mmpretrain.registry import TRANSFORMS
+
+from cyborgs_plugin.datasets.transforms import (
+    MaskedMultiView,
+    MaskedRandomResizedCrop,
+    crop_label_map,
+)
 
 from ..test_models.test_cyborgs import RECIPE
 

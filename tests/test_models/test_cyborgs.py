@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
-
-from cyborgs_plugin.models import VMFSegmentationLoss
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+
+from cyborgs_plugin.models import VMFSegmentationLoss
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 RECIPE = osp.join(ROOT, 'configs', 'cyborgs_coco.py')

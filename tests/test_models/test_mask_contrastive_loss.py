@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from cyborgs_plugin.models.mask_contrastive_loss import (
-    MaskContrastiveLoss, mask_contrastive_loss)
+    MaskContrastiveLoss,
+    mask_contrastive_loss,
+)
 
 
 def naive_loss(preds, targets, pred_ids, target_ids, temperature=0.1,

@@ -8,9 +8,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyborgs_plugin.models.regions import (cell_labels, map_regions,
-                                           pool_regions, sample_regions,
-                                           sample_regions_with_empty)
+from cyborgs_plugin.models.regions import (
+    cell_labels,
+    map_regions,
+    pool_regions,
+    sample_regions,
+    sample_regions_with_empty,
+)
 
 
 def naive_cell_labels(label_maps, grid):

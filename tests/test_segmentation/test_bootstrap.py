@@ -4,12 +4,16 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from mmpretrain.models.backbones import ResNet
 
 from cyborgs_plugin.datasets import MaskBank, SceneDataset
-from cyborgs_plugin.segmentation import (FelzenszwalbMasks, GridMasks,
-                                         MaskRoundError, NetworkMasks,
-                                         make_round)
-from mmpretrain.models.backbones import ResNet
+from cyborgs_plugin.segmentation import (
+    FelzenszwalbMasks,
+    GridMasks,
+    MaskRoundError,
+    NetworkMasks,
+    make_round,
+)
 
 STATISTICS = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
@@ -135,8 +139,9 @@ def test_fixed_sources(photo_root, tmp_path):
 
 
 def test_annotated_masks(tmp_path):
-    from cyborgs_plugin.segmentation import AnnotatedMasks
     import json
+
+    from cyborgs_plugin.segmentation import AnnotatedMasks
     square = [[0, 0, 16, 0, 16, 16, 0, 16]]
     (tmp_path / 'a.json').write_text(
         json.dumps(

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmpretrain.models.backbones import ResNet
 
 from cyborgs_plugin.segmentation.features import FeatureExtractor
-from mmpretrain.models.backbones import ResNet
 
 
 def network(depth=18):

@@ -6,8 +6,10 @@ import argparse
 
 from mmengine.utils import track_iter_progress
 
-from cyborgs_plugin.datasets.toy_scenes import (color_kmeans_floor,
-                                                make_toy_scenes)
+from cyborgs_plugin.datasets.toy_scenes import (
+    color_kmeans_floor,
+    make_toy_scenes,
+)
 
 
 def main() -> None:
