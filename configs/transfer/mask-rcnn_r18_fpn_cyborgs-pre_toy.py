@@ -1,7 +1,7 @@
 """Mask R-CNN on the toy scenes from a pretrained ResNet-18, on a CPU.
 
 Imports nothing of cyborgs_plugin: mmdet alone runs it.
-Run: python tools/train.py configs/transfer/mask-rcnn_r18_fpn_cyborgs-pre_toy.py
+Run: python tools/train.py THIS_FILE \\
          --cfg-options model.backbone.init_cfg.checkpoint=BACKBONE.pth
 """
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'

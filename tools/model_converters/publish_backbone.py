@@ -48,16 +48,16 @@ class _LogSkipper(pickle.Unpickler):
     ALLOWED = {('collections', 'OrderedDict'),
                ('torch._utils', '_rebuild_tensor_v2'),
                ('torch._utils', '_rebuild_parameter')}
+    HARMLESS = {('_codecs', 'encode'), ('builtins', 'getattr'),
+                ('__builtin__', 'getattr'), ('collections', 'deque'),
+                ('collections', 'defaultdict')}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.ALLOWED or (
                 module == 'torch' and name.endswith('Storage')):
             return super().find_class(module, name)
         if module.split('.')[0] in ('mmengine', 'numpy') or (
-                (module, name) in (('_codecs', 'encode'), ('builtins', 'getattr'),
-                                   ('__builtin__', 'getattr'),
-                                   ('collections', 'deque'),
-                                   ('collections', 'defaultdict'))):
+                module, name) in self.HARMLESS:
             return _Inert
         raise pickle.UnpicklingError(
             f'it asks for {module}.{name}, which no checkpoint of weights '
