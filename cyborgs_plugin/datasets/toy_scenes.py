@@ -90,11 +90,11 @@ def make_toy_scenes(out_dir: str,
         name = f'{number:06d}.png'
         _write(osp.join(partial, split, name), image)
         masks = [labels == index + 1 for index in range(len(kinds))]
-        _add(content[split], name, masks, kinds)
+        _add(content[split], name, image, masks, kinds)
     content['real'] = _coco(('object', ))
     for name, image, masks in _real_photographs():
         _write(osp.join(partial, 'train2017', name), image)
-        _add(content['real'], name, masks, [0] * len(masks))
+        _add(content['real'], name, image, masks, [0] * len(masks))
     for split, coco in content.items():
         path = osp.join(partial, 'annotations', f'instances_{split}.json')
         with open(path, 'w', encoding='utf-8') as file:
@@ -282,10 +282,10 @@ def _coco(names: Sequence[str] = CATEGORIES) -> dict:
     return dict(images=[], annotations=[], categories=categories)
 
 
-def _add(coco: dict, name: str, masks: Sequence[np.ndarray],
-         kinds: Sequence[int]) -> None:
+def _add(coco: dict, name: str, image: np.ndarray,
+         masks: Sequence[np.ndarray], kinds: Sequence[int]) -> None:
     """Append an image and its instances to a COCO json."""
-    height, width = masks[0].shape if masks else (0, 0)
+    height, width = image.shape[:2]
     image_id = len(coco['images']) + 1
     coco['images'].append(
         dict(id=image_id, file_name=name, height=height, width=width))

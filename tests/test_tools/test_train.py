@@ -1,0 +1,176 @@
+"""tools/train.py: its options, and whole runs in processes of their own."""
+import os
+import os.path as osp
+import subprocess
+import sys
+
+import pytest
+from mmengine.config import Config
+
+from ..test_models.test_cyborgs import ROOT
+
+sys.path.insert(0, osp.join(ROOT, 'tools'))
+import train  # noqa: E402
+
+TOY = osp.join(ROOT, 'configs', 'cyborgs_toy.py')
+
+
+def config():
+    return Config.fromfile(TOY)
+
+
+@pytest.mark.parametrize('option, near', [
+    ('modle.neck.num_regions', 'model'),
+    ('model.nekc.num_regions', 'neck'),
+    ('train_dataloder.batch_size', 'train_dataloader'),
+    ('model.backbone.init_cfg', None),
+    ('train_dataloader.dataset.pipeline.9.type', '2'),
+])
+def test_unknown_options_are_refused(option, near):
+    if near is None:  # an argument of a component
+        train.check_options(config(), {option: 1})
+    else:
+        with pytest.raises(ValueError, match=near):
+            train.check_options(config(), {option: 1})
+
+
+def test_known_options():
+    train.check_options(
+        config(), {
+            'model.neck.num_regions': 3,
+            'default_hooks.mask_update.initial': 'x',
+            'find_unused_parameters': True,
+            'load_from': 'x',
+            'work_dir': 'x',
+            'param_scheduler.0.end': 3
+        })
+
+
+def test_data_root_moves_the_data():
+    cfg = config()
+    train.move_data(cfg, cfg.data_root, '/elsewhere')
+    assert cfg.train_dataloader.dataset.data_root == '/elsewhere/'
+    cfg = Config.fromfile(
+        osp.join(ROOT, 'configs', 'transfer',
+                 'mask-rcnn_r18_fpn_random_toy.py'))
+    train.move_data(cfg, cfg.data_root, '/elsewhere')
+    assert cfg.val_evaluator.ann_file == (
+        '/elsewhere/annotations/instances_val2017.json')
+    with pytest.raises(ValueError, match='data_root'):
+        train.move_data(cfg, 'no/such/root', '/x')
+
+
+def run(arguments, launcher=(), check=True):
+    """Run tools/train.py on a toy config, small."""
+    environment = dict(
+        os.environ,
+        PYTHONPATH=os.pathsep.join([ROOT, os.environ.get('PYTHONPATH', '')]),
+        OMP_NUM_THREADS='1')
+    done = subprocess.run(
+        [sys.executable, *launcher, osp.join(ROOT, 'tools', 'train.py'), TOY,
+         *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors='replace',
+        timeout=600)
+    assert not check or done.returncode == 0, done.stdout[-6000:]
+    return done
+
+
+def small(photo_root, work_dir, epochs, *options):
+    return [
+        '--work-dir', str(work_dir), '--cfg-options',
+        f'data_root={photo_root}/', 'train_dataloader.batch_size=3',
+        f'train_cfg.max_epochs={epochs}',
+        'default_hooks.mask_update.interval=1',
+        'train_dataloader.dataset.pipeline.1.transforms.0.0.scale=32',
+        'train_dataloader.dataset.pipeline.1.transforms.1.0.scale=32', *options
+    ]
+
+
+WATCH = """
+from mmengine.hooks import Hook
+from mmpretrain.registry import HOOKS, TRANSFORMS
+from cyborgs_plugin.datasets import MaskedMultiView
+
+
+@TRANSFORMS.register_module(force=True)
+class TellIds(MaskedMultiView):
+    def transform(self, results):
+        with open('{log}', 'a') as file:
+            file.write(f"{{results['img_path'][-6:]}} "
+                       f"{{results['gt_seg_map'].tobytes().hex()}}\\n")
+        return super().transform(results)
+"""
+
+
+@pytest.mark.slow
+def test_persistent_workers_see_the_next_round(photo_root, tmp_path):
+    """Two workers write down the label maps that they really read."""
+    from cyborgs_plugin.datasets import MaskBank
+    from cyborgs_plugin.datasets.mask_bank import round_path
+    log, module = tmp_path / 'seen.txt', tmp_path / 'watch_labels.py'
+    module.write_text(WATCH.format(log=log))
+    os.environ['PYTHONPATH'] = str(tmp_path)
+    try:
+        run(
+            small(
+                photo_root, tmp_path / 'w', 2,
+                'train_dataloader.num_workers=2',
+                'train_dataloader.persistent_workers=True',
+                'train_dataloader.dataset.pipeline.1.type=TellIds',
+                'custom_imports.imports=[cyborgs_plugin,watch_labels]'))
+    finally:
+        del os.environ['PYTHONPATH']
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert len(lines) == 24  # 12 pictures, 2 epochs
+    banks = [
+        MaskBank.open(round_path(str(tmp_path / 'w' / 'masks'), number))
+        for number in range(2)
+    ]
+    expected = [{
+        (key[-6:], bank.label_map(key).tobytes().hex())
+        for key in bank.keys()
+    } for bank in banks]
+    assert expected[0] != expected[1]
+    assert {tuple(line) for line in lines[:12]} == expected[0]
+    assert {tuple(line) for line in lines[12:]} == expected[1]
+
+
+@pytest.mark.slow
+def test_two_processes_on_gloo_make_the_same_masks(photo_root, tmp_path):
+    from cyborgs_plugin.datasets import MaskBank
+    hashes = []
+    for number, launcher in enumerate(
+        [(), ('-m', 'torch.distributed.run', '--nproc_per_node=2',
+              '--master_port=29611')]):
+        work_dir = tmp_path / str(number)
+        done = run(
+            small(photo_root, work_dir, 1, 'train_dataloader.num_workers=0',
+                  'default_hooks.mask_update.group_size=4') +
+            (['--launcher', 'pytorch'] if launcher else []), launcher)
+        hashes.append(
+            MaskBank.open(str(work_dir / 'masks' / 'round_0000')).hash)
+        assert (work_dir / 'epoch_1.pth').exists()
+    assert 'gloo' in done.stdout and 'loss_contrast' in done.stdout
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.slow
+def test_resume_and_user_errors(photo_root, tmp_path):
+    run(small(photo_root, tmp_path / 'w', 2))
+    done = run(small(photo_root, tmp_path / 'w', 3) + ['--resume'])
+    assert 'Going on with mask round 1' in done.stdout
+    assert 'publish_backbone.py' in done.stdout
+    assert (tmp_path / 'w' / 'epoch_3.pth').exists()
+    for arguments, said in (
+        (small(tmp_path / 'nowhere', tmp_path / 'x', 1), 'does not exist'),
+        (small(photo_root, tmp_path / 'x', 1, 'modle.x=1'), 'did you mean'),
+        (small(photo_root, tmp_path / 'x', 1,
+               'default_hooks.mask_update.source.layer=layer2.7'),
+         'layer2.1')):
+        done = run(arguments, check=False)
+        assert done.returncode == 1
+        assert said in done.stdout and 'Traceback' not in done.stdout
