@@ -60,7 +60,7 @@ command -v "$PYTHON" >/dev/null || fail "there is no $PYTHON." \
     'Install Python 3.11, or name another: make setup PYTHON=/path/to/python'
 version=$("$PYTHON" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    fail "$PYTHON is Python $version; 3.10 or newer is needed (3.11 is tried)." \
+    fail "$PYTHON is Python $version; 3.10 or newer is needed (tried: 3.11)." \
         'Name another: make setup PYTHON=/path/to/python3.11'
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "$PYTHON ($version) has no venv module." \
@@ -169,7 +169,8 @@ error=$(cd / && "$python" -c 'import cyborgs_plugin' 2>&1) ||
 fingerprint > "$stamp"
 versions=$("$python" -c 'import mmcv, mmpretrain, torch
 print(f"torch {torch.__version__}, mmcv {mmcv.__version__}, mmpretrain "
-      f"{mmpretrain.__version__}, GPU: {torch.cuda.is_available()}")' | tail -1)
+      f"{mmpretrain.__version__}, GPU: {torch.cuda.is_available()}")' |
+    tail -n 1)
 cat <<EOF
 
 Set-up done in $((SECONDS / 60)) min $((SECONDS % 60)) s.

@@ -15,6 +15,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from cyborgs_plugin.engine.launch import prepare_launch
 from cyborgs_plugin.segmentation import MaskRoundError
@@ -69,6 +70,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     check_options(cfg, args.cfg_options)
     old_root = cfg.get('data_root')
     cfg.merge_from_dict(args.cfg_options)
+    if cfg.get('custom_imports'):  # an option may have named more
+        import_modules_from_strings(**cfg.custom_imports)
     if 'data_root' in args.cfg_options:
         move_data(cfg, old_root, args.cfg_options['data_root'])
     cfg.launcher = args.launcher
@@ -111,7 +114,13 @@ def check_options(cfg: Config, options: dict) -> None:
     Raises:
         ValueError: Names the nearest key.
     """
-    runner_arguments = inspect.signature(Runner.__init__).parameters
+    runner_arguments = {
+        *inspect.signature(Runner.__init__).parameters,
+        # what the Runner reads from the config by itself
+        'find_unused_parameters',
+        'runner_type',
+        'sync_bn'
+    }
     for option in options:
         node: Any = cfg._cfg_dict
         parts = option.split('.')

@@ -347,7 +347,8 @@ def _read_records(folder: str, num_images: int) -> np.ndarray:
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     names = [name for name in names if name.endswith('.npy')]
     records = np.concatenate([np.zeros(0, _record_dtype(1)), *(
-        np.load(fileio.join_path(folder, name)) for name in names)])
+        np.load(fileio.join_path(folder, name), allow_pickle=False)
+        for name in names)])
     index = records['index']
     outside = index[(index < 0) | (index >= num_images)].tolist()
     if num_images < 1 or outside:

@@ -151,7 +151,7 @@ def test_python_is_too_old(repo):
     (repo / 'version').write_text('3.9.18')
     code, output = setup(repo)
     assert code == 1
-    assert 'Python 3.9.18; 3.10 or newer is needed (3.11 is tried' in output
+    assert 'Python 3.9.18; 3.10 or newer is needed (tried: 3.11)' in output
 
 
 def test_venv_is_missing(repo):

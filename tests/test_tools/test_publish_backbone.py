@@ -11,6 +11,7 @@ from mmengine.logging import HistoryBuffer
 
 from ..test_models.test_cyborgs import ROOT
 
+pytestmark = pytest.mark.slow  # each starts a process that imports torch
 TOOL = osp.join(ROOT, 'tools', 'model_converters', 'publish_backbone.py')
 
 

@@ -21,7 +21,6 @@ def config():
 
 @pytest.mark.parametrize('option, near', [
     ('modle.neck.num_regions', 'model'),
-    ('model.nekc.num_regions', 'neck'),
     ('train_dataloder.batch_size', 'train_dataloader'),
     ('model.backbone.init_cfg', None),
     ('train_dataloader.dataset.pipeline.9.type', '2'),
