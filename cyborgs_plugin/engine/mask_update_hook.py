@@ -41,9 +41,8 @@ class MaskUpdateHook(Hook):
             Defaults to 16.
         bank_root (str, optional): Folder of the rounds, on a disk that all
             nodes share. Defaults to None, ``{work_dir}/masks``.
-        max_keep_rounds (int): How many rounds stay on disk, not counting
-            the round of the first checkpoint that is kept; -1 keeps all.
-            Defaults to -1.
+        max_keep_rounds (int): How many rounds stay on disk beside that of
+            the newest checkpoint; -1 keeps all. Defaults to -1.
         decode_threads (int): Threads of each rank that decode images.
             Defaults to 2.
     """
@@ -75,6 +74,7 @@ class MaskUpdateHook(Hook):
         self.max_keep_rounds = max_keep_rounds
         self.decode_threads = decode_threads
         self._seconds = 0.
+        self._saved = -1
 
     def before_train(self, runner: Runner) -> None:
         """Make round 0, or open the round of the checkpoint.
@@ -114,6 +114,10 @@ class MaskUpdateHook(Hook):
             current = runner.message_hub.get_info(ROUND_KEY)
             self._make(runner, current + 1)
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Remember the round that the newest checkpoint refers to."""
+        self._saved = runner.message_hub.runtime_info.get(ROUND_KEY, -1)
+
     def _resumed(self, runner: Runner) -> MaskBank:
         number = runner.message_hub.get_info(ROUND_KEY)
         path = round_path(self._root, number)
@@ -131,6 +135,7 @@ class MaskUpdateHook(Hook):
                 f'The checkpoint goes on with mask round {number} of hash '
                 f'{expected[:12]}, but {path} has {bank.hash[:12]}: {mend}')
         runner.logger.info(f'Going on with mask round {number} of {path}')
+        self._saved = number
         return bank
 
     def _make(self, runner: Runner, number: int) -> None:
@@ -164,7 +169,8 @@ class MaskUpdateHook(Hook):
                 meta=meta)
         self._use(runner, bank)
         if runner.rank == 0:
-            prune_rounds(self._root, self.max_keep_rounds, keep=(number, ))
+            prune_rounds(
+                self._root, self.max_keep_rounds, keep=(number, self._saved))
         now = time.perf_counter()
         self._seconds += now - start
         runner.logger.info(

@@ -115,6 +115,17 @@ def test_interval_minus_one_keeps_the_initial_masks(photo_root, tmp_path):
         16).reshape(4, 4).tolist()
 
 
+def test_pruning_spares_the_round_of_the_checkpoint(photo_root, tmp_path):
+    small_run(
+        photo_root, tmp_path / 'w', **{
+            'train_cfg.max_epochs': 4,
+            'default_hooks.checkpoint.interval': 2,
+            'default_hooks.mask_update.max_keep_rounds': 1
+        }).train()
+    # round 3 is the newest; the checkpoint of epoch 2 refers to round 2
+    assert list_rounds(str(tmp_path / 'w' / 'masks')) == [2, 3]
+
+
 def test_fixed_bank_is_left_alone(photo_root, tmp_path):
     options = {'train_cfg.max_epochs': 1}
     small_run(photo_root, tmp_path / 'a', **options).train()
