@@ -100,6 +100,7 @@ setup(
     long_description=read_readme(),
     long_description_content_type='text/markdown',
     author='CYBORGS plugin contributors',
+    project_urls={'Paper': 'https://arxiv.org/abs/2203.09343'},
     license='Apache-2.0',
     license_files=['LICENSE'],
     keywords='computer vision, self-supervised learning, representation '

@@ -11,7 +11,7 @@ __version__ = '0.1.0'
 _REQUIRED = (
     ('mmengine', '0.8.3', '1.0.0', 'onedl-mmengine==0.10.12',
      'mmengine>=0.8.3,<1.0.0'),
-    ('mmcv', '2.0.0', '2.4.0', 'onedl-mmcv==2.3.6', 'mmcv>=2.0.0,<2.4.0'),
+    ('mmcv', '2.0.0', '2.4.0', 'onedl-mmcv==2.3.6', 'mmcv>=2.0.0,<2.2.0'),
     ('mmpretrain', '1.2.0', '2.0.0', 'onedl-mmpretrain==1.3.6',
      'mmpretrain>=1.2.0,<2.0.0'),
 )

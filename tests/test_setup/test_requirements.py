@@ -57,7 +57,7 @@ def missing(name):
     (dict(FITTING, mmcv=missing('mmcv')),
      'needs mmcv >= 2.0.0, < 2.4.0, but found no mmcv.', [
          '--no-build-isolation "onedl-mmcv==2.3.6"',
-         '"mmcv>=2.0.0,<2.4.0"', 'cyborgs_plugin[onedl]',
+         '"mmcv>=2.0.0,<2.2.0"', 'cyborgs_plugin[onedl]',
          'cyborgs_plugin[openmmlab]', 'never both'
      ]),
     (dict(FITTING, mmcv='1.7.2'), 'but found mmcv 1.7.2 in ',
