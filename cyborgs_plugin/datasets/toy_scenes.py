@@ -25,7 +25,9 @@ _PHOTOGRAPHS = dict(
              'data/ihc.png', 'data/motorcycle_left.png', 'data/rocket.jpg'),
     sklearn=('datasets/images/china.jpg', 'datasets/images/flower.jpg'))
 _META = 'toy_scenes.json'
-_VERSION = 1
+_VERSION = 2
+_CAMOUFLAGE = 0.7
+"""How far an object's colours go towards those under it, 0 to 1."""
 
 
 def make_toy_scenes(out_dir: str,
@@ -161,7 +163,9 @@ def draw_scene(random: np.random.Generator, photographs: Sequence[np.ndarray],
         kind = int(random.integers(len(CATEGORIES)))
         mask = _shape(random, CATEGORIES[kind], (height, width))
         texture = _texture(random, photographs, (height, width), flat)
-        if not flat:  # a soft shadow under the object
+        if not flat:
+            texture = _camouflage(texture, scene, mask)
+            # a soft shadow under the object
             offset = np.array([[1., 0., 3.], [0., 1., 4.]])
             shadow = cv2.warpAffine(
                 mask.astype(np.float32), offset, (width, height))
@@ -207,6 +211,21 @@ def _texture(random: np.random.Generator, photographs: Sequence[np.ndarray],
     rows, cols = np.mgrid[-1:1:size[0] * 1j, -1:1:size[1] * 1j]
     light = 1 + strength * (np.cos(angle) * cols + np.sin(angle) * rows)
     return pixels * light[..., None]
+
+
+def _camouflage(texture: np.ndarray, scene: np.ndarray,
+                mask: np.ndarray) -> np.ndarray:
+    """Bring the colours of an object near to those of what it covers.
+
+    Mean and spread of each channel move by :data:`_CAMOUFLAGE` of the way, so
+    that what tells the object from its surroundings is texture and light.
+    """
+    if not mask.any():
+        return texture
+    own, under = texture[mask], scene[mask]
+    mean = own.mean(0) + _CAMOUFLAGE * (under.mean(0) - own.mean(0))
+    spread = own.std(0) + _CAMOUFLAGE * (under.std(0) - own.std(0))
+    return (texture - own.mean(0)) / (own.std(0) + 1) * (spread + 1) + mean
 
 
 def _shape(random: np.random.Generator, kind: str,

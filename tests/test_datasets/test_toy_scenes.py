@@ -94,7 +94,7 @@ def test_colour_does_not_segment_them(scenes, tmp_path):
     make_toy_scenes(flat, num_train=0, num_val=4, flat=True)
     _, overlap = color_kmeans_floor(scenes, ks=(8, ))[8]
     _, flat_overlap = color_kmeans_floor(flat, ks=(8, ))[8]
-    assert overlap < 0.5 < flat_overlap
+    assert overlap < 0.35 < 0.5 < flat_overlap
 
 
 def test_splits_name_different_pictures(scenes):
