@@ -1,0 +1,1 @@
+"""Evaluation: frozen probes and the quality of masks."""

@@ -1,0 +1,331 @@
+"""Frozen probes: how much of what matters lies open in a backbone.
+
+Features of a frozen backbone and linear classifiers of scikit-learn on them:
+classes of regions, classes of locations, labels of whole images. Every
+classifier standardises its input and chooses its regularisation on images
+held out from the training images, so that no probe favours one network.
+"""
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+
+import mmcv
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, balanced_accuracy_score
+from sklearn.model_selection import GridSearchCV, GroupShuffleSplit
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from ..models.regions import cell_labels
+
+COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Inverse regularisation strengths to choose from."""
+IGNORE = 255
+"""The class of locations that are neither learnt nor scored."""
+
+
+class FrozenFeatures:
+    """Feature maps of whole images from a frozen backbone.
+
+    The stages are brought to one grid by averaging (or repeating) and
+    concatenated, as ``MaskGroundedNeck`` does.
+
+    Args:
+        backbone (nn.Module): Gives a tuple of maps (B, C_i, H_i, W_i).
+            Set to evaluation mode.
+        mean (Sequence[float]): Mean of each channel, in the order of
+            ``to_rgb``. Defaults to ImageNet's (123.675, 116.28, 103.53).
+        std (Sequence[float]): Standard deviation of each channel.
+            Defaults to ImageNet's (58.395, 57.12, 57.375).
+        to_rgb (bool): Turn the BGR images into RGB. Defaults to True.
+        grid_stride (int): Pixels of the resized image on each side of a grid
+            cell. Defaults to 16.
+        long_side (int, optional): Resize images to this long side first.
+            Defaults to None, their own size.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        to_rgb: bool = True,
+        grid_stride: int = 16,
+        long_side: Optional[int] = None
+    ) -> None:
+        backbone.eval()
+        self.backbone = backbone
+        self._device = next(backbone.parameters()).device
+        self._mean = torch.tensor(mean, device=self._device).view(-1, 1, 1)
+        self._std = torch.tensor(std, device=self._device).view(-1, 1, 1)
+        self._to_rgb = to_rgb
+        self.grid_stride = grid_stride
+        self.long_side = long_side
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Compute the features of an image.
+
+        Args:
+            image (np.ndarray): BGR, shape (H, W, 3), uint8.
+
+        Returns:
+            Tuple[np.ndarray, np.ndarray]: The fused map (C, h, w), and the
+            mean of the last stage's map (C_last, ), both float32.
+        """
+        if self.long_side is not None:
+            image = mmcv.imrescale(image, (self.long_side, self.long_side))
+        pixels = torch.from_numpy(np.ascontiguousarray(image))
+        pixels = pixels.to(self._device).permute(2, 0, 1)
+        if self._to_rgb:
+            pixels = pixels.flip(0)
+        batch = ((pixels.float() - self._mean) / self._std)[None]
+        stages = self.backbone(batch)
+        grid = [-(-size // self.grid_stride) for size in image.shape[:2]]
+        fused = torch.cat(
+            [F.adaptive_avg_pool2d(stage, grid) for stage in stages], 1)[0]
+        whole = stages[-1].mean(dim=(2, 3))[0]
+        return fused.float().cpu().numpy(), whole.float().cpu().numpy()
+
+
+def pool_masks(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Average a feature map over ground-truth masks.
+
+    Each cell counts by the part of it that the mask covers, so that an object
+    smaller than a cell still takes that cell's feature.
+
+    Args:
+        features (np.ndarray): Shape (C, h, w), float32.
+        masks (np.ndarray): Shape (N, H, W), bool; they cover the whole image
+            at any resolution.
+
+    Returns:
+        np.ndarray: Shape (N, C), float32.
+
+    Raises:
+        ValueError: If a mask is empty.
+    """
+    if not masks.any(axis=(1, 2)).all():
+        raise ValueError('A region without a pixel has no feature: leave '
+                         'empty masks out')
+    weight = F.adaptive_avg_pool2d(
+        torch.from_numpy(masks).float()[:, None], features.shape[1:])
+    weight = weight.flatten(1)
+    weight = weight / weight.sum(dim=1, keepdim=True)
+    return (weight @ torch.from_numpy(features).flatten(1).T).numpy()
+
+
+def cell_classes(classes: np.ndarray, grid: Tuple[int, int]) -> np.ndarray:
+    """Give each cell of a grid the class that fills most of it.
+
+    Args:
+        classes (np.ndarray): Class of each pixel, shape (H, W), uint8;
+            :data:`IGNORE` is unlabelled.
+        grid (Tuple[int, int]): The grid's height and width (h, w).
+
+    Returns:
+        np.ndarray: Shape (h, w), int64.
+    """
+    return cell_labels(torch.from_numpy(classes)[None], grid)[0].numpy()
+
+
+def fit_linear(features: np.ndarray,
+               labels: np.ndarray,
+               images: np.ndarray,
+               costs: Sequence[float] = COSTS,
+               seed: int = 0) -> Pipeline:
+    """Fit a logistic regression on standardised features.
+
+    Its regularisation is the best one, by mean accuracy, on a fifth of the
+    images that is held out; then it is fitted on all.
+
+    Args:
+        features (np.ndarray): Shape (M, C), float32.
+        labels (np.ndarray): Class of each sample, shape (M, ), integer.
+        images (np.ndarray): Image of each sample, shape (M, ), integer:
+            those of one image are never on both sides.
+        costs (Sequence[float]): Inverse regularisation strengths.
+            Defaults to :data:`COSTS`.
+        seed (int): Decides what is held out. Defaults to 0.
+
+    Returns:
+        Pipeline: The fitted classifier.
+
+    Raises:
+        ValueError: If there are fewer than two classes or five images.
+    """
+    _check(features, labels, images)
+    classifier = make_pipeline(StandardScaler(),
+                               LogisticRegression(max_iter=200, tol=1e-3))
+    search = GridSearchCV(
+        classifier, {'logisticregression__C': list(costs)},
+        cv=GroupShuffleSplit(1, test_size=0.2, random_state=seed),
+        error_score='raise')
+    search.fit(features, labels, groups=images)
+    return search.best_estimator_
+
+
+def classify_regions(train: Tuple[np.ndarray, np.ndarray, np.ndarray],
+                     val: Tuple[np.ndarray, np.ndarray],
+                     seed: int = 0) -> Dict[str, float]:
+    """Tell the classes of regions from their pooled features.
+
+    Args:
+        train (Tuple): Features (M, C) float32, classes (M, ) integer, and
+            the image (M, ) integer of each region.
+        val (Tuple): Features (N, C) and classes (N, ) to be scored on.
+        seed (int): See :func:`fit_linear`. Defaults to 0.
+
+    Returns:
+        Dict[str, float]: ``accuracy`` over regions, ``balanced_accuracy``
+        (mean recall of the classes), and ``majority``, the accuracy of
+        always answering the most frequent training class.
+    """
+    classifier = fit_linear(*train, seed=seed)
+    predicted = classifier.predict(val[0])
+    majority = np.bincount(train[1]).argmax()
+    return dict(
+        accuracy=float(np.mean(predicted == val[1])),
+        balanced_accuracy=float(balanced_accuracy_score(val[1], predicted)),
+        majority=float(np.mean(val[1] == majority)))
+
+
+def segment_linearly(train: Iterable[Tuple[np.ndarray, np.ndarray]],
+                     val: Iterable[Tuple[np.ndarray, np.ndarray]],
+                     num_classes: int,
+                     max_locations: int = 20000,
+                     seed: int = 0) -> Dict[str, float]:
+    """Tell the class of every location from its feature (semantic classes).
+
+    It learns from cells of the grid, each with the class of most of its
+    pixels, and is scored on pixels: the cells' log-probabilities are enlarged
+    bilinearly to the label map and the largest one wins.
+
+    Args:
+        train (Iterable): Feature map (C, h, w) float32 and classes (H, W)
+            uint8 of each image; :data:`IGNORE` is unlabelled.
+        val (Iterable): The images to be scored on, likewise.
+        num_classes (int): Number of classes K, ids 0 to K - 1.
+        max_locations (int): Cells to learn from; more are thinned at random.
+            Defaults to 20000.
+        seed (int): Decides which, and see :func:`fit_linear`. Defaults to 0.
+
+    Returns:
+        Dict[str, float]: ``mIoU``, mean over the classes that the scored
+        pixels hold, and ``pixel_accuracy``.
+    """
+    features: List[np.ndarray] = []
+    labels: List[np.ndarray] = []
+    images: List[np.ndarray] = []
+    for number, (feature, classes) in enumerate(train):
+        cells = cell_classes(classes, feature.shape[1:]).reshape(-1)
+        known = cells != IGNORE
+        features.append(feature.reshape(len(feature), -1).T[known])
+        labels.append(cells[known])
+        images.append(np.full(int(known.sum()), number))
+    points, kinds, origins = (
+        np.concatenate(part) for part in (features, labels, images))
+    if len(points) > max_locations:
+        random = np.random.default_rng(seed)
+        chosen = random.permutation(len(points))[:max_locations]
+        points, kinds, origins = points[chosen], kinds[chosen], origins[chosen]
+    classifier = fit_linear(points, kinds, origins, seed=seed)
+
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    for feature, classes in val:
+        logs = classifier.predict_log_proba(
+            feature.reshape(len(feature), -1).T)
+        maps = torch.from_numpy(logs.T.reshape(-1, *feature.shape[1:]))
+        maps = F.interpolate(
+            maps[None].float(), classes.shape, mode='bilinear')[0]
+        predicted = classifier.classes_[maps.argmax(dim=0).numpy()]
+        known = classes != IGNORE
+        confusion += np.bincount(
+            classes[known].astype(np.int64) * num_classes + predicted[known],
+            minlength=num_classes**2).reshape(num_classes, num_classes)
+    return segmentation_scores(confusion)
+
+
+def segmentation_scores(confusion: np.ndarray) -> Dict[str, float]:
+    """Score a confusion matrix.
+
+    Args:
+        confusion (np.ndarray): Pixels of class i that were called j, shape
+            (K, K), integer.
+
+    Returns:
+        Dict[str, float]: ``mIoU`` over the classes that occur, and
+        ``pixel_accuracy``.
+    """
+    hits = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - hits
+    occurs = confusion.sum(1) > 0
+    if not occurs.any():
+        raise ValueError('There is no labelled pixel to score on')
+    return dict(
+        mIoU=float(np.mean(hits[occurs] / union[occurs])),
+        pixel_accuracy=float(hits.sum() / confusion.sum()))
+
+
+def classify_images(train: Tuple[np.ndarray, np.ndarray],
+                    val: Tuple[np.ndarray, np.ndarray],
+                    cost: float = 1e-2,
+                    min_positive: int = 5) -> Dict[str, float]:
+    """Tell which classes an image holds from its one feature.
+
+    A logistic regression for each class, on standardised features and with
+    one regularisation for all: a class has too few images to choose by.
+
+    Args:
+        train (Tuple): Features (M, C) float32 and presence (M, K) bool.
+        val (Tuple): Features (N, C) and presence (N, K) to be scored on.
+        cost (float): Inverse regularisation strength. Defaults to 0.01.
+        min_positive (int): Classes with fewer images, in either set, are
+            left out. Defaults to 5.
+
+    Returns:
+        Dict[str, float]: ``mAP``, mean over the classes of the average
+        precision, ``chance``, that of a random order, and ``num_classes``.
+
+    Raises:
+        ValueError: If no class has enough images.
+    """
+    enough = np.ones(train[1].shape[1], dtype=bool)
+    for _, presence in (train, val):
+        count = presence.sum(0)
+        enough &= (count >= min_positive) & (count < len(presence))
+    if not enough.any():
+        raise ValueError(
+            f'No class occurs in {min_positive} images of both sets: lower '
+            'min_positive or give more images')
+    classifier = make_pipeline(
+        StandardScaler(),
+        OneVsRestClassifier(
+            LogisticRegression(C=cost, max_iter=200, tol=1e-3)))
+    classifier.fit(train[0], train[1][:, enough].astype(int))
+    scores = classifier.predict_proba(val[0])
+    truth = val[1][:, enough]
+    if truth.shape[1] == 1:
+        scores = scores[:, -1:]
+    precision = [
+        average_precision_score(truth[:, k], scores[:, k])
+        for k in range(truth.shape[1])
+    ]
+    return dict(
+        mAP=float(np.mean(precision)),
+        chance=float(truth.mean()),
+        num_classes=float(truth.shape[1]))
+
+
+def _check(features: np.ndarray, labels: np.ndarray,
+           images: np.ndarray) -> None:
+    if len(np.unique(labels)) < 2 or len(np.unique(images)) < 5:
+        raise ValueError(
+            'A linear probe needs two classes and five images to learn from, '
+            f'but got {len(np.unique(labels))} and {len(np.unique(images))}')
+    if not np.isfinite(features).all():
+        raise ValueError('The features hold NaN or infinite values: the '
+                         'network has diverged')
