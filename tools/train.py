@@ -19,9 +19,21 @@ from mmengine.utils import import_modules_from_strings
 
 from cyborgs_plugin.engine.launch import prepare_launch
 from cyborgs_plugin.segmentation import MaskRoundError
+from cyborgs_plugin.version import require_mmcv_ops
 
 # Mistakes of a user, which these name with a way out.
-USER_ERRORS = (FileNotFoundError, MaskRoundError, PermissionError, ValueError)
+USER_ERRORS = (FileNotFoundError, ImportError, MaskRoundError, PermissionError,
+               ValueError)
+RUNNER_KEYS = {
+    *inspect.signature(Runner.__init__).parameters,
+    # what the Runner and this script read from the config by themselves
+    'auto_scale_lr',
+    'custom_imports',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn'
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -105,6 +117,25 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
             loader.persistent_workers = False
 
 
+def check_keys(cfg: Config) -> None:
+    """Refuse a misspelt setting of the Runner, which nothing would read.
+
+    Other names are a config's own variables. Below the top level the
+    components' constructors refuse what they do not know.
+
+    Raises:
+        ValueError: Names the setting that was meant.
+    """
+    for key in cfg:
+        near = difflib.get_close_matches(
+            key, RUNNER_KEYS, n=1, cutoff=0.9)
+        if key not in RUNNER_KEYS and near:
+            raise ValueError(
+                f'{cfg.filename}: nothing reads the key {key!r}; did you mean '
+                f'{near[0]!r}? (A variable of your own needs a name that '
+                'differs more.)')
+
+
 def check_options(cfg: Config, options: dict) -> None:
     """Refuse options that nothing would read.
 
@@ -114,13 +145,6 @@ def check_options(cfg: Config, options: dict) -> None:
     Raises:
         ValueError: Names the nearest key.
     """
-    runner_arguments = {
-        *inspect.signature(Runner.__init__).parameters,
-        # what the Runner reads from the config by itself
-        'find_unused_parameters',
-        'runner_type',
-        'sync_bn'
-    }
     for option in options:
         node: Any = cfg._cfg_dict
         parts = option.split('.')
@@ -133,7 +157,7 @@ def check_options(cfg: Config, options: dict) -> None:
             elif isinstance(node, dict) and part in node:
                 node = node[part]
             elif isinstance(node, dict) and ('type' not in node and not (
-                    depth == 0 and part in runner_arguments)):
+                    depth == 0 and part in RUNNER_KEYS)):
                 raise ValueError(_unknown(option, depth, parts, node))
             else:
                 break
@@ -184,7 +208,10 @@ def main() -> None:
     args = parse_args()
     try:
         cfg = Config.fromfile(args.config)
+        check_keys(cfg)
         merge_args(cfg, args)
+        if cfg.get('default_scope') != 'mmpretrain':
+            require_mmcv_ops()
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         prepare_launch(cfg)
         if 'runner_type' in cfg:

@@ -1,4 +1,5 @@
 """tools/train.py: its options, and whole runs in processes of their own."""
+import glob
 import os
 import os.path as osp
 import subprocess
@@ -43,6 +44,37 @@ def test_known_options():
             'work_dir': 'x',
             'param_scheduler.0.end': 3
         })
+
+
+@pytest.mark.parametrize('key, meant', [
+    ('train_dataloder', 'train_dataloader'),
+    ('default_hook', 'default_hooks'),
+    ('param_schedulers', 'param_scheduler'),
+])
+def test_misspelt_keys_of_a_config_are_refused(key, meant):
+    cfg = config()
+    train.check_keys(cfg)
+    cfg[key] = dict()
+    with pytest.raises(ValueError, match=f'{key}.*{meant}'):
+        train.check_keys(cfg)
+
+
+def test_all_configs_have_known_keys():
+    for name in glob.glob(osp.join(ROOT, 'configs', '**', '*.py'),
+                          recursive=True):
+        if '_base_' + os.sep not in name:
+            train.check_keys(Config.fromfile(name))
+
+
+def test_detectors_need_the_ops_of_mmcv(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
+    path = tmp_path / 'detector.py'
+    path.write_text("default_scope = 'mmdet'")
+    monkeypatch.setattr(sys, 'argv', ['train.py', str(path)])
+    with pytest.raises(SystemExit) as stop:
+        train.main()
+    assert stop.value.code == 1
+    assert 'onedl-mmcv' in capsys.readouterr().out
 
 
 def test_data_root_moves_the_data():
