@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from cyborgs_plugin.engine.launch import prepare_launch
+from cyborgs_plugin.version import require_mmcv_ops
 
 
 def main() -> None:
@@ -36,6 +37,8 @@ def main() -> None:
     cfg.launcher, cfg.load_from = args.launcher, args.checkpoint
     stem = osp.splitext(osp.basename(args.config))[0]
     cfg.work_dir = args.work_dir or osp.join('work_dirs', stem)
+    if cfg.get('default_scope') != 'mmpretrain':
+        require_mmcv_ops()
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     prepare_launch(cfg)
     Runner.from_cfg(cfg).test()

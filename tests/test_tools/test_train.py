@@ -138,23 +138,20 @@ class TellIds(MaskedMultiView):
 
 
 @pytest.mark.slow
-def test_persistent_workers_see_the_next_round(photo_root, tmp_path):
+def test_persistent_workers_see_the_next_round(photo_root, tmp_path,
+                                               monkeypatch):
     """Two workers write down the label maps that they really read."""
     from cyborgs_plugin.datasets import MaskBank
     from cyborgs_plugin.datasets.mask_bank import round_path
     log, module = tmp_path / 'seen.txt', tmp_path / 'watch_labels.py'
     module.write_text(WATCH.format(log=log))
-    os.environ['PYTHONPATH'] = str(tmp_path)
-    try:
-        run(
-            small(
-                photo_root, tmp_path / 'w', 2,
-                'train_dataloader.num_workers=2',
-                'train_dataloader.persistent_workers=True',
-                'train_dataloader.dataset.pipeline.1.type=TellIds',
-                'custom_imports.imports=[cyborgs_plugin,watch_labels]'))
-    finally:
-        del os.environ['PYTHONPATH']
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    run(
+        small(
+            photo_root, tmp_path / 'w', 2, 'train_dataloader.num_workers=2',
+            'train_dataloader.persistent_workers=True',
+            'train_dataloader.dataset.pipeline.1.type=TellIds',
+            'custom_imports.imports=[cyborgs_plugin,watch_labels]'))
     lines = [line.split() for line in log.read_text().splitlines()]
     assert len(lines) == 24  # 12 pictures, 2 epochs
     banks = [
