@@ -8,9 +8,17 @@ check_requirements()
 
 from mmengine.config import Config  # noqa: E402
 
-from . import datasets, engine, models, segmentation  # noqa: E402
+from . import (  # noqa: E402
+    datasets,
+    engine,
+    evaluation,
+    models,
+    segmentation,
+)
 
-__all__ = ['__version__', 'datasets', 'engine', 'models', 'segmentation']
+__all__ = [
+    '__version__', 'datasets', 'engine', 'evaluation', 'models', 'segmentation'
+]
 
 
 def _resolve_own_configs() -> None:

@@ -1,1 +1,5 @@
-"""Evaluation: frozen probes and the quality of masks."""
+"""Evaluation: the quality of masks and frozen probes."""
+from .coco_truth import CocoTruth, Instances
+from .mask_quality import MaskQuality, color_kmeans
+
+__all__ = ['CocoTruth', 'Instances', 'MaskQuality', 'color_kmeans']

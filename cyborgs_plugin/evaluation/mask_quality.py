@@ -1,0 +1,275 @@
+"""How well label maps cut images into their objects."""
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+
+import numpy as np
+from mmengine.dist import get_rank, get_world_size
+from mmengine.evaluator import BaseMetric
+from mmpretrain.registry import METRICS
+from scipy.ndimage import distance_transform_edt
+from skimage.metrics import variation_of_information
+from skimage.segmentation import find_boundaries
+from sklearn.metrics import adjusted_rand_score
+
+from ..datasets.mask_bank import MaskBank
+from ..datasets.transforms import crop_label_map
+from .coco_truth import CocoTruth
+
+SIZES = dict(small=(0., 32.**2), medium=(32.**2, 96.**2),
+             large=(96.**2, float('inf')))
+"""COCO's size classes: from, and below, this area in pixels."""
+
+
+@METRICS.register_module()
+class MaskQuality(BaseMetric):
+    r"""Compare label maps with COCO annotations; no label is learnt from.
+
+    - ``mBO``: mean best overlap. The best intersection over union of an
+      object with any one region of its image, averaged over all objects;
+      ``mBO_small``, ``mBO_medium`` and ``mBO_large`` by COCO's size classes.
+    - ``ARI``: adjusted Rand index over the labelled pixels of an image,
+      averaged over images.
+    - ``over_segmentation``: bits that the region says beyond the segment,
+      :math:`H(\text{region} | \text{segment})`, over the labelled pixels,
+      averaged over images; ``under_segmentation``: bits that it fails to say,
+      :math:`H(\text{segment} | \text{region})` (Meila, 2007).
+    - ``boundary_F``: harmonic mean of the parts of region boundaries and of
+      segment boundaries that lie within a tolerance of one of the other
+      kind, averaged over images. Region boundaries elsewhere in unlabelled
+      pixels are neither right nor wrong.
+    - ``regions``: regions an image. Overlap and ARI depend on it: compare at
+      equal numbers only.
+
+    Crowds are no objects and their pixels are unlabelled. Objects of fewer
+    than ``min_area`` visible pixels are left out of the overlaps, since no
+    region on a stride-8 grid can fit them, but their pixels stay labelled.
+    Images with fewer than two segments have no grouping to find and count
+    for overlaps only.
+
+    Args:
+        ann_file (str): COCO instance json.
+        key_prefix (str): What the images' keys in a bank have before
+            ``file_name``. Defaults to ''.
+        panoptic_file (str, optional): COCO panoptic json. Its segments, things
+            and stuff, label the pixels and only its images are scored.
+            Defaults to None: the instances label the pixels.
+        min_area (int): Fewest pixels of an object. Defaults to 100.
+        tolerance (float): How far boundaries may be apart, as a fraction of
+            the image's diagonal. Defaults to 0.0075, as in the Berkeley
+            benchmark (Martin et al., 2004).
+        max_images (int, optional): Score so many of the images, evenly
+            spread. Defaults to None, all.
+        collect_device (str): Where results of several ranks are collected.
+            Defaults to 'cpu'.
+        prefix (str, optional): Prefix of the names of the scores.
+            Defaults to None, 'masks'.
+    """
+
+    default_prefix = 'masks'
+
+    def __init__(self,
+                 ann_file: str,
+                 key_prefix: str = '',
+                 panoptic_file: Optional[str] = None,
+                 min_area: int = 100,
+                 tolerance: float = 0.0075,
+                 max_images: Optional[int] = None,
+                 collect_device: str = 'cpu',
+                 prefix: Optional[str] = None) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        if min_area < 1:
+            raise ValueError('MaskQuality.min_area must be at least 1 pixel, '
+                             f'but is {min_area}')
+        self.truth = CocoTruth(ann_file, panoptic_file)
+        self.key_prefix = key_prefix
+        self.min_area = min_area
+        self.tolerance = tolerance
+        self.max_images = max_images
+
+    def keys(self) -> List[str]:
+        """Keys of the images that are scored, as far as a bank has them."""
+        names = self.truth.names
+        if self.max_images is not None and len(names) > self.max_images:
+            chosen = np.linspace(0, len(names) - 1, self.max_images)
+            names = [names[int(index)] for index in chosen.round()]
+        return [self.key_prefix + name for name in names]
+
+    def evaluate_bank(self, bank: MaskBank) -> Dict[str, float]:
+        """Score a round; all ranks call it and share the work.
+
+        Args:
+            bank (MaskBank): The round. Its images without annotations are
+                passed over.
+
+        Returns:
+            Dict[str, float]: The scores, on every rank.
+
+        Raises:
+            ValueError: If no image of the bank is annotated.
+        """
+        known = set(bank.keys())
+        keys = [key for key in self.keys() if key in known]
+        if not keys:
+            raise ValueError(
+                f'{bank.path} has none of the images of '
+                f'{self.truth.ann_file}: its keys look like '
+                f'{bank.keys()[0]!r}, those of the annotations like '
+                f'{self.keys()[0]!r}. Set the key_prefix (--img-prefix)')
+        mine = keys[get_rank()::get_world_size()]
+        return self.evaluate_maps(
+            ((key, bank.label_map(key)) for key in mine), len(keys))
+
+    def evaluate_maps(self, maps: Iterable[Tuple[str, np.ndarray]],
+                      size: int) -> Dict[str, float]:
+        """Score label maps.
+
+        Args:
+            maps (Iterable): Key and label map, integer (h, w), of each image
+                of this rank. A map covers the whole image at any resolution.
+            size (int): Images of all ranks.
+
+        Returns:
+            Dict[str, float]: The scores, on every rank.
+        """
+        for key, label_map in maps:
+            self.process({}, [dict(key=key, label_map=label_map)])
+        return self.evaluate(size)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Score images one by one.
+
+        Args:
+            data_batch (Any): Not used.
+            data_samples (Sequence[dict]): ``key`` and ``label_map``, integer
+                (h, w), of each image.
+        """
+        for sample in data_samples:
+            key = sample['key']
+            name = key[len(self.key_prefix):]
+            if not key.startswith(self.key_prefix) or name not in self.truth:
+                raise ValueError(f'{self.truth.ann_file} has no annotations '
+                                 f'of {key!r} (key_prefix is '
+                                 f'{self.key_prefix!r})')
+            self.results.append(
+                self._score(name, np.asarray(sample['label_map'])))
+
+    def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
+        """Average the scores of objects and of images.
+
+        Args:
+            results (List[dict]): What :meth:`process` has appended, of all
+                ranks.
+
+        Returns:
+            Dict[str, float]: The scores; one that no object or image has is
+            left out.
+        """
+        overlaps = np.concatenate([part['overlaps'] for part in results])
+        areas = np.concatenate([part['areas'] for part in results])
+        parts = dict(mBO=overlaps)
+        for size, (low, high) in SIZES.items():
+            parts[f'mBO_{size}'] = overlaps[(areas >= low) & (areas < high)]
+        for name in ('ARI', 'over_segmentation', 'under_segmentation',
+                     'boundary_F', 'regions'):
+            parts[name] = np.array(
+                [part[name] for part in results if name in part])
+        metrics = {
+            name: float(values.mean())
+            for name, values in parts.items() if len(values)
+        }
+        metrics.update(images=len(results), objects=len(overlaps))
+        return metrics
+
+    def _score(self, name: str, label_map: np.ndarray) -> Dict[str, Any]:
+        found = self.truth.instances(name)
+        segments = self.truth.segments(name)
+        height, width = segments.shape
+        ids = crop_label_map(label_map, segments.shape,
+                             (0, 0, height, width), segments.shape)
+        ids = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
+        kept = ~found.crowd & (found.masks.sum((1, 2)) >= self.min_area)
+        scores: Dict[str, Any] = dict(
+            overlaps=best_overlaps(ids, found.masks[kept]),
+            areas=found.areas[kept],
+            regions=int(ids.max()) + 1)
+        labelled = segments > 0
+        if len(np.unique(segments[labelled])) > 1:
+            over, under = variation_of_information(
+                segments[labelled], ids[labelled])
+            scores.update(
+                ARI=adjusted_rand_score(segments[labelled], ids[labelled]),
+                over_segmentation=over,
+                under_segmentation=under,
+                boundary_F=boundary_f(ids, segments, self.tolerance))
+        return scores
+
+
+def best_overlaps(ids: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Find how well the best region fits each object.
+
+    Args:
+        ids (np.ndarray): Region of each pixel, 0 to R - 1, shape (H, W),
+            integer.
+        masks (np.ndarray): Objects, shape (N, H, W), bool, none of them
+            empty.
+
+    Returns:
+        np.ndarray: Largest intersection over union with one region, shape
+        (N, ), float64.
+    """
+    sizes = np.bincount(ids.reshape(-1))
+    best = np.zeros(len(masks))
+    for index, mask in enumerate(masks):
+        inside = np.bincount(ids[mask], minlength=len(sizes))
+        best[index] = (inside / (sizes + mask.sum() - inside)).max()
+    return best
+
+
+def boundary_f(ids: np.ndarray, segments: np.ndarray,
+               tolerance: float) -> float:
+    """Compare the boundaries of regions with those of segments.
+
+    Args:
+        ids (np.ndarray): Region of each pixel, shape (H, W), integer.
+        segments (np.ndarray): Segment of each pixel, 0 is unlabelled, shape
+            (H, W), integer, with at least two values.
+        tolerance (float): As a fraction of the diagonal.
+
+    Returns:
+        float: Harmonic mean of precision and recall, 0 where either is.
+    """
+    reach = tolerance * float(np.hypot(*ids.shape))
+    found = find_boundaries(ids, mode='thick')
+    truth = find_boundaries(segments, mode='thick')
+    near_truth = distance_transform_edt(~truth) <= reach
+    counted = found & (near_truth | (segments > 0))
+    if not counted.any():
+        return 0.
+    near_found = distance_transform_edt(~found) <= reach
+    precision = near_truth[counted].mean()
+    recall = near_found[truth].mean()
+    if precision + recall == 0:
+        return 0.
+    return float(2 * precision * recall / (precision + recall))
+
+
+def color_kmeans(image: np.ndarray, num_clusters: int,
+                 seed: int = 0) -> np.ndarray:
+    """Segment an image by colour and position, the floor for any network.
+
+    k-means on the pixels' channels, scaled to 0..1, and their row and column,
+    scaled to 0..1 as well.
+
+    Args:
+        image (np.ndarray): Shape (H, W, 3), uint8.
+        num_clusters (int): Number of regions.
+        seed (int): Decides the initial centroids. Defaults to 0.
+
+    Returns:
+        np.ndarray: Ids, shape (H, W), int32.
+    """
+    from sklearn.cluster import KMeans
+    height, width = image.shape[:2]
+    rows, cols = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    points = np.dstack([image / 255., rows, cols]).reshape(-1, 5)
+    clusters = KMeans(num_clusters, n_init=1, random_state=seed)
+    return clusters.fit_predict(points).reshape(height, width)

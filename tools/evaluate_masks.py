@@ -1,0 +1,136 @@
+r"""Compare the rounds of a mask bank with COCO annotations.
+
+Run: python tools/evaluate_masks.py work_dirs/x/masks \
+         --ann data/coco/annotations/instances_train2017.json
+     python tools/evaluate_masks.py --floor 5 8 16 32 --data-root data/coco \
+         --ann data/coco/annotations/instances_val2017.json \
+         --panoptic data/coco/annotations/panoptic_val2017.json
+"""
+import argparse
+import json
+import os.path as osp
+import re
+import sys
+from typing import Dict, Iterator, Tuple
+
+import numpy as np
+from mmengine.utils import track_iter_progress
+
+from cyborgs_plugin.datasets import MaskBank, read_image
+from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
+from cyborgs_plugin.evaluation import MaskQuality, color_kmeans
+
+COLUMNS = ('regions', 'mBO', 'mBO_small', 'mBO_medium', 'mBO_large', 'ARI',
+           'over_segmentation', 'under_segmentation', 'boundary_F')
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument(
+        'bank', nargs='?', help='a round, or the root of several')
+    parser.add_argument('--ann', required=True, help='COCO instance json')
+    parser.add_argument(
+        '--panoptic', help='COCO panoptic json, its PNG files beside it')
+    parser.add_argument(
+        '--img-prefix',
+        help='folder of the images under the data root; by default that of '
+        "the json's name: val2017/ for instances_val2017.json")
+    parser.add_argument(
+        '--floor',
+        type=int,
+        nargs='+',
+        metavar='K',
+        help='score k-means on colour and position instead of a bank')
+    parser.add_argument(
+        '--data-root', default='data/coco', help='for --floor alone')
+    parser.add_argument(
+        '--seeds', type=int, default=1, help='runs of --floor to average')
+    parser.add_argument('--max-images', type=int)
+    parser.add_argument('--out', help='write the scores to this json')
+    args = parser.parse_args()
+    if bool(args.bank) == bool(args.floor):
+        parser.error('give either a bank or --floor')
+    if args.img_prefix is None:
+        match = re.fullmatch(r'.*_(\w+)\.json', osp.basename(args.ann))
+        args.img_prefix = f'{match[1]}/' if match else ''
+    return args
+
+
+def main() -> None:
+    """Score and print a table."""
+    args = parse_args()
+    try:
+        metric = MaskQuality(
+            args.ann,
+            key_prefix=args.img_prefix,
+            panoptic_file=args.panoptic,
+            max_images=args.max_images)
+        scores = floor(metric, args) if args.floor else rounds(
+            metric, args.bank)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f'{type(error).__name__}: {error}') from error
+    first = next(iter(scores.values()))
+    print(f'\n{first["objects"]:.0f} objects of {first["images"]:.0f} images')
+    columns = [name for name in COLUMNS if name in first]
+    print('| masks | ' + ' | '.join(columns) + ' |')
+    print('|---' * (1 + len(columns)) + '|')
+    for name, values in scores.items():
+        print(f'| {name} | '
+              + ' | '.join(f'{values[c]:.3f}' for c in columns) + ' |')
+    if args.out:
+        with open(args.out, 'w', encoding='utf-8') as file:
+            json.dump(scores, file, indent=1)
+
+
+def rounds(metric: MaskQuality, path: str) -> Dict[str, Dict[str, float]]:
+    """Score a round, or all rounds of a root."""
+    if osp.isfile(osp.join(path, 'manifest.json')):
+        banks = [MaskBank.open(path)]
+    else:
+        numbers = list_rounds(path)
+        banks = [MaskBank(round_path(path, number)) for number in numbers
+                 ] or [MaskBank.open(path)]  # which says what is missing
+    return {
+        f'round {bank.round}': short(metric.evaluate_bank(bank))
+        for bank in banks
+    }
+
+
+def short(scores: Dict[str, float]) -> Dict[str, float]:
+    """Leave the metric's prefix out of the names."""
+    return {name.split('/')[-1]: value for name, value in scores.items()}
+
+
+def floor(metric: MaskQuality,
+          args: argparse.Namespace) -> Dict[str, Dict[str, float]]:
+    """Score k-means on colour and position, averaged over seeds."""
+    keys = metric.keys()
+
+    def maps(k: int, seed: int) -> Iterator[Tuple[str, np.ndarray]]:
+        for key in track_iter_progress(keys, file=sys.stderr):
+            image = read_image(osp.join(args.data_root, key))
+            yield key, color_kmeans(image, k, seed)
+
+    scores = {}
+    for k in args.floor:
+        runs = [
+            short(metric.evaluate_maps(maps(k, seed), len(keys)))
+            for seed in range(args.seeds)
+        ]
+        scores[f'colour k-means, K={k}'] = {
+            name: float(np.mean([run[name] for run in runs]))
+            for name in runs[0]
+        }
+        if args.seeds > 1:
+            spread = {
+                name: float(np.std([run[name] for run in runs]))
+                for name in ('mBO', 'ARI')
+            }
+            print(f'\nK={k}: standard deviation over {args.seeds} seeds: '
+                  + ', '.join(f'{n} {v:.4f}' for n, v in spread.items()))
+    return scores
+
+
+if __name__ == '__main__':
+    main()
