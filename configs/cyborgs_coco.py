@@ -13,7 +13,8 @@ custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
 
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
-    checkpoint=dict(type='CheckpointHook', interval=10, max_keep_ckpts=3),
+    checkpoint=dict(
+        type='AtomicCheckpointHook', interval=10, max_keep_ckpts=3),
     target_update=dict(type='TargetUpdateHook'),
     # knobs of the masks: ablations change these
     mask_update=dict(

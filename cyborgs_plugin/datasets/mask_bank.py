@@ -4,11 +4,12 @@ The only file that knows how label maps lie on disk; see docs/mask_bank.md.
 """
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from logging import WARNING
 from typing import Any
 
@@ -34,6 +35,7 @@ class MaskBank:
     Attributes:
         path (str): The round's folder.
         round (int): The round's number.
+        num_clusterings (int): Label maps of each image.
         hash (str): SHA-256 of the manifest, which holds those of the arrays.
         manifest (dict): See docs/mask_bank.md.
     """
@@ -46,6 +48,8 @@ class MaskBank:
             self.manifest: dict[str, Any] = json.loads(content)
             version = self.manifest['format_version']
             self.round: int = self.manifest['round']
+            self.num_clusterings = int(
+                self.manifest.get('num_clusterings', 1))
             files = [self.manifest['files'][f'{name}.npy'] for name in _ARRAYS]
             expected = [(file['bytes'], file['sha256']) for file in files]
         except (ValueError, KeyError, TypeError) as error:
@@ -86,20 +90,31 @@ class MaskBank:
             path = round_path(path, rounds[-1])
         return cls(path, verify)
 
-    def keys(self) -> list[str]:
-        """All keys, sorted by their UTF-8 bytes."""
-        return [_decode(key) for key in self._keys.tolist()]
+    def keys(self, limit: int | None = None) -> list[str]:
+        """Keys, sorted by their UTF-8 bytes.
 
-    def label_map(self, key: str) -> np.ndarray:
-        """Read one image's label map.
+        Args:
+            limit (int, optional): Return at most so many, evenly spaced.
+                Defaults to None, all.
+        """
+        step = -(-len(self) // limit) if limit else 1
+        return [_decode(key) for key in self._keys[::step].tolist()]
+
+    def label_map(self, key: str, clustering: int = 0) -> np.ndarray:
+        """Read one label map of an image.
 
         Args:
             key (str): The image's path relative to ``data_root``.
+            clustering (int): Which of the image's ``num_clusterings`` maps.
+                Defaults to 0.
 
         Returns:
             np.ndarray: (h, w) uint8 or uint16, a read-only view of the file;
             it covers the whole image.
         """
+        if not 0 <= clustering < self.num_clusterings:
+            raise IndexError(f'{self.path} holds {self.num_clusterings} '
+                             f'clusterings of an image, no {clustering}')
         row = self._find(key)
         if row < 0:
             raise KeyError(
@@ -107,10 +122,13 @@ class MaskBank:
                 f'{len(self)} keys; the nearest is {self._nearest(key)!r}')
         start, stop = self._offsets[row:row + 2].tolist()
         height, width = self._sizes[row].tolist()
-        if height * width != stop - start:
-            raise self._altered('offsets.npy or sizes.npy', f'{height} x '
-                                f'{width} labels of {key!r}', stop - start)
-        return self._labels[start:stop].reshape(height, width)
+        area = height * width
+        if area * self.num_clusterings != stop - start:
+            raise self._altered(
+                'offsets.npy or sizes.npy', f'{self.num_clusterings} x '
+                f'{height} x {width} labels of {key!r}', stop - start)
+        start += clustering * area
+        return self._labels[start:start + area].reshape(height, width)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -152,9 +170,9 @@ class MaskBank:
     def _altered(self, name: str, expected: str, found: object) -> ValueError:
         return ValueError(
             f'{self.path}: {name} is altered or damaged: expected {expected}, '
-            f'found {found}. Regenerate the round from the checkpoint that it '
-            'came from (its manifest.json names it): python '
-            'tools/generate_masks.py CONFIG CHECKPOINT')
+            f'found {found}. Make the round again from a checkpoint that goes '
+            'on with it: python tools/generate_masks.py CONFIG CHECKPOINT '
+            '--again')
 
 
 class MaskBankWriter:
@@ -187,23 +205,26 @@ class MaskBankWriter:
         Args:
             index (int): The image's place in the order of all images.
             key (str): Its path relative to ``data_root``, with '/'.
-            label_map (np.ndarray): (h, w) integers in 0..65535.
+            label_map (np.ndarray): (h, w) integers in 0..65535, or (V, h, w)
+                where each image of the round has V clusterings.
         """
         label_map = np.asarray(label_map)
-        if (label_map.ndim != 2 or not label_map.size
+        if (label_map.ndim not in (2, 3) or not label_map.size
                 or not np.issubdtype(label_map.dtype, np.integer)
                 or label_map.min() < 0 or label_map.max() > 65535):
+            span = (f' from {label_map.min()} to {label_map.max()}'
+                    if label_map.size else '')
             raise ValueError(
-                f'The label map of {key!r} must be (h, w) integers in '
-                f'0..65535, found {label_map.shape} {label_map.dtype}'
-                + (f' from {label_map.min()} to {label_map.max()}'
-                   if label_map.size else ''))
+                f'The label map of {key!r} must be (h, w) or (V, h, w) '
+                f'integers in 0..65535, found {label_map.shape} '
+                f'{label_map.dtype}{span}')
         if not key or '\0' in key:
             raise ValueError('A key must be a path relative to data_root, '
                              f'without NUL; found {key!r}')
         dtype = np.dtype('u1' if label_map.max() < 256 else '<u2')
-        self._records.append((index, _encode(key), *label_map.shape,
-                              dtype.itemsize, self._rank, self._labels.tell()))
+        shape = (1, *label_map.shape)[-3:]
+        self._records.append((index, _encode(key), *shape, dtype.itemsize,
+                              self._rank, self._labels.tell()))
         with _explained(self._folder):
             self._labels.write(label_map.astype(dtype).tobytes())
 
@@ -217,6 +238,19 @@ class MaskBankWriter:
             np.save(f'{self._shard}.npy',
                     np.array(self._records, _record_dtype(width)))
             _fsync(f'{self._shard}.npy')
+
+
+def give_up_round(root: Path, round: int) -> None:
+    """Tell the other ranks that this one cannot write its part of a round."""
+    with suppress(OSError):  # The disk may be what failed: they learn later.
+        os.makedirs(_beside(root, round, 'partial'), exist_ok=True)
+        with open(_gave_up(root, round), 'w'):
+            pass
+
+
+def is_given_up(root: Path, round: int) -> bool:
+    """Whether some rank cannot write its part of an unfinished round."""
+    return os.path.exists(_gave_up(root, round))
 
 
 def publish_round(root: Path, round: int, num_images: int,
@@ -242,7 +276,7 @@ def publish_round(root: Path, round: int, num_images: int,
     partial, merged, replaced = (_beside(root, round, kind) for kind in
                                  ('partial', 'merged', 'replaced'))
     manifest = dict(format_version=FORMAT_VERSION, round=round,
-                    num_images=num_images, files={})
+                    num_images=num_images, num_clusterings=1, files={})
     if taken := manifest.keys() & meta.keys():
         raise ValueError(f'meta must not set {sorted(taken)}: publish_round '
                          'writes them to the manifest itself')
@@ -252,7 +286,8 @@ def publish_round(root: Path, round: int, num_images: int,
         if os.path.exists(merged):
             _remove(merged)
         files = _merge(partial, merged, records)
-        manifest.update(meta, files=files)
+        manifest.update(meta, files=files,
+                        num_clusterings=int(records['clusterings'][0]))
         fileio.put_text(json.dumps(manifest, indent=2, sort_keys=True) + '\n',
                         _manifest_path(merged))
         for name in (*os.listdir(merged), ''):
@@ -334,8 +369,9 @@ def clear_leftovers(root: Path) -> None:
 def _record_dtype(key_width: int) -> np.dtype:
     """A map in a rank's shard; ``start`` counts bytes."""
     return np.dtype([('index', '<i8'), ('key', f'S{key_width}'),
-                     ('height', '<i4'), ('width', '<i4'), ('itemsize', '<i4'),
-                     ('rank', '<i4'), ('start', '<i8')])
+                     ('clusterings', '<i4'), ('height', '<i4'),
+                     ('width', '<i4'), ('itemsize', '<i4'), ('rank', '<i4'),
+                     ('start', '<i8')])
 
 
 def _read_records(folder: str, num_images: int) -> np.ndarray:
@@ -374,6 +410,10 @@ def _read_records(folder: str, num_images: int) -> np.ndarray:
             f'Images {pair["index"].tolist()} have the same key '
             f'{_decode(pair["key"][0])!r} ({same.sum()} such): a key is the '
             'path relative to data_root, and each image is listed once')
+    numbers = np.unique(records['clusterings']).tolist()
+    if len(numbers) > 1:
+        raise ValueError('All images of a round must have the same number of '
+                         f'clusterings, found {numbers}')
     return records
 
 
@@ -382,8 +422,8 @@ def _merge(partial: str, merged: str,
     """Write the arrays of a round; returns bytes and SHA-256 of each file."""
     dtype = np.dtype('u1' if records['itemsize'].max() == 1 else '<u2')
     sizes = np.stack([records['height'], records['width']], axis=1)
-    areas = sizes.prod(axis=1, dtype='<i8')
-    offsets = np.concatenate([[0], areas.cumsum()]).astype('<i8')
+    lengths = sizes.prod(axis=1, dtype='<i8') * records['clusterings']
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype('<i8')
     paths = [fileio.join_path(merged, f'{name}.npy') for name in _ARRAYS]
     os.makedirs(merged)
     with open(paths[0], 'wb') as file:
@@ -405,12 +445,12 @@ def _read_labels(folder: str, records: np.ndarray,
             fileio.join_path(folder, f'rank_{rank:05d}.labels'), 'rb'))
             for rank in np.unique(records['rank']).tolist()}
         for record in records:
-            height, width, itemsize = (
-                int(record[name]) for name in ('height', 'width', 'itemsize'))
+            shape = [int(record[name]) for name in (
+                'clusterings', 'height', 'width', 'itemsize')]
             file = files[record['rank']]
             file.seek(record['start'])
-            labels = np.frombuffer(file.read(height * width * itemsize),
-                                   f'<u{itemsize}')
+            labels = np.frombuffer(file.read(math.prod(shape)),
+                                   f'<u{shape[-1]}')
             yield labels.astype(dtype).tobytes()
 
 
@@ -469,6 +509,10 @@ def _explained(folder: str) -> Iterator[None]:
 def _beside(root: Path, round: int, kind: str) -> str:
     """Folder of an unfinished round: no reader takes a dot-name for one."""
     return fileio.join_path(_local(root), f'.round_{round:04d}.{kind}')
+
+
+def _gave_up(root: Path, round: int) -> str:
+    return fileio.join_path(_beside(root, round, 'partial'), 'gave_up')
 
 
 def _manifest_path(folder: str) -> str:

@@ -1,7 +1,8 @@
 """Unlabelled scene photographs with the label maps of a mask round."""
 import logging
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
+import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import exists, isdir, join_path, list_dir_or_file, load
 from mmengine.logging import print_log
@@ -93,8 +94,7 @@ class SceneDataset(BaseDataset):
         Raises:
             ValueError: If it lacks images of this data set.
         """
-        known = set(bank.keys())
-        lacking = [key for key, _ in self.images() if key not in known]
+        lacking = [key for key, _ in self.images() if key not in bank]
         if lacking:
             raise ValueError(
                 f'The mask bank {bank.path} has no label map for '
@@ -104,14 +104,14 @@ class SceneDataset(BaseDataset):
                 'tools/generate_masks.py')
         self._bank = bank
 
-    def images(self) -> List[Tuple[str, str]]:
+    def images(self) -> Sequence[Tuple[str, str]]:
         """List the images in the order of the data set.
 
         Returns:
-            List[Tuple[str, str]]: Key and path of each image.
+            Sequence[Tuple[str, str]]: Key and path of each image, read from
+            the data set's list one at a time: no copy of it is made.
         """
-        infos = (self.get_data_info(index) for index in range(len(self)))
-        return [(info['key'], info['img_path']) for info in infos]
+        return _Images(self)
 
     def load_data_list(self) -> List[dict]:
         """List the images, sorted by name or in the order of the json."""
@@ -174,6 +174,9 @@ class SceneDataset(BaseDataset):
     def prepare_data(self, idx: int) -> Optional[dict]:
         """Load and transform one sample.
 
+        Of a bank with several clusterings of an image one is drawn, by the
+        generator that the transforms use: all views see the same one.
+
         Args:
             idx (int): Index of the image.
 
@@ -188,7 +191,9 @@ class SceneDataset(BaseDataset):
                 "type='MaskUpdateHook') to default_hooks, or give a bank by "
                 'train_dataloader.dataset.mask_bank')
         info = self.get_data_info(idx)
-        info['gt_seg_map'] = self._bank.label_map(info['key'])
+        number = self._bank.num_clusterings
+        info['gt_seg_map'] = self._bank.label_map(
+            info['key'], np.random.randint(number) if number > 1 else 0)
         info['seg_fields'] = ['gt_seg_map']
         try:
             return self.pipeline(info)
@@ -200,6 +205,23 @@ class SceneDataset(BaseDataset):
                     logger='current',
                     level=logging.WARNING)
             return None
+
+
+class _Images(Sequence):
+    """Key and path of each image of a data set."""
+
+    def __init__(self, scenes: SceneDataset) -> None:
+        self._scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: Any) -> Any:
+        place = range(len(self))[index]
+        if isinstance(place, range):
+            return [self[index] for index in place]
+        info = self._scenes.get_data_info(place)
+        return info['key'], info['img_path']
 
 
 def scene_datasets(dataset: object) -> Iterator[SceneDataset]:

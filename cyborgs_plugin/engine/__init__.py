@@ -1,5 +1,6 @@
 """Hooks: when masks and the target network are renewed."""
+from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .mask_update_hook import MaskUpdateHook
 from .target_update_hook import TargetUpdateHook
 
-__all__ = ['MaskUpdateHook', 'TargetUpdateHook']
+__all__ = ['AtomicCheckpointHook', 'MaskUpdateHook', 'TargetUpdateHook']

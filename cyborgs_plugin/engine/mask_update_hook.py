@@ -1,38 +1,61 @@
 """When the masks are renewed."""
 import hashlib
+import os
 import os.path as osp
+import re
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from copy import deepcopy
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from mmengine.dist import broadcast_object_list
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import ImgDataPreprocessor
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS, TASK_UTILS
 from mmpretrain.utils import get_ori_model
-from torch import nn
+from torch import Tensor
+from torch.utils.data import ConcatDataset
 
-from ..datasets.mask_bank import MaskBank, prune_rounds, round_path
-from ..datasets.scene_dataset import scene_datasets
-from ..segmentation.bootstrap import make_round
+from ..datasets.mask_bank import (
+    MaskBank,
+    list_rounds,
+    prune_rounds,
+    round_path,
+)
+from ..datasets.scene_dataset import SceneDataset, scene_datasets
+from ..segmentation.bootstrap import (
+    MaskRoundError,
+    describe_round,
+    make_round,
+    network_state,
+    together,
+)
 
 ROUND_KEY, HASH_KEY = 'mask_round', 'mask_hash'
+ORIGIN_KEY = 'mask_origin'
+"""Where a checkpoint holds what its round can be made again from."""
 
 
 @HOOKS.register_module()
 class MaskUpdateHook(Hook):
     """Give the training data their masks and renew them at intervals.
 
-    Round 0 is made before the first epoch of a fresh run, round k + 1 at the
-    end of every ``interval`` epochs save the last epoch of all. The current
-    round's number and hash travel in the checkpoint, and a resumed run goes
-    on with exactly that round. Data sets with a bank of their own
-    (``mask_bank=``) are left alone.
+    Round 0 is made before the first epoch of a fresh run, and a new round
+    before the epoch that follows ``interval`` more. The checkpoint of the
+    epoch before is written by then: whoever is killed during an update goes
+    on from there and makes the same round.
+
+    The current round's number and hash travel in the checkpoint, and a
+    resumed run goes on with exactly that round. What the round was made from
+    travels too (its source and as much of the network as that uses), so
+    that ``tools/generate_masks.py`` can make it again. Data sets with a bank
+    of their own (``mask_bank=``) are left alone.
 
     Args:
         interval (int): Epochs between two updates; -1 keeps the initial
             masks. Defaults to 100.
-        start (int): Epochs before the first interval begins. Defaults to 0.
+        start (int): Epochs before the first update. Defaults to 0,
+            ``interval``.
         source (dict): Config of the mask source.
             Defaults to ``dict(type='NetworkMasks')``.
         initial (dict, optional): Config of the source of round 0.
@@ -41,13 +64,18 @@ class MaskUpdateHook(Hook):
             Defaults to 16.
         bank_root (str, optional): Folder of the rounds, on a disk that all
             nodes share. Defaults to None, ``{work_dir}/masks``.
-        max_keep_rounds (int): How many rounds stay on disk beside that of
-            the newest checkpoint; -1 keeps all. Defaults to -1.
+        max_keep_rounds (int): How many of the newest rounds stay on disk,
+            beside those that a checkpoint on disk refers to; -1 keeps all.
+            Defaults to -1.
         decode_threads (int): Threads of each rank that decode images.
             Defaults to 2.
+        exact_resume (bool): Whether a resumed run refuses a round that is
+            whole but not the very one of the checkpoint, such as one that
+            was made again on other hardware. Defaults to True.
     """
 
-    priority = 'NORMAL'
+    # Before IterTimerHook, which else counts an update as loading of data.
+    priority = 'ABOVE_NORMAL'
 
     def __init__(self,
                  interval: int = 100,
@@ -57,11 +85,15 @@ class MaskUpdateHook(Hook):
                  group_size: int = 16,
                  bank_root: Optional[str] = None,
                  max_keep_rounds: int = -1,
-                 decode_threads: int = 2) -> None:
+                 decode_threads: int = 2,
+                 exact_resume: bool = True) -> None:
         if interval == 0 or interval < -1:
             raise ValueError('default_hooks.mask_update.interval must be a '
                              'positive number of epochs, or -1 to keep the '
                              f'initial masks, but is {interval}')
+        if start < 0:
+            raise ValueError('default_hooks.mask_update.start must be a '
+                             f'number of epochs, but is {start}')
         if group_size < 1:
             raise ValueError('default_hooks.mask_update.group_size must be '
                              f'at least 1, but is {group_size}')
@@ -73,8 +105,10 @@ class MaskUpdateHook(Hook):
         self.bank_root = bank_root
         self.max_keep_rounds = max_keep_rounds
         self.decode_threads = decode_threads
+        self.exact_resume = exact_resume
+        self.bank: Optional[MaskBank] = None
+        self._origin: Optional[Dict[str, Any]] = None
         self._seconds = 0.
-        self._saved = -1
 
     def before_train(self, runner: Runner) -> None:
         """Make round 0, or open the round of the checkpoint.
@@ -88,118 +122,227 @@ class MaskUpdateHook(Hook):
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise TypeError('MaskUpdateHook counts epochs: set '
                             'train_cfg=dict(by_epoch=True, max_epochs=...)')
-        loader = runner.train_loop.dataloader
-        found = list(scene_datasets(loader.dataset))
+        self._began = time.perf_counter()
+        self.find_data(runner)
+        if not self._scenes:
+            runner.logger.info('The data have fixed masks: no mask rounds')
+        elif ROUND_KEY in runner.message_hub.runtime_info:
+            self._use(runner, self._resumed(runner))
+        else:
+            self._renew(runner, 0, self.initial_cfg, 0, 0)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Renew the masks where it is time."""
+        first = self.start or self.interval
+        if (self.bank is None or self.interval < 0 or runner.epoch < first
+                or (runner.epoch - first) % self.interval
+                # resumed in the middle of this epoch
+                or self.bank.manifest['epoch'] == runner.epoch):
+            return
+        try:
+            self._renew(runner, self.bank.round + 1, self.source_cfg,
+                        runner.epoch, runner.iter)
+        except MaskRoundError as error:
+            if not error.diverged:
+                raise
+            runner.logger.error(
+                f'NO NEW MASKS: {error}. Training goes on with mask round '
+                f'{self.bank.round} of epoch {self.bank.manifest["epoch"]}; '
+                f'the next update comes {self.interval} epochs from now')
+        else:
+            together(lambda: prune_rounds(
+                self.root, self.max_keep_rounds, keep=self._kept(runner))
+                     if runner.rank == 0 else None)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Save what the current round can be made again from."""
+        if self._origin is not None:
+            checkpoint[ORIGIN_KEY] = self._origin
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep it, for the next checkpoints."""
+        self._origin = checkpoint.get(ORIGIN_KEY)
+
+    def find_data(self, runner: Runner) -> None:
+        """Find the data sets that need masks, and the place of the rounds.
+
+        Raises:
+            TypeError: If the training data have no ``SceneDataset``.
+        """
+        dataset = runner.train_loop.dataloader.dataset
+        found = list(scene_datasets(dataset))
         if not found:
             raise TypeError(
                 'MaskUpdateHook needs a SceneDataset in train_dataloader, but '
-                f'found {type(loader.dataset).__name__}')
-        self._scenes = [data for data in found if data.mask_bank is None]
-        self._root = self.bank_root or osp.join(runner.work_dir, 'masks')
-        self._began = time.perf_counter()
-        if not self._scenes:
-            runner.logger.info('The data have fixed masks: no mask rounds')
-            self.interval = -1
-            return
-        if ROUND_KEY in runner.message_hub.runtime_info:
-            self._use(runner, self._resumed(runner))
-        else:
-            self._make(runner, 0)
+                f'found {type(dataset).__name__}')
+        self._scenes: List[SceneDataset] = [
+            scenes for scenes in found if scenes.mask_bank is None
+        ]
+        self.root = self.bank_root or osp.join(runner.work_dir, 'masks')
 
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Renew the masks where it is time."""
-        last = runner.epoch + 1 >= runner.max_epochs
-        if not last and self.every_n_epochs(runner, self.interval,
-                                            self.start):
-            current = runner.message_hub.get_info(ROUND_KEY)
-            self._make(runner, current + 1)
+    def make(self,
+             runner: Runner,
+             number: int,
+             source_cfg: dict,
+             epoch: int,
+             iteration: int,
+             network: Optional[Dict[str, Tensor]] = None,
+             reuse: bool = True) -> MaskBank:
+        """Make a round.
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Remember the round that the newest checkpoint refers to."""
-        self._saved = runner.message_hub.runtime_info.get(ROUND_KEY, -1)
+        Args:
+            runner (Runner): The runner.
+            number (int): The round.
+            source_cfg (dict): Config of the source.
+            epoch (int): Finished epochs when the round begins.
+            iteration (int): Finished iterations.
+            network (Dict[str, Tensor], optional): State of the backbone, as
+                a checkpoint holds it. Defaults to None, as it is now.
+            reuse (bool): Take the same round if an earlier start made it and
+                was killed then. Defaults to True.
+
+        Returns:
+            MaskBank: The published round.
+        """
+        model = get_ori_model(runner.model)
+        source = TASK_UTILS.build(source_cfg)
+        meta: Dict[str, Any] = dict(
+            source=_plain(source_cfg), epoch=epoch, iter=iteration)
+        if source.uses_network:
+            if network is None:
+                network = network_state(model.backbone,
+                                        getattr(source, 'layer', None))
+                # Batch norms that are not synchronised differ by rank.
+                shared = [network]
+                broadcast_object_list(shared)
+                network = shared[0]
+            backbone = deepcopy(model.backbone)
+            backbone.load_state_dict(network, strict=False)
+            source.prepare(backbone, **_normalisation(model.data_preprocessor))
+            meta['network'] = _hash(network)
+        self._origin = dict(
+            round=number,
+            source=meta['source'],
+            epoch=epoch,
+            iter=iteration,
+            network=network)
+        parts: List[Any] = [scenes.images() for scenes in self._scenes]
+        images: Any = ConcatDataset(parts)
+        if reuse and self._is_made(runner, number, images, meta):
+            return MaskBank.open(round_path(self.root, number))
+        return make_round(
+            source,
+            images,
+            self.root,
+            number,
+            runner.seed,
+            group_size=self.group_size,
+            previous=self._previous(number),
+            backend_args=self._scenes[0].backend_args,
+            decode_threads=self.decode_threads,
+            meta=meta)
+
+    def make_again(self, runner: Runner, checkpoint: dict) -> MaskBank:
+        """Make the round that a checkpoint goes on with, from itself.
+
+        Args:
+            runner (Runner): A runner of the same model and data.
+            checkpoint (dict): A checkpoint of a run with this hook.
+        """
+        origin = checkpoint[ORIGIN_KEY]
+        return self.make(
+            runner,
+            origin['round'],
+            origin['source'],
+            origin['epoch'],
+            origin['iter'],
+            network=origin['network'],
+            reuse=False)
+
+    def _renew(self, runner: Runner, number: int, source_cfg: dict, epoch: int,
+               iteration: int) -> None:
+        """Make a round, tell of it, and train with it."""
+        start, previous, origin = time.perf_counter(), self.bank, self._origin
+        try:
+            bank = self.make(runner, number, source_cfg, epoch, iteration)
+        except MaskRoundError:
+            self._origin = origin
+            raise
+        now = time.perf_counter()
+        self._seconds += now - start
+        if runner.rank == 0:
+            share = self._seconds / (now - self._began)
+            runner.logger.info(
+                f'{describe_round(bank, now - start, previous)}, mask rounds '
+                f'took {share:.1%} of the run so far')
+        self._use(runner, bank)
+
+    def _previous(self, number: int) -> Optional[MaskBank]:
+        """The round before, where broken images have their old maps."""
+        if self.bank is not None or number == 0:
+            return self.bank
+        path = round_path(self.root, number - 1)
+        return MaskBank.open(path) if osp.isdir(path) else None
+
+    def _is_made(self, runner: Runner, number: int,
+                 images: Sequence[Tuple[str, str]],
+                 meta: Dict[str, Any]) -> bool:
+        """Whether an earlier start made this round before it was killed."""
+        path = round_path(self.root, number)
+        same = [False]
+        if runner.rank == 0 and osp.isdir(path):
+            try:
+                bank = MaskBank.open(path, verify=True)
+            except (ValueError, FileNotFoundError) as error:
+                runner.logger.warning(f'Replacing a damaged round: {error}')
+            else:
+                wanted = dict(
+                    meta,
+                    seed=runner.seed,
+                    group_size=self.group_size,
+                    num_images=len(images))
+                same = [
+                    all(bank.manifest.get(k) == v for k, v in wanted.items())
+                    and all(key in bank for key, _ in images)
+                ]
+        broadcast_object_list(same)
+        if same[0]:
+            runner.logger.info(f'{path} was made by the same network and '
+                               'settings: it is used again')
+        return same[0]
 
     def _resumed(self, runner: Runner) -> MaskBank:
+        """The round of the checkpoint."""
         number = runner.message_hub.get_info(ROUND_KEY)
-        path = round_path(self._root, number)
-        mend = ('remake it from the checkpoint that was saved when it began '
-                '(tools/generate_masks.py CONFIG CHECKPOINT), or start anew '
-                'with another work_dir')
+        expected = runner.message_hub.get_info(HASH_KEY)
+        path = round_path(self.root, number)
+        checkpoint = runner._load_from or find_latest_checkpoint(
+            runner.work_dir)
+        config = osp.join(runner.work_dir,
+                          osp.basename(runner.cfg.filename or 'CONFIG'))
+        mend = ('make the round again from the checkpoint, which holds what '
+                'it takes: python tools/generate_masks.py '
+                f'{config} {checkpoint} --again')
         if not osp.isdir(path):
             raise FileNotFoundError(
                 f'The checkpoint goes on with mask round {number}, but '
                 f'{path} is gone: {mend}')
-        bank = MaskBank.open(path, verify=True)
-        expected = runner.message_hub.get_info(HASH_KEY)
+        try:
+            bank = MaskBank.open(path, verify=True)
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(f'{error}. That is, {mend}') from error
         if bank.hash != expected:
-            raise ValueError(
+            message = (
                 f'The checkpoint goes on with mask round {number} of hash '
-                f'{expected[:12]}, but {path} has {bank.hash[:12]}: {mend}')
+                f'{expected[:12]}, but {path} has {bank.hash[:12]}')
+            if self.exact_resume:
+                raise ValueError(
+                    f'{message}: {mend}. To go on with the masks that are '
+                    'there: --cfg-options '
+                    'default_hooks.mask_update.exact_resume=False')
+            runner.logger.warning(f'{message}: they are used all the same')
         runner.logger.info(f'Going on with mask round {number} of {path}')
-        self._saved = number
         return bank
-
-    def _make(self, runner: Runner, number: int) -> None:
-        """Make a round and train with it from the next epoch on."""
-        start = time.perf_counter()
-        model = get_ori_model(runner.model)
-        config = self.initial_cfg if number == 0 else self.source_cfg
-        source = TASK_UTILS.build(config)
-        meta: Dict[str, Any] = dict(source=_plain(config), epoch=0, iter=0)
-        if number > 0:
-            meta.update(epoch=runner.epoch + 1, iter=runner.iter)
-        if source.uses_network:
-            source.prepare(model.backbone,
-                           **_normalisation(model.data_preprocessor))
-            meta['network'] = _hash(model.backbone)
-        images: List[Tuple[str, str]] = []
-        for scenes in self._scenes:
-            images += scenes.images()
-        bank = self._same_round(runner, number, len(images), meta)
-        if bank is None:
-            bank = make_round(
-                source,
-                images,
-                self._root,
-                number,
-                runner.seed,
-                group_size=self.group_size,
-                previous=self._scenes[0].mask_bank,
-                backend_args=self._scenes[0].backend_args,
-                decode_threads=self.decode_threads,
-                meta=meta)
-        self._use(runner, bank)
-        if runner.rank == 0:
-            prune_rounds(
-                self._root, self.max_keep_rounds, keep=(number, self._saved))
-        now = time.perf_counter()
-        self._seconds += now - start
-        runner.logger.info(
-            f'Mask rounds took {self._seconds:.1f} s so far, '
-            f'{self._seconds / (now - self._began):.1%} of the run')
-
-    def _same_round(self, runner: Runner, number: int, num_images: int,
-                    meta: Dict[str, Any]) -> Optional[MaskBank]:
-        """Round 0 of an earlier start that ended before a checkpoint."""
-        path = round_path(self._root, number)
-        same = [False]
-        if runner.rank == 0 and number == 0 and osp.isdir(path):
-            try:
-                found = MaskBank.open(path, verify=True).manifest
-            except (ValueError, FileNotFoundError) as error:
-                runner.logger.warning(f'Replacing a damaged round: {error}')
-                found = {}
-            wanted = dict(
-                meta,
-                seed=runner.seed,
-                group_size=self.group_size,
-                num_images=num_images)
-            same = [all(found.get(k) == v for k, v in wanted.items())]
-        broadcast_object_list(same)
-        if not same[0]:
-            return None
-        runner.logger.info(f'{path} was made by the same network and '
-                           'settings: it is used again')
-        return MaskBank.open(path)
 
     def _use(self, runner: Runner, bank: MaskBank) -> None:
         for scenes in self._scenes:
@@ -209,6 +352,38 @@ class MaskUpdateHook(Hook):
         runner.message_hub.update_info(ROUND_KEY, bank.round)
         runner.message_hub.update_info(HASH_KEY, bank.hash)
         runner.logger.info(f'Training with mask round {bank.round}')
+        self.bank = bank
+
+    def _kept(self, runner: Runner) -> Set[int]:
+        """The current round and those of the checkpoints on disk.
+
+        A checkpoint goes on with the newest round that began before the
+        epoch (or iteration) in its name.
+        """
+        kept, begins = {runner.message_hub.get_info(ROUND_KEY)}, []
+        for number in list_rounds(self.root):
+            try:
+                bank = MaskBank.open(round_path(self.root, number))
+                begins.append((number, bank.manifest))
+            except (ValueError, FileNotFoundError) as error:
+                runner.logger.warning(f'Not pruned: {error}')
+                kept.add(number)
+        names: List[str] = []
+        for folder in (runner.work_dir, osp.dirname(runner._load_from or '')):
+            names += os.listdir(folder) if osp.isdir(folder) else []
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                names += hook.file_backend.list_dir_or_file(
+                    hook.out_dir, list_dir=False)
+        for name in names:
+            found = re.search(r'(\d+)\.pth$', name)
+            unit = 'iter' if 'iter' in name else 'epoch'
+            earlier = [
+                number for number, manifest in begins
+                if found is not None and manifest[unit] < int(found[1])
+            ]
+            kept.update(earlier[-1:])
+        return kept
 
 
 def _normalisation(preprocessor: ImgDataPreprocessor) -> Dict[str, Any]:
@@ -219,20 +394,19 @@ def _normalisation(preprocessor: ImgDataPreprocessor) -> Dict[str, Any]:
         to_rgb=preprocessor._channel_conversion)
 
 
-def _hash(network: nn.Module) -> str:
+def _hash(state: Dict[str, Tensor]) -> str:
     """SHA-256 of a network's state."""
     digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
+    for name, tensor in state.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _plain(config: dict) -> dict:
+def _plain(config: Any) -> Any:
     """A config as JSON gives it back."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in dict(config).items()
-    }
-
-
+    if isinstance(config, dict):
+        return {key: _plain(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [_plain(value) for value in config]
+    return config

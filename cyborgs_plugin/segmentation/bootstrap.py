@@ -1,36 +1,46 @@
 """A mask round: images to label maps to a published ``MaskBank`` round."""
 import logging
-import time
+import shutil
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from copy import deepcopy
+from datetime import timedelta
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
-from mmengine.dist import (
-    all_gather_object,
-    barrier,
-    get_rank,
-    get_world_size,
-    is_main_process,
-)
+import torch
+import torch.distributed as torch_dist
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
+from torch import Tensor, nn
 
 from ..datasets.image_io import BrokenImageError, read_image
 from ..datasets.mask_bank import (
     MaskBank,
     MaskBankWriter,
     clear_leftovers,
+    give_up_round,
+    is_given_up,
     publish_round,
     round_path,
 )
-from .sources import MaskSource
+from .sources import MaskSource, NonFiniteFeaturesError
 
 _NAMED = 10
 
 
 class MaskRoundError(RuntimeError):
-    """A mask round failed on some rank; raised on all of them."""
+    """A mask round failed on some rank; raised on all of them.
+
+    Attributes:
+        diverged (bool): Whether features that are NaN or infinite, and
+            nothing else, were the cause.
+    """
+
+    def __init__(self, message: str, diverged: bool = False) -> None:
+        super().__init__(message)
+        self.diverged = diverged
 
 
 def make_round(source: MaskSource,
@@ -73,48 +83,57 @@ def make_round(source: MaskSource,
     Raises:
         MaskRoundError: If any rank failed. No round is published then.
     """
-    start = time.perf_counter()
     order = np.random.default_rng([seed, mask_round]).permutation(len(images))
-    groups = [
-        order[first:first + group_size]
-        for first in range(0, len(order), group_size)
-    ]
+    num_groups = -(-len(images) // group_size)
     rank, world_size = get_rank(), get_world_size()
-    together(lambda: clear_leftovers(root) if rank == 0 else None)
-    failed: List[str] = []
+    mine = range(rank, num_groups, world_size)
+    broken: List[str] = []
+    clusters: List[int] = []  # K of each group
+    regions = 0
 
     def segment() -> None:
+        nonlocal regions
         writer = MaskBankWriter(root, mask_round, rank)
-        bar = ProgressBar(len(range(rank, len(groups), world_size))) \
-            if is_main_process() and len(groups) > world_size else None
+        bar = ProgressBar(len(mine)) if rank == 0 and len(mine) > 1 else None
         with ThreadPoolExecutor(decode_threads) as pool:
 
             def decode(number: int) -> Dict[int, Any]:
+                first = number * group_size
                 return {
-                    index: pool.submit(_try_read, images[index][1],
+                    index: pool.submit(_try_read, images[index],
                                        backend_args)
-                    for index in groups[number].tolist()
+                    for index in order[first:first + group_size].tolist()
                 }
 
-            mine = list(range(rank, len(groups), world_size))
             ahead = decode(mine[0]) if mine else {}
             for number, following in zip(mine, [*mine[1:], None]):
                 pixels = {i: future.result() for i, future in ahead.items()}
                 if following is not None:
                     ahead = decode(following)
                 maps = _segment_group(source, images, pixels,
-                                      (seed, mask_round, number), previous,
-                                      failed)
+                                      (seed, mask_round, number), previous)
                 for index, label_map in maps.items():
                     writer.add(index, images[index][0], label_map)
+                    regions += _num_regions(label_map)
+                lost = [i for i, image in pixels.items() if image is None]
+                broken.extend(images[index][0] for index in lost)
+                clusters.append(1 + max((int(maps[index].max())
+                                         for index in maps.keys() - lost),
+                                        default=0))
+                if is_given_up(root, mask_round):
+                    return  # Whoever gave up tells why.
                 if bar is not None:
                     bar.update()
         if bar is not None:
             bar.file.write('\n')
         writer.close()
 
-    together(segment)
-    failed = sorted(key for part in all_gather_object(failed) for key in part)
+    def try_to_segment() -> None:
+        try:
+            segment()
+        except Exception:
+            give_up_round(root, mask_round)
+            raise
 
     def publish() -> None:
         if rank == 0:
@@ -124,54 +143,199 @@ def make_round(source: MaskSource,
                     meta or {},
                     seed=seed,
                     group_size=group_size,
-                    broken_images=failed))
+                    broken_images=sorted(broken),
+                    counts=dict(
+                        groups=num_groups,
+                        clusters=[
+                            min(clusters),
+                            sum(clusters) / num_groups,
+                            max(clusters)
+                        ],
+                        regions=regions / len(images) /
+                        source.num_clusterings)))
 
-    together(publish)
-    if failed:
+    group = _patient_group()
+    try:
+        together(lambda: clear_leftovers(root) if rank == 0 else None, group)
+        together(try_to_segment, group)
+        parts = all_gather_object((broken, clusters, regions), group)
+        broken, clusters = (sum((part[i] for part in parts), [])
+                            for i in range(2))
+        regions = sum(part[2] for part in parts)
+        together(publish, group)
+    finally:
+        if group is not None:
+            torch_dist.destroy_process_group(group)
+    bank = MaskBank.open(round_path(root, mask_round))
+    if broken:
         print_log(
-            f'{len(failed)} of {len(images)} images could not be decoded, '
-            f'such as {failed[:_NAMED]}; the manifest of '
-            f'{round_path(root, mask_round)} lists them. Training takes '
-            'others in their place',
+            f'{len(broken)} of {len(images)} images could not be decoded, '
+            f'such as {sorted(broken)[:_NAMED]}; the manifest of {bank.path} '
+            'lists them. Training takes others in their place',
             logger='current',
             level=logging.WARNING)
-    bank = MaskBank.open(round_path(root, mask_round))
-    seconds = time.perf_counter() - start
-    print_log(
-        f'Mask round {mask_round}: {len(images)} images in {len(groups)} '
-        f'groups, {seconds:.1f} s ({seconds / len(images):.4f} s an image), '
-        f'{_regions(bank):.1f} regions an image, in {bank.path}',
-        logger='current')
     return bank
 
 
-def together(function: Callable[[], None]) -> None:
+def together(function: Callable[[], Any],
+             group: Optional[torch_dist.ProcessGroup] = None) -> None:
     """Run a step on every rank; if one fails, fail on all.
 
     Args:
         function (Callable): The step.
+        group (ProcessGroup, optional): Whose ranks wait for one another.
+            Defaults to None, all.
 
     Raises:
         MaskRoundError: With the tracebacks of the ranks that failed.
     """
-    error, report = None, ''
+    error, report = None, None
     try:
         function()
     except Exception as caught:
-        error, report = caught, traceback.format_exc()
-    reports = all_gather_object(report)
-    if any(reports):
-        if error is not None and get_world_size() == 1:
-            raise MaskRoundError(str(error)) from error
-        raise MaskRoundError('\n'.join(
-            f'On rank {rank}:\n{text}' for rank, text in enumerate(reports)
-            if text)) from error
-    barrier()
+        error = caught
+        report = (isinstance(error, NonFiniteFeaturesError), str(error),
+                  traceback.format_exc())
+    reports = {
+        rank: report
+        for rank, report in enumerate(all_gather_object(report, group))
+        if report is not None
+    }
+    if not reports:
+        return
+    diverged = all(report[0] for report in reports.values())
+    if diverged or get_world_size() == 1:
+        message = '; '.join(report[1] for report in reports.values())
+    else:
+        message = '\n'.join(f'On rank {rank}:\n{report[2]}'
+                            for rank, report in reports.items())
+    raise MaskRoundError(message, diverged) from error
 
 
-def _try_read(path: str, backend_args: Optional[dict]) -> Optional[np.ndarray]:
+def describe_round(bank: MaskBank, seconds: float,
+                   previous: Optional[MaskBank]) -> str:
+    """Say in one line what a round is like.
+
+    Args:
+        bank (MaskBank): A round that :func:`make_round` made.
+        seconds (float): How long that took.
+        previous (MaskBank, optional): The round before.
+    """
+    counts, number = bank.manifest['counts'], len(bank)
+    low, mean, high = counts['clusters']
+    parts = [
+        f'Mask round {bank.round}: {number} images',
+        f'{len(bank.manifest["broken_images"])} broken',
+        f'K {low} to {high} (mean {mean:.1f})',
+        f'{counts["regions"]:.1f} regions an image',
+        f'{seconds:.1f} s ({seconds / number:.4f} s an image)'
+    ]
+    if previous is not None:
+        index, compared = agreement(previous, bank)
+        parts.append(f'ARI {index:.3f} with round {previous.round} '
+                     f'({compared} images)')
+    free = shutil.disk_usage(bank.path).free / 1e9
+    return ', '.join([*parts, f'{free:.1f} GB free'])
+
+
+def agreement(first: MaskBank, second: MaskBank,
+              num_images: int = 100) -> Tuple[float, int]:
+    """Mean adjusted Rand index of images in two rounds.
+
+    Maps of different grids are compared on the finer one; of several
+    clusterings the first counts.
+
+    Args:
+        first (MaskBank): A round.
+        second (MaskBank): Another one.
+        num_images (int): Images that are compared at most, evenly spaced.
+            Defaults to 100, less than a second at stride 8.
+
+    Returns:
+        Tuple[float, int]: The mean (NaN where no image is in both), and the
+        number of images.
+    """
+    from sklearn.metrics import adjusted_rand_score
+    scores = []
+    for key in second.keys(num_images):
+        if key in first:
+            maps = [bank.label_map(key) for bank in (first, second)]
+            height, width = np.max([ids.shape for ids in maps], axis=0)
+            scores.append(adjusted_rand_score(*(
+                ids[np.arange(height)[:, None] * ids.shape[0] // height,
+                    np.arange(width) * ids.shape[1] // width].ravel()
+                for ids in maps)))
+    return float(np.mean(scores)) if scores else float('nan'), len(scores)
+
+
+def network_state(backbone: nn.Module,
+                  layer: Optional[str]) -> Dict[str, Tensor]:
+    """The part of a network's state that a layer's output depends on.
+
+    Args:
+        backbone (nn.Module): A network that takes images (B, 3, H, W).
+        layer (str, optional): Name of a submodule; None, and a name that
+            there is not, stand for the whole network.
+
+    Returns:
+        Dict[str, Tensor]: Copies on the CPU, by their names in the state
+        dict.
+    """
+    state = backbone.state_dict()
+    if layer in dict(backbone.named_modules()):
+        reached = _modules_up_to(backbone, layer)
+        state = {
+            name: tensor
+            for name, tensor in state.items()
+            if name.rpartition('.')[0] in reached
+        }
+    return {
+        name: tensor.detach().cpu().clone() for name, tensor in state.items()
+    }
+
+
+class _LayerReached(Exception):
+    """Ends a forward once the layer has run."""
+
+
+def _modules_up_to(backbone: nn.Module, layer: Any) -> Set[str]:
+    """Names of the modules that run until a layer has its output."""
+    twin = deepcopy(backbone)
+    twin.eval()  # which returns None in mmpretrain's backbones
+    names = {module: name for name, module in twin.named_modules()}
+    reached: Set[str] = set()
+
+    def stop(*args: Any) -> None:
+        raise _LayerReached
+
+    for module in names:
+        module.register_forward_pre_hook(
+            lambda module, _: reached.add(names[module]))
+    twin.get_submodule(layer).register_forward_hook(stop)
+    parameter = next(twin.parameters())
     try:
-        return read_image(path, backend_args)
+        with torch.no_grad():
+            twin(parameter.new_zeros(1, 3, 64, 64))
+    except _LayerReached:
+        pass
+    return reached
+
+
+def _patient_group() -> Optional[torch_dist.ProcessGroup]:
+    """All ranks, able to wait for one another for days.
+
+    The default group ends a job whose ranks wait for some minutes, and NCCL
+    does not notice that a process died.
+    """
+    if get_world_size() == 1:
+        return None
+    return torch_dist.new_group(backend='gloo', timeout=timedelta(days=7))
+
+
+def _try_read(image: Tuple[str, str],
+              backend_args: Optional[dict]) -> Optional[np.ndarray]:
+    try:
+        return read_image(image[1], backend_args)
     except BrokenImageError as error:
         print_log(str(error), logger='current', level=logging.WARNING)
         return None
@@ -179,8 +343,8 @@ def _try_read(path: str, backend_args: Optional[dict]) -> Optional[np.ndarray]:
 
 def _segment_group(source: MaskSource, images: Sequence[Tuple[str, str]],
                    pixels: Dict[int, Optional[np.ndarray]],
-                   seed: Tuple[int, int, int], previous: Optional[MaskBank],
-                   failed: List[str]) -> Dict[int, np.ndarray]:
+                   seed: Tuple[int, int, int],
+                   previous: Optional[MaskBank]) -> Dict[int, np.ndarray]:
     """Label maps of a group by index; broken images keep their old one."""
     whole = {i: image for i, image in pixels.items() if image is not None}
     maps: Dict[int, np.ndarray] = {}
@@ -189,16 +353,24 @@ def _segment_group(source: MaskSource, images: Sequence[Tuple[str, str]],
         maps = dict(
             zip(whole, source.label_maps(list(whole.values()), keys, seed)))
     for index in pixels.keys() - whole.keys():
-        key = images[index][0]
-        failed.append(key)
-        maps[index] = (
-            previous.label_map(key) if previous is not None
-            and key in previous else np.zeros((1, 1), dtype=np.uint8))
+        maps[index] = _old_map(previous, images[index][0],
+                               source.num_clusterings)
     return maps
 
 
-def _regions(bank: MaskBank) -> float:
-    """Mean number of regions of up to 200 images."""
-    keys = bank.keys()
-    keys = keys[::max(1, len(keys) // 200)]
-    return float(np.mean([len(np.unique(bank.label_map(k))) for k in keys]))
+def _old_map(previous: Optional[MaskBank], key: str,
+             num_clusterings: int) -> np.ndarray:
+    """The maps of an image in the round before, else one region."""
+    if previous is None or key not in previous:
+        return np.zeros((num_clusterings, 1, 1), dtype=np.uint8)
+    return np.stack([
+        previous.label_map(key, number % previous.num_clusterings)
+        for number in range(num_clusterings)
+    ])
+
+
+def _num_regions(label_map: np.ndarray) -> int:
+    """Number of different ids, summed over the clusterings of an image."""
+    clusterings = label_map.reshape(-1, *label_map.shape[-2:])
+    return sum(np.count_nonzero(np.bincount(ids.ravel()))
+               for ids in clusterings)

@@ -14,11 +14,18 @@ GRID = 8
 """Pixels of an image on each side of a cell of a label map."""
 
 
+class NonFiniteFeaturesError(ValueError):
+    """A feature is NaN or infinite: the network has diverged."""
+
+
 class MaskSource:
     """Base of all sources: makes the label maps of a group of images."""
 
     uses_network = False
     """Whether the masks change with the network."""
+
+    num_clusterings = 1
+    """Label maps of each image; V."""
 
     def prepare(self, backbone: nn.Module, mean: Sequence[float],
                 std: Sequence[float], to_rgb: bool) -> None:
@@ -41,7 +48,8 @@ class MaskSource:
             seed (Sequence[int]): Seed of the run, round, group.
 
         Returns:
-            List[np.ndarray]: Ids for each image, (h, w), integer.
+            List[np.ndarray]: Ids for each image, integer: (h, w), or
+            (V, h, w) where ``num_clusterings`` V is above 1.
         """
         raise NotImplementedError
 
@@ -90,14 +98,15 @@ class NetworkMasks(MaskSource):
         """Cluster a group of images; see :class:`MaskSource`.
 
         Raises:
-            ValueError: If a feature is NaN or infinite; names the image.
+            NonFiniteFeaturesError: If a feature is NaN or infinite; names
+                the image.
         """
         if self._extractor is None:
             raise RuntimeError('NetworkMasks.prepare() comes first')
         features = self._extractor(images)
         for key, feature in zip(keys, features):
             if not torch.isfinite(feature.sum()):
-                raise ValueError(
+                raise NonFiniteFeaturesError(
                     f'The features of {key!r} at {self.layer} hold NaN or '
                     'infinite values: the network has diverged, lower the '
                     'learning rate')

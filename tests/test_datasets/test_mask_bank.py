@@ -146,6 +146,7 @@ def test_a_round_is_plain_files_that_the_manifest_describes(tmp_path):
     manifest = json.loads(files.pop('manifest.json'))
     assert manifest == bank.manifest == dict(
         META, format_version=1, round=12, num_images=len(scenes),
+        num_clusterings=1,
         files={
             name: dict(bytes=len(data),
                        sha256=hashlib.sha256(data).hexdigest())
@@ -416,7 +417,8 @@ def test_a_future_format_is_refused(tmp_path):
 @pytest.mark.parametrize('label_map, found', [
     (np.zeros((2, 2)), 'float64'),
     (np.zeros((2, 2), bool), 'bool'),
-    (np.zeros((1, 2, 2), int), r'\(1, 2, 2\)'),
+    (np.zeros((1, 1, 2, 2), int), r'\(1, 1, 2, 2\)'),
+    (np.zeros(4, int), r'\(4,\)'),
     (np.zeros((0, 2), int), r'\(0, 2\)'),
     (np.full((2, 2), -1), 'from -1'),
     (np.full((2, 2), 65536), 'to 65536'),

@@ -1,0 +1,75 @@
+"""Checkpoints that a kill cannot spoil."""
+import os
+import os.path as osp
+from typing import Any, Dict
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """A ``CheckpointHook`` after whose kill, at any instant, one can resume.
+
+    mmengine's deletes the oldest checkpoint, then writes the new one and
+    ``last_checkpoint`` in place. Killed in between, a run that keeps one
+    checkpoint has none, and an empty ``last_checkpoint`` cannot be resumed
+    from. Here each file is written aside, synced and renamed, and the oldest
+    is deleted last; so there must be room for one more than
+    ``max_keep_ckpts``. On a remote backend it works as its base does.
+    """
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int,
+                                   meta: Dict[str, Any]) -> None:
+        if not isinstance(self.file_backend, LocalBackend):
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
+        outdated = []
+        if self.max_keep_ckpts > 0:
+            kept = [old for old in self.keep_ckpt_ids if old != step] + [step]
+            outdated = kept[:-self.max_keep_ckpts]
+            # With those that are yet to be deleted: a resumed run does it.
+            runner.message_hub.update_info('keep_ckpt_ids', kept)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = osp.join(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        partial = f'.{name}.partial'
+        runner.save_checkpoint(
+            self.out_dir,
+            partial,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            **self.args)
+        if is_main_process():
+            _publish(osp.join(self.out_dir, partial), self.last_ckpt)
+            pointer = osp.join(runner.work_dir, 'last_checkpoint')
+            with open(f'{pointer}.partial', 'w') as file:
+                file.write(self.last_ckpt)
+            _publish(f'{pointer}.partial', pointer)
+            for old in outdated:
+                path = osp.join(self.out_dir, self.filename_tmpl.format(old))
+                if osp.isfile(path):
+                    os.remove(path)
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(kept[-self.max_keep_ckpts:])
+
+
+def _publish(partial: str, path: str) -> None:
+    """Give a written file its name, once it is on the disk."""
+    _sync(partial)
+    os.replace(partial, path)
+    _sync(osp.dirname(path) or '.')
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,178 @@
+"""Make a mask round outside of training, alone or under torchrun.
+
+Run: python tools/generate_masks.py CONFIG
+     python tools/generate_masks.py CONFIG CHECKPOINT
+     python tools/generate_masks.py CONFIG CHECKPOINT --again
+
+The first makes the masks that training would begin with, the second those
+that it would make next from the checkpoint; both go to
+``{work_dir}/offline_masks`` and can be trained with by
+``train_dataloader.dataset.mask_bank``. The third makes the very round again
+that the checkpoint goes on with, where a resumed run looks for it.
+"""
+import argparse
+import os.path as osp
+import sys
+import time
+from typing import Any, Dict
+
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.utils import get_ori_model
+from model_converters.publish_backbone import backbone_of, read_checkpoint
+from train import USER_ERRORS, _is_ours, merge_args
+
+from cyborgs_plugin.datasets import MaskBank
+from cyborgs_plugin.engine import MaskUpdateHook
+from cyborgs_plugin.engine.launch import prepare_launch
+from cyborgs_plugin.engine.mask_update_hook import (
+    HASH_KEY,
+    ORIGIN_KEY,
+    ROUND_KEY,
+)
+from cyborgs_plugin.segmentation.bootstrap import describe_round
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Make a mask round outside of training')
+    parser.add_argument('config', help='path of the training config')
+    parser.add_argument(
+        'checkpoint', nargs='?', help='checkpoint of tools/train.py')
+    parser.add_argument(
+        '--again',
+        action='store_true',
+        help='make the round again that the checkpoint goes on with')
+    parser.add_argument('--work-dir', help='folder of the training run')
+    parser.add_argument(
+        '--out-dir',
+        help='folder of the rounds (default: {work_dir}/offline_masks; with '
+        '--again that of the training run)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='override settings, as of tools/train.py')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    # what merge_args asks of tools/train.py's own options
+    parser.set_defaults(
+        amp=False,
+        resume=None,
+        auto_scale_lr=False,
+        no_pin_memory=True,
+        no_persistent_workers=True)
+    args = parser.parse_args()
+    if args.again and args.checkpoint is None:
+        parser.error('--again needs a CHECKPOINT')
+    return args
+
+
+def build_runner(args: argparse.Namespace,
+                 checkpoint: Dict[str, Any]) -> Runner:
+    """A runner with model and data as training has them at its start."""
+    cfg = Config.fromfile(args.config)
+    merge_args(cfg, args)
+    cfg.resume = False
+    seed = checkpoint.get('meta', {}).get('seed')
+    if seed is not None:  # where the config has none, each run draws one
+        cfg.randomness = dict(cfg.get('randomness', {}), seed=seed)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    prepare_launch(cfg)
+    runner = Runner.from_cfg(cfg)
+    # In the order of Runner.train, so that the weights are those of training.
+    runner.train_loop  # noqa: B018
+    runner._init_model_weights()
+    if args.checkpoint is None:
+        runner.load_or_resume()
+    return runner
+
+
+def make_masks(runner: Runner, hook: MaskUpdateHook, checkpoint: Dict[str,
+                                                                     Any],
+               args: argparse.Namespace) -> MaskBank:
+    """Make the round that the arguments ask for."""
+    if args.again:
+        if ORIGIN_KEY not in checkpoint:
+            raise ValueError(
+                f'{args.checkpoint} does not hold what a mask round can be '
+                'made from again: expected a checkpoint of a run with '
+                'MaskUpdateHook and without a fixed mask_bank')
+        return hook.make_again(runner, checkpoint)
+    if args.checkpoint is None:
+        return hook.make(runner, 0, hook.initial_cfg, 0, 0)
+    get_ori_model(runner.model).backbone.load_state_dict(
+        backbone_of(checkpoint, args.checkpoint, 'online'))
+    meta = checkpoint.get('meta', {})
+    hub = checkpoint.get('message_hub', {}).get('runtime_info', {})
+    return hook.make(runner,
+                     hub.get(ROUND_KEY, -1) + 1, hook.source_cfg,
+                     meta.get('epoch', 0), meta.get('iter', 0))
+
+
+def main() -> None:
+    """Make a round, and say what came of it."""
+    args = parse_args()
+    try:
+        checkpoint = {} if args.checkpoint is None else read_checkpoint(
+            args.checkpoint)
+        runner = build_runner(args, checkpoint)
+        hooks = [
+            hook for hook in runner.hooks if isinstance(hook, MaskUpdateHook)
+        ]
+        if not hooks:
+            raise ValueError(f'{args.config} has no MaskUpdateHook: expected '
+                             'a config that pretrains, as '
+                             'configs/cyborgs_coco.py')
+        hook = hooks[0]
+        hook.find_data(runner)
+        if args.out_dir or not args.again:
+            hook.root = args.out_dir or osp.join(runner.work_dir,
+                                                 'offline_masks')
+        if not hook._scenes:
+            raise ValueError(f'{args.config}: the data have fixed masks '
+                             '(train_dataloader.dataset.mask_bank)')
+        start = time.perf_counter()
+        bank = make_masks(runner, hook, checkpoint, args)
+    except USER_ERRORS as error:
+        if _is_ours(error):
+            print_log(f'{type(error).__name__}: {error}', level=40)
+            sys.exit(1)
+        raise
+    if runner.rank == 0:
+        report(bank, time.perf_counter() - start, checkpoint, args)
+
+
+def report(bank: MaskBank, seconds: float, checkpoint: Dict[str, Any],
+           args: argparse.Namespace) -> None:
+    """Say what was made and how to use it."""
+    print_log(describe_round(bank, seconds, None))
+    print_log(f'Wrote {bank.path}, hash {bank.hash}')
+    if not args.again:
+        print_log('Train with it: tools/train.py CONFIG --cfg-options '
+                  f'train_dataloader.dataset.mask_bank={bank.path}')
+        return
+    expected = checkpoint['message_hub']['runtime_info'][HASH_KEY]
+    if bank.hash == expected:
+        print_log('It is the very round of the checkpoint: --resume goes on '
+                  'with it')
+        return
+    print_log(
+        f'It is not the very round of the checkpoint, whose hash is {expected}'
+        ': other images, hardware or versions of libraries give other masks. '
+        'To go on with these: tools/train.py ... --resume --cfg-options '
+        'default_hooks.mask_update.exact_resume=False',
+        level=30)
+    sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
