@@ -1,0 +1,45 @@
+"""DenseCL: mmpretrain's own classes."""
+_base_ = [
+    '../_base_/datasets/small_image_views.py',
+    '../_base_/schedules/adamw_24e.py',
+    'mmpretrain::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
+
+model = dict(
+    type='DenseCL',
+    # Fewer than an epoch has pictures, or a picture meets itself as a
+    # negative; a multiple of the batch.
+    queue_len=2048,
+    feat_dim=128,
+    momentum=0.01,
+    loss_lambda=0.5,
+    data_preprocessor=dict(
+        type='SelfSupDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        to_rgb=True),
+    backbone=dict(
+        type='ResNet',
+        depth=18,
+        norm_cfg=dict(type='BN'),
+        zero_init_residual=False),
+    neck=dict(
+        type='DenseCLNeck',
+        in_channels=512,
+        hid_channels=512,
+        out_channels=128,
+        num_grid=None),
+    head=dict(
+        type='ContrastiveHead',
+        loss=dict(type='CrossEntropyLoss'),
+        temperature=0.2))
+find_unused_parameters = True
+
+default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=10),
+    checkpoint=dict(type='AtomicCheckpointHook', interval=4, max_keep_ckpts=2))
+# The dense loss joins in after a tenth of the steps: 1,000 of DenseCL's own
+# schedule are a small part, and half of this one.
+custom_hooks = [dict(type='DenseCLHook', start_iters=200)]
+randomness = dict(seed=0, deterministic=False)
