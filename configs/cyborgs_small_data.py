@@ -1,6 +1,6 @@
 """A starting point for a few thousand pictures: ResNet-18, small views.
 
-Run: python tools/train.py configs/cyborgs_small_data.py --cfg-options \
+Run: python tools/train.py configs/cyborgs_small_data.py --cfg-options \\
          train_dataloader.dataset.data_prefix.img_path=/path/to/photos
 """
 _base_ = [

@@ -11,7 +11,7 @@ from mmengine.dist import broadcast_object_list
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
-from mmpretrain.registry import HOOKS, TASK_UTILS
+from mmpretrain.registry import HOOKS, METRICS, TASK_UTILS
 from mmpretrain.utils import get_ori_model
 from torch import Tensor
 from torch.utils.data import ConcatDataset
@@ -86,7 +86,8 @@ class MaskUpdateHook(Hook):
                  bank_root: Optional[str] = None,
                  max_keep_rounds: int = -1,
                  decode_threads: int = 2,
-                 exact_resume: bool = True) -> None:
+                 exact_resume: bool = True,
+                 evaluator: Optional[dict] = None) -> None:
         if interval == 0 or interval < -1:
             raise ValueError('default_hooks.mask_update.interval must be a '
                              'positive number of epochs, or -1 to keep the '
@@ -106,6 +107,9 @@ class MaskUpdateHook(Hook):
         self.max_keep_rounds = max_keep_rounds
         self.decode_threads = decode_threads
         self.exact_resume = exact_resume
+        # Built here, so that a wrong path is found before the work.
+        self.evaluator = None if evaluator is None else METRICS.build(
+            evaluator)
         self.bank: Optional[MaskBank] = None
         self._origin: Optional[Dict[str, Any]] = None
         self._seconds = 0.
@@ -276,6 +280,18 @@ class MaskUpdateHook(Hook):
                 f'{describe_round(bank, now - start, previous)}, mask rounds '
                 f'took {share:.1%} of the run so far')
         self._use(runner, bank)
+        self._evaluate(runner, bank)
+
+    def _evaluate(self, runner: Runner, bank: MaskBank) -> None:
+        """Log how well a new round agrees with annotations."""
+        if self.evaluator is None:
+            return
+        scores = self.evaluator.evaluate_bank(bank)
+        runner.visualizer.add_scalars(scores, step=runner.iter)
+        runner.logger.info(
+            f'Mask round {bank.round} against {self.evaluator.truth.ann_file}'
+            ': ' + ', '.join(f'{name} {value:.4g}'
+                             for name, value in scores.items()))
 
     def _previous(self, number: int) -> Optional[MaskBank]:
         """The round before, where broken images have their old maps."""

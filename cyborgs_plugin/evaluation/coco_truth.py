@@ -2,7 +2,7 @@
 import contextlib
 import io
 import os.path as osp
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import mmcv
 import numpy as np
@@ -191,6 +191,14 @@ class CocoTruth:
                              f'{found}')
         ids = colours.astype(np.int64) @ np.array([1, 256, 65536])
         return ids, annotation['segments_info']
+
+
+def evenly(names: Sequence[str], count: Optional[int]) -> List[str]:
+    """Choose so many of a list, evenly spread; None chooses all."""
+    if count is None or len(names) <= count:
+        return list(names)
+    chosen = np.linspace(0, len(names) - 1, count).round()
+    return [names[int(index)] for index in chosen]
 
 
 def _load(path: str, lists: Tuple[str, ...]) -> dict:

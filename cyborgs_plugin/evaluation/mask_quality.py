@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from ..datasets.mask_bank import MaskBank
 from ..datasets.transforms import crop_label_map
-from .coco_truth import CocoTruth
+from .coco_truth import CocoTruth, evenly
 
 SIZES = dict(small=(0., 32.**2), medium=(32.**2, 96.**2),
              large=(96.**2, float('inf')))
@@ -87,11 +87,10 @@ class MaskQuality(BaseMetric):
 
     def keys(self) -> List[str]:
         """Keys of the images that are scored, as far as a bank has them."""
-        names = self.truth.names
-        if self.max_images is not None and len(names) > self.max_images:
-            chosen = np.linspace(0, len(names) - 1, self.max_images)
-            names = [names[int(index)] for index in chosen.round()]
-        return [self.key_prefix + name for name in names]
+        return [
+            self.key_prefix + name
+            for name in evenly(self.truth.names, self.max_images)
+        ]
 
     def evaluate_bank(self, bank: MaskBank) -> Dict[str, float]:
         """Score a round; all ranks call it and share the work.

@@ -5,12 +5,13 @@ classes of regions, classes of locations, labels of whole images. Every
 classifier standardises its input and chooses its regularisation on images
 held out from the training images, so that no probe favours one network.
 """
-from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import mmcv
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.fileio import join_path
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV, GroupShuffleSplit
@@ -19,7 +20,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from ..datasets.image_io import read_image
 from ..models.regions import cell_labels
+from .coco_truth import CocoTruth, evenly
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse regularisation strengths to choose from."""
@@ -84,7 +87,8 @@ class FrozenFeatures:
             pixels = pixels.flip(0)
         batch = ((pixels.float() - self._mean) / self._std)[None]
         stages = self.backbone(batch)
-        grid = [-(-size // self.grid_stride) for size in image.shape[:2]]
+        height, width = image.shape[:2]
+        grid = (-(-height // self.grid_stride), -(-width // self.grid_stride))
         fused = torch.cat(
             [F.adaptive_avg_pool2d(stage, grid) for stage in stages], 1)[0]
         whole = stages[-1].mean(dim=(2, 3))[0]
@@ -329,3 +333,102 @@ def _check(features: np.ndarray, labels: np.ndarray,
     if not np.isfinite(features).all():
         raise ValueError('The features hold NaN or infinite values: the '
                          'network has diverged')
+
+
+class ProbeImages(NamedTuple):
+    """The annotated images of one side of a probe."""
+
+    root: str
+    """Folder that the ``file_name`` of an image is relative to."""
+    truth: CocoTruth
+    """Their instances: classes of regions and of whole images."""
+    scenes: CocoTruth
+    """What labels the pixels: panoptic, or ``truth`` once more."""
+
+
+def run_probes(features: FrozenFeatures,
+               train: ProbeImages,
+               val: ProbeImages,
+               min_area: int = 100,
+               max_images: Optional[int] = None,
+               seed: int = 0) -> Dict[str, Dict[str, float]]:
+    """Run all three probes on annotated images, each image read once.
+
+    Args:
+        features (FrozenFeatures): The frozen backbone.
+        train (ProbeImages): Images to learn the classifiers from.
+        val (ProbeImages): Images to score them on, with the same classes.
+        min_area (int): Objects of fewer pixels, and crowds, are no regions.
+            Defaults to 100.
+        max_images (int, optional): Use so many images of each side, evenly
+            spread. Defaults to None, all.
+        seed (int): Defaults to 0.
+
+    Returns:
+        Dict[str, Dict[str, float]]: The scores of ``regions``, ``segments``
+        and ``images``.
+
+    Raises:
+        ValueError: If both sides have not the same classes.
+    """
+    for name in ('classes', 'segment_classes'):
+        pair = [(getattr(side.truth, name), getattr(side.scenes, name))
+                for side in (train, val)]
+        if pair[0] != pair[1]:
+            raise ValueError(
+                f'{train.truth.ann_file} and {val.truth.ann_file} (or their '
+                f'panoptic files) must have the same classes, but have '
+                f'{pair[0]} and {pair[1]}')
+    sides = [
+        _collect(features, side, min_area, max_images)
+        for side in (train, val)
+    ]
+    return dict(
+        regions=classify_regions(sides[0].regions, sides[1].regions[:2], seed),
+        segments=segment_linearly(
+            sides[0].maps,
+            sides[1].maps,
+            len(train.scenes.segment_classes),
+            seed=seed),
+        images=classify_images(sides[0].images, sides[1].images))
+
+
+class _Collected(NamedTuple):
+    regions: Tuple[np.ndarray, np.ndarray, np.ndarray]
+    maps: List[Tuple[np.ndarray, np.ndarray]]
+    images: Tuple[np.ndarray, np.ndarray]
+
+
+def _collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
+             max_images: Optional[int]) -> _Collected:
+    """Compute the features of all images of a side."""
+    pooled: List[np.ndarray] = []
+    classes: List[np.ndarray] = []
+    origins: List[np.ndarray] = []
+    maps: List[Tuple[np.ndarray, np.ndarray]] = []
+    vectors: List[np.ndarray] = []
+    presence = []
+    labelled = set(evenly(side.scenes.names, max_images))
+    names = evenly(side.truth.names, max_images)
+    names += sorted(labelled.difference(names))
+    for number, name in enumerate(names):
+        dense, whole = features(read_image(join_path(side.root, name)))
+        if name in labelled:
+            maps.append((dense, side.scenes.semantic(name, IGNORE)))
+        if name not in side.truth:
+            continue
+        found = side.truth.instances(name)
+        vectors.append(whole)
+        presence.append(
+            np.isin(np.arange(len(side.truth.classes)), found.classes))
+        kept = ~found.crowd & (found.masks.sum((1, 2)) >= min_area)
+        if kept.any():
+            pooled.append(pool_masks(dense, found.masks[kept]))
+            classes.append(found.classes[kept])
+            origins.append(np.full(int(kept.sum()), number))
+    if not pooled:
+        raise ValueError(f'{side.truth.ann_file} has no object of at least '
+                         f'{min_area} pixels')
+    return _Collected((np.concatenate(pooled), np.concatenate(classes),
+                       np.concatenate(origins)), maps,
+                      (np.stack(vectors), np.stack(presence)))

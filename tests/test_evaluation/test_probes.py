@@ -1,0 +1,231 @@
+"""Frozen probes: exact parts against naive ones, the rest on easy data."""
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cyborgs_plugin.evaluation import CocoTruth
+from cyborgs_plugin.evaluation.probes import (
+    FrozenFeatures,
+    ProbeImages,
+    cell_classes,
+    classify_images,
+    classify_regions,
+    fit_linear,
+    pool_masks,
+    run_probes,
+    segment_linearly,
+    segmentation_scores,
+)
+
+from .conftest import SIZE
+
+
+class Stages(nn.Module):
+    """Two stages that tell the colours and their double, at 8 and 16."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        x = x * self.weight
+        return (nn.functional.avg_pool2d(x, 8, ceil_mode=True),
+                2 * nn.functional.avg_pool2d(x, 16, ceil_mode=True))
+
+
+def test_features_fuse_stages_on_the_grid():
+    image = np.random.default_rng(0).integers(
+        0, 256, (32, 48, 3), dtype=np.uint8)
+    features = FrozenFeatures(
+        Stages().train(), mean=(1, 2, 3), std=(2, 4, 8), grid_stride=16)
+    assert not features.backbone.training
+    dense, whole = features(image)
+    rgb = (image[..., ::-1] - np.array([1, 2, 3])) / np.array([2, 4, 8])
+    cells = rgb.reshape(2, 16, 3, 16, 3).mean((1, 3)).transpose(2, 0, 1)
+    assert np.allclose(dense, np.concatenate([cells, 2 * cells]), atol=1e-4)
+    assert np.allclose(whole, 2 * rgb.mean((0, 1)), atol=1e-4)
+    half = FrozenFeatures(Stages(), grid_stride=8, long_side=24)
+    assert half(image)[0].shape == (6, 2, 3)
+
+
+def test_pool_masks_weighs_cells_by_coverage():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(3, 4, 5)).astype(np.float32)
+    masks = random.random((6, 32, 40)) < 0.1
+    masks[0] = False
+    masks[0, 9, 17] = True  # one pixel: the feature of its cell
+    pooled = pool_masks(features, masks)
+    assert np.allclose(pooled[0], features[:, 1, 2], atol=1e-6)
+    large = features.repeat(8, 1).repeat(8, 2)
+    for mask, vector in zip(masks, pooled):
+        assert np.allclose(vector, large[:, mask].mean(1), atol=1e-5)
+    with pytest.raises(ValueError, match='empty'):
+        pool_masks(features, np.zeros((1, 8, 8), bool))
+
+
+def test_cell_classes_is_the_most_frequent():
+    random = np.random.default_rng(0)
+    classes = random.integers(0, 3, (21, 30), dtype=np.uint8)
+    classes[random.random(classes.shape) < 0.3] = 255
+    cells = cell_classes(classes, (3, 5))
+    for y in range(3):
+        for x in range(5):
+            count = np.bincount(
+                classes[7 * y:7 * y + 7, 6 * x:6 * x + 6].reshape(-1),
+                minlength=256)
+            assert cells[y, x] == count.argmax()
+
+
+def test_segmentation_scores():
+    truth = np.array([0, 0, 0, 1, 1, 2])
+    found = np.array([0, 0, 1, 1, 3, 2])
+    confusion = np.zeros((4, 4), int)
+    np.add.at(confusion, (truth, found), 1)
+    scores = segmentation_scores(confusion)
+    assert scores['mIoU'] == pytest.approx((2 / 3 + 1 / 3 + 1) / 3)
+    assert scores['pixel_accuracy'] == pytest.approx(4 / 6)
+    with pytest.raises(ValueError, match='labelled'):
+        segmentation_scores(np.zeros((2, 2), int))
+
+
+def separable(random, count, scale=1.):
+    labels = random.integers(0, 4, count)
+    return (4 * np.eye(4)[labels] + scale * random.normal(size=(count, 4))
+            ).astype(np.float32), labels
+
+
+def test_regions_are_told_apart_or_not():
+    random = np.random.default_rng(0)
+    features, labels = separable(random, 300, 0.5)
+    images = np.arange(300) // 3
+    scores = classify_regions((features[:200], labels[:200], images[:200]),
+                              (features[200:], labels[200:]))
+    assert scores['accuracy'] > 0.98 < scores['balanced_accuracy']
+    noise = random.normal(size=features.shape).astype(np.float32)
+    scores = classify_regions((noise[:200], labels[:200], images[:200]),
+                              (noise[200:], labels[200:]))
+    assert scores['accuracy'] < 0.45
+    majority = np.bincount(labels[:200]).argmax()
+    assert scores['majority'] == np.mean(labels[200:] == majority)
+
+
+def test_regularisation_is_chosen_on_other_images():
+    """Most features tell the image: a trap unless images stay together."""
+    random = np.random.default_rng(0)
+    images = np.repeat(np.arange(40), 10)
+    labels = random.integers(0, 2, 40)[images]
+    names = random.normal(size=(40, 30))[images]
+    hint = labels[:, None] * 2 + random.normal(size=(400, 1))
+    features = np.hstack([names, hint]).astype(np.float32)
+    costs = (1e-3, 1e3)
+    found = fit_linear(features, labels, images, costs=costs)
+    assert found['logisticregression'].C == 1e-3
+    # each row an image of its own: as if images were torn apart
+    found = fit_linear(features, labels, np.arange(400), costs=costs)
+    assert found['logisticregression'].C == 1e3
+
+
+def test_too_little_to_learn_from():
+    with pytest.raises(ValueError, match='got 1 and 5'):
+        fit_linear(np.zeros((5, 2)), np.zeros(5, int), np.arange(5))
+    with pytest.raises(ValueError, match='NaN'):
+        fit_linear(np.full((6, 2), np.nan), np.arange(6) % 2, np.arange(6))
+
+
+def test_locations_are_told_apart_and_scored_on_pixels():
+    random = np.random.default_rng(0)
+
+    def images(count):
+        for _ in range(count):
+            cells = random.integers(0, 3, (4, 5))
+            feature = 4 * np.eye(4)[cells] + random.normal(size=(4, 5, 4))
+            pixels = cells.astype(np.uint8).repeat(16, 0).repeat(16, 1)
+            pixels[:5] = 255
+            yield feature.transpose(2, 0, 1).astype(np.float32), pixels
+
+    scores = segment_linearly(images(30), images(10), 4)
+    assert 0.7 < scores['mIoU'] < 1  # bilinear enlargement blurs edges
+    thinned = segment_linearly(images(30), images(10), 4, max_locations=200)
+    assert 0.5 < thinned['mIoU'] < 1
+
+
+def test_image_labels():
+    random = np.random.default_rng(0)
+    presence = random.random((90, 4)) < 0.4
+    presence[:, 3] = False
+    presence[:3, 3] = True  # too few to count
+    features = (presence + 0.2 * random.normal(size=presence.shape)
+                ).astype(np.float32)
+    train, val = ((features[part], presence[part])
+                  for part in (slice(60), slice(60, 90)))
+    scores = classify_images(train, val)
+    assert scores['mAP'] > 0.95 and scores['num_classes'] == 3
+    assert scores['chance'] == pytest.approx(val[1][:, :3].mean())
+    one = classify_images((train[0], train[1][:, :1]),
+                          (val[0], val[1][:, :1]))
+    assert one['mAP'] > 0.95
+    with pytest.raises(ValueError, match='min_positive'):
+        classify_images(train, val, min_positive=80)
+
+
+@pytest.fixture
+def pictures(annotated):
+    """Eight copies of the four images, painted by class."""
+    import json
+    content = json.loads(annotated.read_text())
+    images, annotations = [], []
+    truth = CocoTruth(str(annotated))
+    for copy in range(3):
+        for image in content['images']:
+            name = f'{copy}-{image["file_name"]}'
+            image_id = image['id'] + 100 * copy
+            images.append(dict(image, file_name=name, id=image_id))
+            annotations += [
+                dict(a, image_id=image_id, id=1000 * copy + a['id'])
+                for a in content['annotations']
+                if a['image_id'] == image['id']
+            ]
+            classes = truth.semantic(image['file_name'])
+            colours = np.array([[40, 90, 160], [200, 60, 20], [90, 200, 90]])
+            picture = colours[np.minimum(classes, 2)].astype(np.uint8)
+            cv2.imwrite(str(annotated.parent / name), picture)
+    annotated.write_text(json.dumps(dict(
+        content, images=images, annotations=annotations)))
+    return annotated
+
+
+def test_all_probes_on_pictures(pictures):
+    truth = CocoTruth(str(pictures))
+    side = ProbeImages(str(pictures.parent), truth, truth)
+    with pytest.raises(ValueError, match='min_positive'):
+        # every image holds both classes: nothing to tell apart
+        run_probes(FrozenFeatures(Stages(), grid_stride=8), side, side)
+
+
+def test_all_probes_with_images_that_differ(pictures):
+    import json
+    content = json.loads(pictures.read_text())
+    bare = {image['id'] for image in content['images'][:6]}
+    content['annotations'] = [
+        a for a in content['annotations']
+        if a['image_id'] not in bare or a['category_id'] != 3
+    ]
+    pictures.write_text(json.dumps(content))
+    truth = CocoTruth(str(pictures))
+    side = ProbeImages(str(pictures.parent), truth, truth)
+    scores = run_probes(
+        FrozenFeatures(Stages(), grid_stride=8), side, side, min_area=30)
+    assert scores['regions']['accuracy'] > 0.9
+    assert scores['segments']['mIoU'] > 0.5
+    assert scores['images']['mAP'] > 0.6
+    other = json.loads(pictures.read_text())
+    other['categories'][0]['supercategory'] = 'plant'
+    path = pictures.parent / 'other_val2017.json'
+    path.write_text(json.dumps(other))
+    odd = CocoTruth(str(path))
+    with pytest.raises(ValueError, match='same classes'):
+        run_probes(FrozenFeatures(Stages()), side,
+                   ProbeImages(side.root, odd, odd))
+    assert SIZE == truth.size(truth.names[0])
