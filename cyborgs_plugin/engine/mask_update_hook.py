@@ -18,6 +18,7 @@ from torch.utils.data import ConcatDataset
 
 from ..datasets.mask_bank import (
     MaskBank,
+    clear_leftovers,
     list_rounds,
     prune_rounds,
     round_path,
@@ -128,6 +129,9 @@ class MaskUpdateHook(Hook):
                             'train_cfg=dict(by_epoch=True, max_epochs=...)')
         self._began = time.perf_counter()
         self.find_data(runner)
+        # A killed replacement of a round may have left it without its name.
+        together(lambda: clear_leftovers(self.root)
+                 if runner.rank == 0 else None)
         if not self._scenes:
             runner.logger.info('The data have fixed masks: no mask rounds')
         elif ROUND_KEY in runner.message_hub.runtime_info:

@@ -15,12 +15,15 @@ ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 TOY = osp.join(ROOT, 'configs', 'cyborgs_toy.py')
 
 
-def small_run(photo_root, work_dir, **options):
-    """A toy run on 12 pictures: 3 iterations an epoch."""
+def small_config(photo_root, work_dir, **options):
+    """A toy run of a narrow ResNet-18 on 12 pictures, 3 batches an epoch."""
     cfg = Config.fromfile(TOY)
     pipeline = cfg.train_dataloader.dataset.pipeline
     for view in pipeline[1].transforms:
         view[0].scale = 32
+    cfg.model.backbone.update(base_channels=16, stem_channels=16)
+    cfg.model.neck.projector.update(in_channels=224, hid_channels=32)
+    cfg.model.head.predictor.update(hid_channels=32)
     cfg.merge_from_dict({
         'train_dataloader.batch_size': 4,
         'train_dataloader.num_workers': 0,
@@ -33,7 +36,11 @@ def small_run(photo_root, work_dir, **options):
         'experiment_name': str(work_dir),
         **options
     })
-    return Runner.from_cfg(cfg)
+    return cfg
+
+
+def small_run(*args, **options):
+    return Runner.from_cfg(small_config(*args, **options))
 
 
 def test_rounds_are_made_used_and_remembered(photo_root, tmp_path):
