@@ -1,7 +1,8 @@
 """Busy scenes drawn from photographs that installed packages ship.
 
-Objects of six shapes, cut from the same photographs as the background, so
-that colour alone does not tell them apart. The masks are exact.
+Objects of six shapes, cut from the same photographs as the background and
+brought near to its colours, so that colour alone does not tell them apart. The
+masks are exact.
 """
 import json
 import os
@@ -16,7 +17,7 @@ from pycocotools import mask as coco_mask
 from .image_io import read_image
 
 CATEGORIES = ('disc', 'box', 'triangle', 'star', 'ring', 'cross')
-"""The categories: shapes, whatever fills them."""
+"""The categories: a shape, and two or three photographs that fill it."""
 
 _PHOTOGRAPHS = dict(
     skimage=('data/astronaut.png', 'data/brick.png', 'data/camera.png',
@@ -25,7 +26,7 @@ _PHOTOGRAPHS = dict(
              'data/ihc.png', 'data/motorcycle_left.png', 'data/rocket.jpg'),
     sklearn=('datasets/images/china.jpg', 'datasets/images/flower.jpg'))
 _META = 'toy_scenes.json'
-_VERSION = 2
+_VERSION = 3
 _CAMOUFLAGE = 0.7
 """How far an object's colours go towards those under it, 0 to 1."""
 
@@ -162,7 +163,8 @@ def draw_scene(random: np.random.Generator, photographs: Sequence[np.ndarray],
     for _ in range(random.integers(4, 9)):
         kind = int(random.integers(len(CATEGORIES)))
         mask = _shape(random, CATEGORIES[kind], (height, width))
-        texture = _texture(random, photographs, (height, width), flat)
+        texture = _texture(random, photographs[kind::len(CATEGORIES)],
+                           (height, width), flat)
         if not flat:
             texture = _camouflage(texture, scene, mask)
             # a soft shadow under the object
