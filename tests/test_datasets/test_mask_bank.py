@@ -31,6 +31,8 @@ from cyborgs_plugin.datasets.mask_bank import (
     MaskBank,
     MaskBankWriter,
     clear_leftovers,
+    give_up_round,
+    is_given_up,
     list_rounds,
     prune_rounds,
     publish_round,
@@ -174,6 +176,50 @@ def test_label_maps_are_read_only_views(tmp_path):
     assert type(label_map) is np.ndarray
     with pytest.raises(ValueError, match='read-only'):
         label_map[0, 0] = 1
+
+
+def test_several_clusterings_of_an_image(tmp_path):
+    scenes = {key: np.stack([ids, ids + 1, 300 - ids])
+              for key, ids in make_scenes().items()}
+    folders = []
+    for world_size in (1, 2, 3):
+        bank = make_round(tmp_path / str(world_size), 2, scenes, world_size,
+                          shuffle=world_size)
+        folders.append(content(bank.path))
+    assert folders[0] == folders[1] == folders[2]
+    assert bank.num_clusterings == bank.manifest['num_clusterings'] == 3
+    for key, maps in scenes.items():
+        for number, label_map in enumerate(maps):
+            np.testing.assert_array_equal(bank.label_map(key, number),
+                                          label_map)
+        np.testing.assert_array_equal(bank.label_map(key), maps[0])
+    for wrong in (3, -1):
+        with pytest.raises(IndexError, match=f'3 clusterings.* {wrong}'):
+            bank.label_map(key, wrong)
+
+
+def test_images_must_have_as_many_clusterings(tmp_path):
+    scenes = make_scenes(3)
+    key = next(iter(scenes))
+    scenes[key] = np.stack([scenes[key]] * 2)
+    with pytest.raises(ValueError, match=r'same number.*\[1, 2\]'):
+        make_round(tmp_path, 0, scenes)
+
+
+def test_keys_evenly_spaced(tmp_path):
+    bank = make_round(tmp_path, 0, make_scenes(10))
+    assert bank.keys(10) == bank.keys(99) == bank.keys()
+    assert bank.keys(4) == bank.keys()[::3]
+    assert bank.keys(1) == bank.keys()[:1]
+
+
+def test_a_rank_gives_a_round_up(tmp_path):
+    assert not is_given_up(tmp_path, 3)
+    give_up_round(tmp_path, 3)
+    assert is_given_up(tmp_path, 3) and not is_given_up(tmp_path, 2)
+    assert list_rounds(tmp_path) == []
+    clear_leftovers(tmp_path)
+    assert not is_given_up(tmp_path, 3) and not os.listdir(tmp_path)
 
 
 def read_in_child(bank, key, queue):

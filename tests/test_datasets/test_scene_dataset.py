@@ -13,7 +13,7 @@ from cyborgs_plugin.datasets import (
     read_image,
     scene_datasets,
 )
-from cyborgs_plugin.segmentation import GridMasks, make_round
+from cyborgs_plugin.segmentation import GridMasks, MaskSource, make_round
 
 from ..conftest import write_photo
 
@@ -41,6 +41,38 @@ def test_folder_is_listed_with_keys(photo_root, tmp_path):
     sample = data[0]
     assert sample['gt_seg_map'].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert sample['img'].ndim == 3
+
+
+def test_images_are_a_sequence(photo_root):
+    data = scenes(photo_root)
+    images = data.images()
+    path = str(photo_root / 'train2017' / '03.png')
+    assert images[3] == images[-9] == ('train2017/03.png', path)
+    assert images[2:4] == [images[2], images[3]]
+    assert len(list(images)) == len(images) == 12
+    with pytest.raises(IndexError):
+        images[12]
+
+
+def test_one_of_several_clusterings_is_drawn(photo_root, tmp_path):
+    class Numbers(MaskSource):
+        num_clusterings = 3
+
+        def label_maps(self, images, keys, seed):
+            return [np.array([[[0]], [[1]], [[2]]]) for _ in images]
+
+    data = scenes(photo_root)
+    data.use_masks(
+        make_round(Numbers(), data.images(), str(tmp_path / 'm'), 0, 0))
+    np.random.seed(0)
+    drawn = [int(data[5]['gt_seg_map'].squeeze()) for _ in range(60)]
+    assert min(np.bincount(drawn, minlength=3)) > 9
+    np.random.seed(0)  # as worker processes do
+    assert drawn == [
+        int(data[5]['gt_seg_map'].squeeze()) for _ in range(60)]
+    before = np.random.get_state()[1].copy()
+    with_masks(data, tmp_path / 'single')[5]  # nothing to draw
+    assert (np.random.get_state()[1] == before).all()
 
 
 def test_absolute_folder_alone(photo_root):
