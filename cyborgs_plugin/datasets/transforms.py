@@ -81,8 +81,10 @@ def crop_label_map(label_map: np.ndarray, image_size: Tuple[int, int],
                    output_size: Tuple[int, int]) -> np.ndarray:
     """Sample a crop of an image from its label map, nearest neighbour.
 
-    Equal to enlarging the map to the image, cropping, and resizing the crop,
-    each by nearest sampling (source index ``floor(i * source / output)``).
+    Equal to enlarging the map to the image (an image's pixel ``y`` has the id
+    of row ``floor(y * h / H)``), cropping, and resizing the crop to what lies
+    under the centre of each output pixel (``floor((i + 0.5) * crop /
+    output)``), as Pillow does with the image.
 
     Args:
         label_map (np.ndarray): Ids that cover the whole image, shape (h, w),
@@ -98,7 +100,7 @@ def crop_label_map(label_map: np.ndarray, image_size: Tuple[int, int],
     index = []
     for axis in range(2):
         start, length, output = box[axis], box[axis + 2], output_size[axis]
-        pixel = start + np.arange(output) * length // output
+        pixel = start + (2 * np.arange(output) + 1) * length // (2 * output)
         index.append(pixel * label_map.shape[axis] // image_size[axis])
     return label_map[index[0][:, None], index[1]]
 

@@ -1,11 +1,12 @@
 """The contrastive loss between regions (DetCon-B)."""
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather, all_reduce, get_rank
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def mask_contrastive_loss(pred_v1: Tensor,
@@ -65,19 +66,17 @@ def mask_contrastive_loss(pred_v1: Tensor,
     """
     # The loss is a float32 island: logits / 0.1 exceed bfloat16's precision.
     with torch.autocast(pred_v1.device.type, enabled=False):
-        pred_v1, pred_v2 = _unit(pred_v1), _unit(pred_v2)
-        target_v1 = _unit(target_v1.detach())
-        target_v2 = _unit(target_v2.detach())
-        total_1 = _one_way(pred_v1, target_v2, target_v1, pred_ids_v1,
-                           target_ids_v2, target_ids_v1, temperature,
-                           local_negatives, image_offset)
-        total_2 = _one_way(pred_v2, target_v1, target_v2, pred_ids_v2,
-                           target_ids_v1, target_ids_v2, temperature,
-                           local_negatives, image_offset)
+        targets = _unit(torch.stack([target_v1, target_v2]).detach())
+        target_ids = torch.stack([target_ids_v1, target_ids_v2])
+        totals = [
+            _one_way(view, _unit(pred), pred_ids, targets, target_ids,
+                     temperature, local_negatives, image_offset)
+            for view, pred, pred_ids in ((0, pred_v1, pred_ids_v1),
+                                         (1, pred_v2, pred_ids_v2))
+        ]
         if region_counts is None:
             region_counts = count_regions(pred_ids_v1, pred_ids_v2)
-        count_1, count_2 = region_counts.clamp(min=1).unbind()
-        return total_1 / count_1 + total_2 / count_2
+        return (torch.stack(totals) / region_counts.clamp(min=1)).sum()
 
 
 def count_regions(*region_ids: Tensor) -> Tensor:
@@ -113,18 +112,17 @@ def _unit(vectors: Tensor) -> Tensor:
     return F.normalize(vectors, dim=-1)
 
 
-def _one_way(pred: Tensor, across: Tensor, within: Tensor, pred_ids: Tensor,
-             across_ids: Tensor, within_ids: Tensor, temperature: float,
-             local_negatives: bool, image_offset: int) -> Tensor:
+def _one_way(view: int, pred: Tensor, pred_ids: Tensor, targets: Tensor,
+             target_ids: Tensor, temperature: float, local_negatives: bool,
+             image_offset: int) -> Tensor:
     """Sum the weighted cross-entropies of one view's predictions.
 
     Args:
+        view (int): The view of the predictions, 0 or 1.
         pred (Tensor): Unit predictions, shape (B, N, D).
-        across (Tensor): Unit targets of the other view, shape (T, N, D).
-        within (Tensor): Unit targets of the same view, shape (T, N, D).
         pred_ids (Tensor): Shape (B, N).
-        across_ids (Tensor): Shape (T, N).
-        within_ids (Tensor): Shape (T, N).
+        targets (Tensor): Unit targets of both views, shape (2, T, N, D).
+        target_ids (Tensor): Shape (2, T, N).
         temperature (float): Divides the similarities.
         local_negatives (bool): See :func:`mask_contrastive_loss`.
         image_offset (int): See :func:`mask_contrastive_loss`.
@@ -132,35 +130,68 @@ def _one_way(pred: Tensor, across: Tensor, within: Tensor, pred_ids: Tensor,
     Returns:
         Tensor: The sum, a scalar.
     """
-    batch, num_regions, _ = pred.shape
+    batch = len(pred)
     own = slice(image_offset, image_offset + batch)
-    positive = same_region(pred_ids, across_ids[own])  # (B, N, N)
-    repeated = same_region(pred_ids, within_ids[own])
-    if local_negatives:
-        removed = torch.stack([torch.zeros_like(positive), repeated], dim=2)
-    else:
-        removed = torch.stack([~positive, torch.ones_like(repeated)], dim=2)
+    positive = same_region(pred_ids, target_ids[1 - view, own])  # (B, N, N)
+    removed = [torch.zeros_like(positive)] * 2
+    removed[view] = same_region(pred_ids, target_ids[view, own])
+    if not local_negatives:
+        removed[view] = torch.ones_like(positive)
+        removed[1 - view] = ~positive
 
-    # One matrix of logits a direction, masked in place: (B, N, 2, T, N).
-    candidates = torch.stack([across, within])
-    hidden = torch.stack([across_ids, within_ids]) < 0  # unused candidates
-    hidden = hidden.expand(batch, num_regions, *hidden.shape).clone()
+    # Which candidates a prediction does not see: (B, N, 2, T, N).
+    hidden = (target_ids < 0).expand(*pred_ids.shape, -1, -1, -1).clone()
     image = torch.arange(batch, device=pred.device)
-    hidden[image, :, :, image + image_offset] |= removed
+    hidden[image, :, :, image + image_offset] |= torch.stack(removed, dim=2)
     pred = pred / temperature
-    logits = pred.flatten(0, 1) @ candidates.flatten(0, 2).T
-    logits = logits.view(hidden.shape)
-    # Finite, so that a row without any candidate stays free of NaN.
-    lowest = torch.finfo(logits.dtype).min / 4
-    logits = logits.masked_fill_(hidden, lowest)
-    log_total = logits.flatten(2).logsumexp(dim=-1)  # (B, N)
+    log_total = _LogSumExp.apply(
+        pred.flatten(0, 1), targets.flatten(0, 2),
+        hidden.flatten(2).flatten(0, 1)).view_as(pred_ids)
 
     matches = positive.sum(dim=-1)
-    similarity = pred @ across[own].transpose(1, 2)
+    similarity = pred @ targets[1 - view, own].transpose(1, 2)
     matched = (similarity * positive).sum(dim=-1) / matches.clamp(min=1)
     copies = same_region(pred_ids, pred_ids).sum(dim=-1).clamp(min=1)
     weight = (matches > 0).to(log_total.dtype) / copies
     return ((log_total - matched) * weight).sum()
+
+
+class _LogSumExp(torch.autograd.Function):
+    """Log-sum-exp of the logits of each prediction.
+
+    Its gradient is the mean candidate under the softmax, no larger than the
+    prediction. So that is kept, and the matrix of logits, worked on in place,
+    is freed at once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pred: Tensor, candidates: Tensor,
+                hidden: Tensor) -> Tensor:
+        """Compute the log-sum-exp (M, ) and its gradient.
+
+        Args:
+            ctx (Any): Where autograd keeps the gradient.
+            pred (Tensor): Predictions over temperature, shape (M, D).
+            candidates (Tensor): Unit candidates, shape (K, D).
+            hidden (Tensor): Candidates to leave out, shape (M, K), bool.
+
+        Returns:
+            Tensor: Shape (M, ); finite even if all candidates are hidden.
+        """
+        logits = pred @ candidates.T
+        logits.masked_fill_(hidden, torch.finfo(logits.dtype).min / 4)
+        highest = logits.amax(dim=1, keepdim=True)
+        softmax = logits.sub_(highest).exp_()
+        total = softmax.sum(dim=1, keepdim=True)
+        ctx.save_for_backward(softmax @ candidates / total)
+        return (highest + total.log()).squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
+        """Return the gradient of the predictions, shape (M, D)."""
+        mean_candidate, = ctx.saved_tensors
+        return grad[:, None] * mean_candidate, None, None
 
 
 @MODELS.register_module()

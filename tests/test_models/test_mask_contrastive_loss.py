@@ -4,6 +4,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cyborgs_plugin.models.mask_contrastive_loss import (
     MaskContrastiveLoss,
@@ -145,15 +147,26 @@ def test_unused_slots_change_nothing():
     torch.testing.assert_close(loss, more)
 
 
-def test_permuting_images_and_slots_changes_nothing():
-    preds, targets, pred_ids, target_ids = random_case(3)
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31))
+def test_order_and_names_mean_nothing(seed):
+    """Permuting images, slots or ids changes neither value nor gradient."""
+    preds, targets, pred_ids, target_ids = random_case(seed)
     loss = mask_contrastive_loss(*preds, *targets, *pred_ids, *target_ids)
-    images, slots = torch.randperm(3), torch.randperm(5)
-    moved = mask_contrastive_loss(
-        *[p[images][:, slots] for p in preds], *[t[images] for t in targets],
-        *[i[images][:, slots] for i in pred_ids],
-        *[i[images] for i in target_ids])
-    torch.testing.assert_close(loss, moved)
+    images = torch.randperm(3)
+    slots = [torch.randperm(5) for _ in range(4)]
+    names = torch.cat([torch.randint(2**40, (4, )), torch.tensor([-1])])
+
+    def moved(tensors, slots):
+        return [one[images][:, slot] for one, slot in zip(tensors, slots)]
+
+    again = mask_contrastive_loss(
+        *moved(preds, slots[:2]), *moved(targets, slots[2:]),
+        *moved([names[ids] for ids in pred_ids], slots[:2]),
+        *moved([names[ids] for ids in target_ids], slots[2:]))
+    torch.testing.assert_close(loss, again)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, preds), torch.autograd.grad(again, preds))
 
 
 def test_shards_of_a_batch_add_up():
@@ -193,16 +206,50 @@ def test_hand_computed_value():
     assert loss.item() == pytest.approx(one + two, rel=1e-5)
 
 
+@pytest.mark.parametrize('scale', [1e-3, 1e3])
+def test_cosines_not_products(scale):
+    preds, targets, pred_ids, target_ids = random_case(7)
+    loss = mask_contrastive_loss(*preds, *targets, *pred_ids, *target_ids)
+    scaled = mask_contrastive_loss(*[scale * one for one in preds + targets],
+                                   *pred_ids, *target_ids)
+    torch.testing.assert_close(loss, scaled)
+
+
 def test_half_precision_is_computed_in_float32():
     preds, targets, pred_ids, target_ids = random_case(1, dtype=torch.float32)
+    expected = mask_contrastive_loss(*preds, *targets, *pred_ids, *target_ids)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         loss = mask_contrastive_loss(*preds, *targets, *pred_ids, *target_ids)
-    expected = mask_contrastive_loss(*preds, *targets, *pred_ids, *target_ids)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-    halves = [p.bfloat16() for p in preds]
-    assert mask_contrastive_loss(*halves, *targets, *pred_ids,
-                                 *target_ids).dtype == torch.float32
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, preds),
+        torch.autograd.grad(expected, preds),
+        rtol=1e-5,
+        atol=1e-6)
+    halves = [one.bfloat16() for one in preds + targets]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        loss = mask_contrastive_loss(*halves, *pred_ids, *target_ids)
+        module = MaskContrastiveLoss()(halves[:2], halves[2:], pred_ids,
+                                       target_ids)
+    expected = mask_contrastive_loss(*[half.float() for half in halves],
+                                     *pred_ids, *target_ids)
+    assert loss.dtype == module.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(module, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_no_matrix_of_logits_is_kept():
+    """What autograd keeps is no larger than predictions and targets."""
+    preds, targets, pred_ids, target_ids = random_case(
+        0, batch=4, num_regions=8, dim=2)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.numel()) or tensor,
+            lambda tensor: tensor):
+        mask_contrastive_loss(*preds, *targets, *pred_ids, *target_ids)
+    # a matrix of logits holds (4 * 8) * (2 * 4 * 8); own images 4 * 8 * 8
+    assert 0 < max(kept) <= 4 * 8 * 8
 
 
 def test_module_equals_function():

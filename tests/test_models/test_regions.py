@@ -1,4 +1,7 @@
 """Region functions against naive versions that anyone can read."""
+import itertools
+import os.path as osp
+import runpy
 import time
 
 import numpy as np
@@ -15,6 +18,8 @@ from cyborgs_plugin.models.regions import (
     sample_regions,
     sample_regions_with_empty,
 )
+
+from .test_cyborgs import ROOT
 
 
 def naive_cell_labels(label_maps, grid):
@@ -66,19 +71,31 @@ def test_cell_labels_large_ids():
     assert torch.equal(cell_labels(wide, (4, 5)), cell_labels(maps, (4, 5)))
 
 
-def test_cell_labels_time_does_not_depend_on_ids():
-    seconds = {}
+def test_cost_does_not_depend_on_the_number_of_ids():
+    """Peak memory to the byte; time within what a shared machine varies."""
+    peak_memory = runpy.run_path(
+        osp.join(ROOT, 'tools', 'benchmarks',
+                 'loss_memory.py'))['peak_memory']
+    features = torch.randn(4, 64, 7, 7)
+    seconds, peaks = [], []
     for num_ids in (2, 81, 256, 4096):
-        maps = torch.randint(num_ids, (8, 224, 224), dtype=torch.int32)
-        cell_labels(maps, (7, 7))
+        maps = torch.randint(num_ids, (4, 224, 224), dtype=torch.int16)
+
+        def step(maps=maps):
+            cells = cell_labels(maps, (7, 7))
+            pool_regions(features, cells, cells.flatten(1)[:, :16])
+
         runs = []
-        for _ in range(3):
+        for _ in range(5):
             start = time.perf_counter()
-            cell_labels(maps, (7, 7))
+            step()
             runs.append(time.perf_counter() - start)
-        seconds[num_ids] = min(runs)
-    # a one-hot expansion would grow 2048-fold
-    assert max(seconds.values()) < 10 * min(seconds.values()), seconds
+        seconds.append(min(runs))
+        peaks.append(peak_memory(step))
+    assert len(set(peaks)) == 1, peaks
+    # a one-hot expansion grows 2048-fold, and 81 ids as floats are 65 MB
+    assert peaks[0] < 8e6
+    assert max(seconds) < 4 * min(seconds), seconds
 
 
 @pytest.mark.parametrize('bad', [torch.zeros(1, 4, 4), torch.zeros(4, 4).int()]
@@ -109,13 +126,60 @@ def test_pool_regions(seed, num_ids):
         pool_regions(features, renamed[cells], new_ids), pooled)
 
 
-def test_pool_of_a_crop_is_the_crop_of_the_pool():
-    features, cells = torch.randn(1, 3, 4, 8), torch.randint(5, (1, 4, 8))
-    ids = torch.arange(5)[None]
-    left = pool_regions(features[..., :4], cells[..., :4], ids)
-    only = cells.clone()
-    only[..., 4:] = 99
-    torch.testing.assert_close(pool_regions(features, only, ids), left)
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.sampled_from([2, 5, 60]))
+def test_equals_one_hot_average_argmax_einsum(seed, num_ids):
+    """The whole way from label map to region vectors, in dense form."""
+    torch.manual_seed(seed)
+    maps = torch.randint(num_ids, (2, 24, 32))
+    features = torch.randn(2, 5, 3, 4)
+    share = F.avg_pool2d(F.one_hot(maps, num_ids).movedim(-1, 1).double(), 8)
+    # counts are exact here: the window has 2 ** 6 pixels
+    cells = F.one_hot(share.argmax(dim=1), num_ids).double()
+    dense = torch.einsum('bchw,bhwn->bnc', features.double(), cells)
+    dense /= cells.sum((1, 2))[..., None].clamp(min=1)
+    region_ids = torch.arange(num_ids).expand(2, -1)
+    torch.testing.assert_close(
+        pool_regions(features, cell_labels(maps, (3, 4)), region_ids),
+        dense.float(),
+        rtol=1e-6,
+        atol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31))
+def test_laws_of_cell_labels(seed):
+    torch.manual_seed(seed)
+    maps = torch.randint(9, (3, 12, 16))
+    cells = cell_labels(maps, (3, 4))
+    images = torch.randperm(3)
+    assert torch.equal(cell_labels(maps[images], (3, 4)), cells[images])
+    # names that keep their order keep the winner of a tie
+    names = torch.randint(1, 99, (9, )).cumsum(0)
+    assert torch.equal(cell_labels(names[maps], (3, 4)), names[cells])
+    # without a tie any names do: 2 ids in windows of 9 pixels
+    two, names = torch.randint(2, (3, 9, 12)), torch.tensor([7, 3])
+    assert torch.equal(
+        cell_labels(names[two], (3, 4)), names[cell_labels(two, (3, 4))])
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**31))
+def test_pool_of_a_crop_is_the_crop_of_the_pool(seed):
+    """Cut on the grid before or after reducing the map to cells."""
+    torch.manual_seed(seed)
+    features, maps = torch.randn(2, 3, 4, 8), torch.randint(5, (2, 32, 64))
+    ids = torch.arange(5).expand(2, -1)
+    cells = cell_labels(maps, (4, 8))
+    top, left = torch.randint(3, (2, )).tolist()
+    crop = (..., slice(top, top + 2), slice(left, left + 5))
+    cut = maps[:, 8 * top:8 * top + 16, 8 * left:8 * left + 40]
+    assert torch.equal(cell_labels(cut, (2, 5)), cells[crop])
+    outside = torch.full_like(cells, 99)
+    outside[crop] = cells[crop]
+    torch.testing.assert_close(
+        pool_regions(features[crop], cells[crop], ids),
+        pool_regions(features, outside, ids))
 
 
 def test_unused_slots_are_zero_even_if_a_cell_is_negative():
@@ -133,16 +197,25 @@ def test_sampling_without_replacement_and_unused_slots():
     assert drawn[0, 3:].eq(-1).all()
 
 
+def chi_square(counts):
+    expected = counts.sum() / len(counts)
+    return ((counts - expected)**2 / expected).sum()
+
+
 def test_sampling_is_uniform_over_regions_not_area():
     # region 0 fills 13 of 16 cells, and counts once
     cells = torch.zeros(1, 4, 4, dtype=torch.int64)
-    cells[0, 0, :3] = torch.tensor([5, 6, 7])
+    cells[0, 0, :3] = torch.tensor([1, 2, 3])
     generator = torch.Generator().manual_seed(0)
     drawn = sample_regions(cells.expand(20000, 4, 4), 2, generator)
-    counts = torch.bincount(drawn.flatten(), minlength=8)[[0, 5, 6, 7]]
-    expected = drawn.numel() / 4
-    chi_square = ((counts - expected)**2 / expected).sum()
-    assert chi_square < 16.3, counts  # 3 degrees of freedom, p = 0.001
+    # each slot: 3 degrees of freedom, p = 0.001
+    for slot in drawn.unbind(1):
+        assert chi_square(torch.bincount(slot, minlength=4)) < 16.3
+    # each ordered pair of different ids: 11 degrees of freedom
+    pairs = torch.bincount(4 * drawn[:, 0] + drawn[:, 1], minlength=16)
+    different = [4 * i + j for i, j in itertools.permutations(range(4), 2)]
+    assert pairs[different].sum() == 20000
+    assert chi_square(pairs[different]) < 31.3, pairs
 
 
 def test_sampling_is_seeded_and_draws_are_independent():
@@ -153,6 +226,12 @@ def test_sampling_is_seeded_and_draws_are_independent():
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+    # two draws from one generator: each pair of ids is as likely, 15 d.o.f.
+    cells = torch.arange(4).view(1, 2, 2).expand(20000, 2, 2)
+    generator = torch.Generator().manual_seed(0)
+    one, two = (sample_regions(cells, 1, generator) for _ in range(2))
+    pairs = torch.bincount((4 * one + two).flatten(), minlength=16)
+    assert chi_square(pairs) < 37.7, pairs
 
 
 def test_published_sampling_puts_empty_regions_last():

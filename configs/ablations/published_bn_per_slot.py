@@ -1,0 +1,4 @@
+"""Published behaviour: 16 small batch norms, one for each slot."""
+_base_ = '../cyborgs_coco.py'
+
+model = dict(neck=dict(project_by_slot=True), head=dict(predict_by_slot=True))
