@@ -41,14 +41,14 @@ param_scheduler = [
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=2,
-        end=15,
+        end=30,
         convert_to_iter_based=True)
 ]
-train_cfg = dict(max_epochs=15)
+train_cfg = dict(max_epochs=30)
 
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=1, max_keep_ckpts=2),
     mask_update=dict(
-        interval=5,
+        interval=10,
         source=dict(layer='layer2.1', num_clusters=(4, 16))))

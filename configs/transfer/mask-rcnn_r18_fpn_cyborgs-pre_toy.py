@@ -62,7 +62,7 @@ test_pipeline = [
                    'scale_factor'))
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=2,
     num_workers=1,
     dataset=dict(
         data_root=data_root,
