@@ -36,10 +36,6 @@ def main() -> None:
     try:
         banks = [MaskBank.open(path) for path in args.banks]
         keys = args.keys or banks[0].keys(args.num_images)
-        images = [
-            read_image(osp.join(args.data_root, key))[..., ::-1]
-            for key in keys
-        ]
         columns: Dict[str, List[np.ndarray]] = {}
         for bank in banks:
             for number in range(bank.num_clusterings):
@@ -49,6 +45,10 @@ def main() -> None:
                 while title in columns:  # rounds of different runs
                     title += "'"
                 columns[title] = [bank.label_map(key, number) for key in keys]
+        images = [
+            read_image(osp.join(args.data_root, key))[..., ::-1]
+            for key in keys
+        ]
     except BrokenImageError as error:
         raise SystemExit(f'{error}. Keys are relative to the data_root of '
                          f'the config; given was {args.data_root}') from error

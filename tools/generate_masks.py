@@ -21,7 +21,6 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
-from model_converters.publish_backbone import backbone_of, read_checkpoint
 from train import USER_ERRORS, _is_ours, merge_args
 
 from cyborgs_plugin.datasets import MaskBank
@@ -33,6 +32,10 @@ from cyborgs_plugin.engine.mask_update_hook import (
     ROUND_KEY,
 )
 from cyborgs_plugin.segmentation.bootstrap import describe_round
+
+sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)),
+                            'model_converters'))
+from backbone_files import read_checkpoint  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -102,15 +105,24 @@ def make_masks(runner: Runner, hook: MaskUpdateHook, checkpoint: Dict[str,
     """Make the round that the arguments ask for."""
     if args.again:
         if ORIGIN_KEY not in checkpoint:
-            raise ValueError(
+            raise SystemExit(
                 f'{args.checkpoint} does not hold what a mask round can be '
                 'made from again: expected a checkpoint of a run with '
                 'MaskUpdateHook and without a fixed mask_bank')
         return hook.make_again(runner, checkpoint)
     if args.checkpoint is None:
         return hook.make(runner, 0, hook.initial_cfg, 0, 0)
-    get_ori_model(runner.model).backbone.load_state_dict(
-        backbone_of(checkpoint, args.checkpoint, 'online'))
+    state = {
+        name[len('backbone.'):]: tensor
+        for name, tensor in checkpoint.get('state_dict', {}).items()
+        if name.startswith('backbone.')
+    }
+    try:
+        get_ori_model(runner.model).backbone.load_state_dict(state)
+    except RuntimeError as error:
+        raise SystemExit(
+            f'{args.checkpoint} does not fit the model of {args.config}; '
+            f'expected a checkpoint of its training: {error}') from error
     meta = checkpoint.get('meta', {})
     hub = checkpoint.get('message_hub', {}).get('runtime_info', {})
     return hook.make(runner,
@@ -123,13 +135,13 @@ def main() -> None:
     args = parse_args()
     try:
         checkpoint = {} if args.checkpoint is None else read_checkpoint(
-            args.checkpoint)
+            args.checkpoint, own=True)
         runner = build_runner(args, checkpoint)
         hooks = [
             hook for hook in runner.hooks if isinstance(hook, MaskUpdateHook)
         ]
         if not hooks:
-            raise ValueError(f'{args.config} has no MaskUpdateHook: expected '
+            raise SystemExit(f'{args.config} has no MaskUpdateHook: expected '
                              'a config that pretrains, as '
                              'configs/cyborgs_coco.py')
         hook = hooks[0]
@@ -138,7 +150,7 @@ def main() -> None:
             hook.root = args.out_dir or osp.join(runner.work_dir,
                                                  'offline_masks')
         if not hook._scenes:
-            raise ValueError(f'{args.config}: the data have fixed masks '
+            raise SystemExit(f'{args.config}: the data have fixed masks '
                              '(train_dataloader.dataset.mask_bank)')
         start = time.perf_counter()
         bank = make_masks(runner, hook, checkpoint, args)

@@ -1,15 +1,21 @@
 """Hooks in real runs: rounds, workers, resume, target updates."""
+import os
 import os.path as osp
+import re
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from sklearn.metrics import adjusted_rand_score
 
 from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.engine import MaskUpdateHook
+from cyborgs_plugin.segmentation import FeatureExtractor, MaskRoundError
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 TOY = osp.join(ROOT, 'configs', 'cyborgs_toy.py')
@@ -59,54 +65,125 @@ def test_rounds_are_made_used_and_remembered(photo_root, tmp_path):
 
 
 def test_resume_goes_on_with_the_same_round(photo_root, tmp_path):
-    straight = small_run(photo_root, tmp_path / 'a')
-    straight.train()
-    small_run(
-        photo_root, tmp_path / 'b', **{
-            'train_cfg.max_epochs': 3,
-            'default_hooks.mask_update.interval': 1
-        }).train()
-    # as if killed after epoch 2: its last epoch is done again
-    (tmp_path / 'b' / 'last_checkpoint').write_text(
-        str(tmp_path / 'b' / 'epoch_2.pth'))
-    again = small_run(photo_root, tmp_path / 'b', resume=True,
+    small_run(photo_root, tmp_path / 'w').train()
+    masks = str(tmp_path / 'w' / 'masks')
+    hashes = [MaskBank.open(round_path(masks, n)).hash for n in range(3)]
+    # as if killed after epoch 2, and with the update to come
+    (tmp_path / 'w' / 'last_checkpoint').write_text(
+        str(tmp_path / 'w' / 'epoch_2.pth'))
+    shutil.rmtree(round_path(masks, 2))
+    again = small_run(photo_root, tmp_path / 'w', resume=True,
                       experiment_name='again')
     again.train()
     assert again.epoch == 3
     assert again.message_hub.get_info('mask_round') == 2
-    for number in range(3):
-        banks = [
-            MaskBank.open(round_path(str(tmp_path / name / 'masks'), number))
-            for name in 'ab'
-        ]
-        assert banks[0].hash == banks[1].hash
+    assert hashes == [
+        MaskBank.open(round_path(masks, n)).hash for n in range(3)]
 
 
-@pytest.mark.parametrize('damage', ['gone', 'altered'])
-def test_resume_without_its_round_says_what_to_do(photo_root, tmp_path,
-                                                  damage):
-    import shutil
-    small_run(photo_root, tmp_path / 'w').train()
-    path = round_path(str(tmp_path / 'w' / 'masks'), 2)
-    if damage == 'gone':
-        shutil.rmtree(path)
-    else:
-        labels = np.load(osp.join(path, 'labels.npy'))
-        np.save(osp.join(path, 'labels.npy'), labels[::-1].copy())
-    runner = small_run(photo_root, tmp_path / 'w', resume=True,
-                       experiment_name='again')
-    with pytest.raises((FileNotFoundError, ValueError),
-                       match='generate_masks'):
-        runner.train()
+def test_masks_do_not_depend_on_batches_and_workers(photo_root, tmp_path):
+    hashes = set()
+    for number, (batch, workers) in enumerate([(4, 0), (3, 2)]):
+        runner = small_run(photo_root, tmp_path / str(number), **{
+            'train_dataloader.batch_size': batch,
+            'train_dataloader.num_workers': workers
+        })
+        runner.train_loop  # noqa: B018
+        runner._init_model_weights()
+        for hook in runner.hooks:
+            if isinstance(hook, MaskUpdateHook):
+                hook.before_train(runner)
+                hashes.add(hook.bank.hash)
+    assert len(hashes) == 1
 
 
-def test_an_early_kill_uses_round_0_again(photo_root, tmp_path, caplog):
-    small_run(photo_root, tmp_path / 'w').train()
-    made = osp.getmtime(
-        osp.join(round_path(str(tmp_path / 'w' / 'masks'), 0), 'labels.npy'))
-    small_run(photo_root, tmp_path / 'w', experiment_name='again').train()
-    assert made == osp.getmtime(
-        osp.join(round_path(str(tmp_path / 'w' / 'masks'), 0), 'labels.npy'))
+class Nans:
+    """Makes the features of the n-th group NaN."""
+
+    def __init__(self, monkeypatch, nth):
+        self.calls, self.nth = 0, nth
+        original = FeatureExtractor.__call__
+
+        def features(extractor, images):
+            self.calls += 1
+            scale = float('nan') if self.calls == self.nth else 1
+            return [x * scale for x in original(extractor, images)]
+
+        monkeypatch.setattr(FeatureExtractor, '__call__', features)
+
+
+def test_nan_features_keep_the_old_round(photo_root, tmp_path, monkeypatch):
+    Nans(monkeypatch, 4)  # round 0 has three groups
+    runner = small_run(photo_root, tmp_path / 'w', **{
+        'default_hooks.mask_update.group_size': 4})
+    logged = []
+    monkeypatch.setattr(runner.logger, 'error', logged.append)
+    runner.train()
+    assert len(logged) == 1
+    assert re.search(r"NO NEW MASKS: .*'train2017/\d\d.png'.*goes on with "
+                     'mask round 0 of epoch 0', logged[0], re.S)
+    hubs = [
+        torch.load(tmp_path / 'w' / f'epoch_{epoch}.pth',
+                   weights_only=False)['message_hub']['runtime_info']
+        for epoch in (2, 3)
+    ]
+    assert [hub['mask_round'] for hub in hubs] == [0, 1]
+    bank = MaskBank.open(tmp_path / 'w' / 'masks')
+    assert bank.round == 1 and bank.manifest['epoch'] == 2
+
+
+def test_nan_features_at_the_start_end_the_run(photo_root, tmp_path,
+                                               monkeypatch):
+    Nans(monkeypatch, 1)
+    with pytest.raises(MaskRoundError, match=r"'train2017/\d\d.png'"):
+        small_run(photo_root, tmp_path / 'w').train()
+
+
+def test_one_line_is_logged_a_round(photo_root, tmp_path, monkeypatch):
+    runner = small_run(photo_root, tmp_path / 'w', **{
+        'train_cfg.max_epochs': 2})
+    logged = []
+    monkeypatch.setattr(runner.logger, 'info', logged.append)
+    runner.train()
+    lines = [line for line in logged if str(line).startswith('Mask round')]
+    assert len(lines) == 2
+    masks = str(tmp_path / 'w' / 'masks')
+    maps = [[bank.label_map(key) for key in bank.keys()] for bank in (
+        MaskBank.open(round_path(masks, number)) for number in range(2))]
+    for number, line in enumerate(lines):
+        found = re.fullmatch(
+            rf'Mask round {number}: 12 images, 0 broken, K (\d+) to \1 \(mean '
+            r'\1\.0\), ([\d.]+) regions an image, [\d.]+ s \([\d.]+ s an '
+            r'image\)(, ARI ([\d.-]+) with round 0 \(12 images\))?, [\d.]+ GB '
+            r'free, mask rounds took [\d.]+% of the run so far', line)
+        assert found, line
+        assert int(found[1]) == 1 + max(ids.max() for ids in maps[number])
+        assert float(found[2]) == pytest.approx(np.mean(
+            [len(np.unique(ids)) for ids in maps[number]]), abs=0.06)
+        if number == 1:
+            scores = [adjusted_rand_score(old.ravel(), new.ravel())
+                      for old, new in zip(*maps)]
+            assert float(found[4]) == pytest.approx(
+                np.mean(scores), abs=6e-4)
+
+
+@pytest.mark.parametrize('interval, start, expected', [
+    (2, 0, [2, 4, 6]), (2, 1, [1, 3, 5, 7]), (3, 4, [4, 7]), (-1, 0, []),
+    (-1, 2, []), (100, 2, [2])])
+def test_when_rounds_are_due(interval, start, expected):
+    hook = MaskUpdateHook(interval, start)
+    due = []
+    hook._renew = lambda runner, *_: due.append(runner.epoch)
+    hook._kept = lambda runner: set()
+    hook.root = 'nowhere'
+    hook.bank = SimpleNamespace(round=0, manifest=dict(epoch=0))
+    for epoch in range(8):
+        hook.before_train_epoch(SimpleNamespace(epoch=epoch, iter=0, rank=0))
+    assert due == expected
+    # resumed in the middle of an epoch whose masks are there
+    hook.bank.manifest['epoch'] = 2
+    hook.before_train_epoch(SimpleNamespace(epoch=2, iter=0, rank=0))
+    assert due == expected
 
 
 def test_interval_minus_one_keeps_the_initial_masks(photo_root, tmp_path):
@@ -122,15 +199,41 @@ def test_interval_minus_one_keeps_the_initial_masks(photo_root, tmp_path):
         16).reshape(4, 4).tolist()
 
 
-def test_pruning_spares_the_round_of_the_checkpoint(photo_root, tmp_path):
+def test_pruning_spares_the_rounds_of_checkpoints(photo_root, tmp_path):
     small_run(
         photo_root, tmp_path / 'w', **{
-            'train_cfg.max_epochs': 4,
+            'train_cfg.max_epochs': 7,
+            'train_dataloader.batch_size': 12,
             'default_hooks.checkpoint.interval': 2,
+            'default_hooks.checkpoint.max_keep_ckpts': 2,
             'default_hooks.mask_update.max_keep_rounds': 1
         }).train()
-    # round 3 is the newest; the checkpoint of epoch 2 refers to round 2
-    assert list_rounds(str(tmp_path / 'w' / 'masks')) == [2, 3]
+    checkpoints = {
+        name: torch.load(tmp_path / 'w' / name, weights_only=False)
+        ['message_hub']['runtime_info']['mask_round']
+        for name in os.listdir(tmp_path / 'w') if name.endswith('.pth')
+    }
+    assert checkpoints == {'epoch_6.pth': 5, 'epoch_7.pth': 6}
+    # When round 6 was made, epochs 4 and 6 were on the disk: rounds 3 and 5.
+    assert list_rounds(str(tmp_path / 'w' / 'masks')) == [3, 5, 6]
+
+
+def test_a_checkpoint_hook_keeps_as_many_as_asked(photo_root, tmp_path):
+    options = {
+        'train_dataloader.batch_size': 12,
+        'default_hooks.mask_update.interval': -1,
+        'default_hooks.mask_update.initial': dict(type='GridMasks'),
+        'default_hooks.checkpoint.max_keep_ckpts': 2
+    }
+    for epochs in (3, 4):
+        small_run(photo_root, tmp_path / 'w', resume=True,
+                  experiment_name=str(epochs),
+                  **{'train_cfg.max_epochs': epochs}, **options).train()
+        names = sorted(name for name in os.listdir(tmp_path / 'w')
+                       if 'epoch' in name)
+        assert names == [f'epoch_{epochs - 1}.pth', f'epoch_{epochs}.pth']
+        assert (tmp_path / 'w' / 'last_checkpoint').read_text() == str(
+            tmp_path / 'w' / names[-1])
 
 
 def test_fixed_bank_is_left_alone(photo_root, tmp_path):
@@ -147,7 +250,7 @@ def test_fixed_bank_is_left_alone(photo_root, tmp_path):
 
 
 @pytest.mark.parametrize('bad', [dict(interval=0), dict(interval=-2),
-                                 dict(group_size=0)])
+                                 dict(group_size=0), dict(start=-1)])
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match='mask_update'):
         MaskUpdateHook(**bad)

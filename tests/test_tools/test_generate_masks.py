@@ -1,0 +1,193 @@
+"""tools/generate_masks.py and browse_masks.py, beside training itself."""
+import os
+import os.path as osp
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MessageHub
+
+from cyborgs_plugin.datasets import MaskBank
+from cyborgs_plugin.datasets.mask_bank import round_path
+
+from ..conftest import write_photo
+from ..test_engine.test_hooks import ROOT, small_config, small_run
+
+sys.path.insert(0, osp.join(ROOT, 'tools'))
+import browse_masks  # noqa: E402
+import generate_masks  # noqa: E402
+
+OPTIONS = {
+    'default_hooks.mask_update.interval': 2,
+    'default_hooks.mask_update.max_keep_rounds': 1,
+    'default_hooks.mask_update.group_size': 5
+}
+
+
+def call(monkeypatch, tool, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['tool', *map(str, arguments)])
+    MessageHub._instance_dict.clear()
+    tool.main()
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A run whose last checkpoint (3) is not that of its round's start (2)."""
+    root = tmp_path_factory.mktemp('run')
+    for number in range(12):
+        write_photo(root / 'data' / 'train2017' / f'{number:02d}.png',
+                    seed=number)
+    small_run(root / 'data', root / 'w', **OPTIONS).train()
+    return root
+
+
+@pytest.fixture
+def trained(run, tmp_path):
+    """A copy of its work dir."""
+    shutil.copytree(run / 'data', tmp_path / 'data')
+    work_dir = tmp_path / 'w'
+    shutil.copytree(run / 'w', work_dir)
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_3.pth'))
+    small_config(tmp_path / 'data', work_dir, **OPTIONS).dump(
+        work_dir / 'cyborgs_toy.py')
+    return work_dir
+
+
+def test_the_same_rounds_as_in_training(trained, tmp_path, monkeypatch):
+    config, out = trained / 'cyborgs_toy.py', trained / 'offline_masks'
+    rounds = [MaskBank.open(round_path(trained / 'masks', n)) for n in (0, 1)]
+    call(monkeypatch, generate_masks, config)
+    assert MaskBank.open(out).hash == rounds[0].hash
+    call(monkeypatch, generate_masks, config, trained / 'epoch_2.pth',
+         '--out-dir', tmp_path / 'out')
+    assert MaskBank.open(tmp_path / 'out').hash == rounds[1].hash
+    # Of another network: the round that would come next.
+    call(monkeypatch, generate_masks, config, trained / 'epoch_3.pth')
+    bank = MaskBank.open(out)
+    assert bank.round == 2 and bank.manifest['epoch'] == 3
+    assert bank.manifest['network'] != rounds[1].manifest['network']
+
+
+@pytest.mark.parametrize('damage', [
+    'gone', pytest.param('altered', marks=pytest.mark.slow),
+    pytest.param('manifest', marks=pytest.mark.slow)])
+def test_the_message_of_a_failed_resume_is_true(
+        trained, monkeypatch, capsys, damage):
+    path = round_path(trained / 'masks', 1)
+    for epoch in (1, 2):  # all but the last checkpoint may be gone
+        (trained / f'epoch_{epoch}.pth').unlink(missing_ok=True)
+    before = {name: open(osp.join(path, name), 'rb').read()
+              for name in os.listdir(path)}
+    if damage == 'gone':
+        shutil.rmtree(path)
+    elif damage == 'altered':
+        labels = np.load(osp.join(path, 'labels.npy'))
+        np.save(osp.join(path, 'labels.npy'), labels[::-1].copy())
+    else:
+        with open(osp.join(path, 'manifest.json'), 'a') as file:
+            file.write(' ')
+
+    def resume(name, **options):
+        runner = small_run(
+            trained.parent / 'data', trained, resume=True,
+            experiment_name=name,
+            **{**OPTIONS, 'train_cfg.max_epochs': 4, **options})
+        runner.train()
+        return runner
+
+    with pytest.raises((FileNotFoundError, ValueError)) as error:
+        resume('first')
+    if damage == 'manifest':  # whole, but not the same: may be used
+        assert 'exact_resume=False' in str(error.value)
+        resume('inexact', **{
+            'default_hooks.mask_update.exact_resume': False,
+            'train_cfg.max_epochs': 3})
+    command = re.search(r'python tools/generate_masks.py (.* --again)',
+                        str(error.value).split('That is, ')[-1])
+    call(monkeypatch, generate_masks, *shlex.split(command[1]))
+    assert 'very round of the checkpoint' in capsys.readouterr().out
+    assert {name: open(osp.join(path, name), 'rb').read()
+            for name in os.listdir(path)} == before
+    assert resume('second').epoch == 4
+
+
+def test_another_round_than_the_checkpoint_s_is_told(
+        trained, monkeypatch, capsys):
+    cv2.imwrite(str(trained.parent / 'data' / 'train2017' / '00.png'),
+                np.zeros((64, 48, 3), np.uint8))
+    with pytest.raises(SystemExit) as error:
+        call(monkeypatch, generate_masks, trained / 'cyborgs_toy.py',
+             trained / 'epoch_3.pth', '--again')
+    assert error.value.code == 1
+    said = capsys.readouterr().out
+    assert 'not the very round' in said and 'exact_resume=False' in said
+
+
+def test_mistakes_are_named(trained, tmp_path, monkeypatch, capsys):
+    config = trained / 'cyborgs_toy.py'
+    torch.save(dict(state_dict=dict(x=torch.ones(1)), meta={}),
+               tmp_path / 'foreign.pth')
+    fixed = small_config(tmp_path / 'data', tmp_path / 'fixed')
+    fixed.train_dataloader.dataset.mask_bank = str(trained / 'masks')
+    fixed.dump(tmp_path / 'fixed.py')
+    for arguments, said in (
+        ([config, '--again'], 'needs a CHECKPOINT'),
+        ([config, tmp_path / 'foreign.pth', '--again'], 'MaskUpdateHook'),
+        ([config, tmp_path / 'foreign.pth'], 'foreign.pth does not fit'),
+        ([config, tmp_path / 'absent.pth'], 'absent.pth'),
+        ([tmp_path / 'fixed.py'], 'fixed masks'),
+        ([config, '--cfg-options', 'modle.x=1'], 'did you mean')):
+        with pytest.raises(SystemExit) as error:
+            call(monkeypatch, generate_masks, *arguments)
+        assert error.value.code != 0
+        captured = capsys.readouterr()
+        assert said in captured.out + captured.err + str(error.value)
+
+
+@pytest.mark.slow
+def test_under_torchrun_the_same_bytes(photo_root, tmp_path, monkeypatch):
+    config = tmp_path / 'toy.py'
+    small_config(photo_root, tmp_path / 'w', **{
+        'default_hooks.mask_update.group_size': 5}).dump(config)
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+         '--nproc_per_node=2', osp.join(ROOT, 'tools', 'generate_masks.py'),
+         str(config), '--launcher', 'pytorch'],
+        env=dict(os.environ, PYTHONPATH=ROOT, OMP_NUM_THREADS='1'),
+        capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count('12 images, 0 broken') == 1
+    call(monkeypatch, generate_masks, config, '--out-dir', tmp_path / 'one')
+    banks = [MaskBank.open(tmp_path / path)
+             for path in ('w/offline_masks', 'one')]
+    assert banks[0].hash == banks[1].hash
+
+
+def test_a_contact_sheet_of_two_banks(trained, tmp_path, monkeypatch,
+                                      capsys):
+    photo_root, out = tmp_path / 'data', tmp_path / 'sheets' / 'masks.png'
+    masks = trained / 'masks'
+    call(monkeypatch, browse_masks, photo_root, masks / 'round_0000', masks,
+         '--num-images', 3, '--out', out)
+    assert f'Wrote {out}: 3 images, round 0, round 1' in (
+        capsys.readouterr().out)
+    two = cv2.imread(str(out))
+    call(monkeypatch, browse_masks, photo_root, masks, masks, masks,
+         '--keys', 'train2017/03.png', '--out', out)
+    assert "1 images, round 1, round 1', round 1''" in capsys.readouterr().out
+    four = cv2.imread(str(out))
+    assert four.shape[1] * 3 == two.shape[1] * 4
+    assert abs(two.shape[0] - 3 * four.shape[0]) <= 3 and two.std() > 0
+    for arguments, said in (
+        ([tmp_path / 'nowhere', masks], 'data_root'),
+        ([photo_root, tmp_path / 'nowhere'], 'no such folder'),
+        ([photo_root, masks, '--keys', 'train2017/3.png'], 'train2017/03.png')
+    ):
+        with pytest.raises(SystemExit, match=said):
+            call(monkeypatch, browse_masks, *arguments)
