@@ -106,10 +106,10 @@ def make_round(source: MaskSource,
                 }
 
             ahead = decode(mine[0]) if mine else {}
-            for number, following in zip(mine, [*mine[1:], None]):
+            for done, number in enumerate(mine, 1):
                 pixels = {i: future.result() for i, future in ahead.items()}
-                if following is not None:
-                    ahead = decode(following)
+                if done < len(mine):
+                    ahead = decode(mine[done])
                 maps = _segment_group(source, images, pixels,
                                       (seed, mask_round, number), previous)
                 for index, label_map in maps.items():
@@ -122,8 +122,10 @@ def make_round(source: MaskSource,
                                         default=0))
                 if is_given_up(root, mask_round):
                     return  # Whoever gave up tells why.
-                if bar is not None:
-                    bar.update()
+                # A hundred lines, where the output is a file.
+                if bar is not None and (done == len(mine) or not done % (
+                        1 + len(mine) // 100)):
+                    bar.update(done - bar.completed)
         if bar is not None:
             bar.file.write('\n')
         writer.close()
