@@ -4,6 +4,7 @@ from .features import FeatureExtractor
 from .kmeans import kmeans
 from .sources import (
                       AnnotatedMasks,
+                      BankMasks,
                       FelzenszwalbMasks,
                       GridMasks,
                       MaskSource,
@@ -11,6 +12,7 @@ from .sources import (
 )
 
 __all__ = [
-    'AnnotatedMasks', 'FeatureExtractor', 'FelzenszwalbMasks', 'GridMasks',
-    'MaskRoundError', 'MaskSource', 'NetworkMasks', 'kmeans', 'make_round'
+    'AnnotatedMasks', 'BankMasks', 'FeatureExtractor', 'FelzenszwalbMasks',
+    'GridMasks', 'MaskRoundError', 'MaskSource', 'NetworkMasks', 'kmeans',
+    'make_round'
 ]

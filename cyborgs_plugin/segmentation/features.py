@@ -11,7 +11,10 @@ from mmcv.cnn import fuse_conv_bn
 from torch import Tensor, nn
 
 _MAX_PIXELS = 1 << 22
-"""Pixels of one forward, about 14 photographs of 640x480."""
+"""Pixels of one forward, about 14 photographs of 640x480 ..."""
+_MAX_PIXELS_CPU = 1 << 18
+"""... or one on a CPU, whose caches hold no more: larger batches take twice
+as long (docs/mask_update.md)."""
 
 
 class _LayerReached(Exception):
@@ -34,6 +37,8 @@ class FeatureExtractor:
         std (Sequence[float]): Standard deviation of each channel.
             Defaults to ImageNet's (58.395, 57.12, 57.375).
         to_rgb (bool): Turn the BGR images into RGB. Defaults to True.
+        dtype (torch.dtype): Precision of the forward; the normalisation is
+            in float32. Defaults to torch.float32.
 
     Raises:
         ValueError: If the backbone has no such layer.
@@ -45,7 +50,8 @@ class FeatureExtractor:
         layer: str = 'layer2.2',
         mean: Sequence[float] = (123.675, 116.28, 103.53),
         std: Sequence[float] = (58.395, 57.12, 57.375),
-        to_rgb: bool = True
+        to_rgb: bool = True,
+        dtype: torch.dtype = torch.float32
     ) -> None:
         names = dict(backbone.named_modules())
         if not layer or layer not in names:
@@ -56,12 +62,15 @@ class FeatureExtractor:
         copy = deepcopy(backbone).requires_grad_(False)
         copy.eval()  # which returns None in mmpretrain's backbones
         self._backbone = fuse_conv_bn(copy).to(
-            memory_format=torch.channels_last)
+            dtype=dtype, memory_format=torch.channels_last)
         self._backbone.get_submodule(layer).register_forward_hook(self._stop)
         self._device = next(backbone.parameters()).device
         self._mean = torch.tensor(mean, device=self._device).view(-1, 1, 1)
         self._std = torch.tensor(std, device=self._device).view(-1, 1, 1)
         self._to_rgb = to_rgb
+        self._dtype = dtype
+        self._max_pixels = (_MAX_PIXELS_CPU if self._device.type == 'cpu' else
+                            _MAX_PIXELS)
         self._output: Any = None
 
     def _stop(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -87,7 +96,7 @@ class FeatureExtractor:
             by_size[image.shape].append(index)
         features: Dict[int, Tensor] = {}
         for (height, width, _), indices in by_size.items():
-            batch = max(1, _MAX_PIXELS // (height * width))
+            batch = max(1, self._max_pixels // (height * width))
             for start in range(0, len(indices), batch):
                 part = indices[start:start + batch]
                 maps = self._forward(np.stack([images[i] for i in part]))
@@ -101,8 +110,8 @@ class FeatureExtractor:
             batch = batch.flip(1)
         batch = (batch.float() - self._mean) / self._std
         try:
-            self._backbone(batch.contiguous(
-                memory_format=torch.channels_last))
+            self._backbone(batch.to(
+                dtype=self._dtype, memory_format=torch.channels_last))
         except _LayerReached:
             pass
         output, self._output = self._output, None

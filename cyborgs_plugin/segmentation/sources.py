@@ -1,17 +1,24 @@
 """Where masks come from: the network itself, or a fixed procedure."""
-from typing import List, Optional, Sequence, Tuple, Union
+from copy import deepcopy
+from importlib.util import find_spec
+from pickle import UnpicklingError
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from mmengine.fileio import load
+from mmengine.logging import print_log
 from mmpretrain.registry import TASK_UTILS
 from torch import Tensor, nn
 
+from ..datasets.mask_bank import MaskBank
 from .features import FeatureExtractor
 from .kmeans import kmeans
 
 GRID = 8
 """Pixels of an image on each side of a cell of a label map."""
+_PCA_SAMPLE = 16384
+"""Points of a group that tell its principal components, about."""
 
 
 class NonFiniteFeaturesError(ValueError):
@@ -65,8 +72,25 @@ class NetworkMasks(MaskSource):
         layer (str): Name of the backbone's submodule. Defaults to 'layer2.2'.
         num_clusters (int or Tuple[int, int]): K, or the closed range from
             which it is drawn uniformly; lowered to the number of locations of
-            the smallest image. Defaults to (2, 256).
+            the smallest image, which is logged once a round.
+            Defaults to (2, 256).
         num_iters (int): Largest number of iterations. Defaults to 20.
+        num_clusterings (int): Label maps of each image, each with a K and a
+            start of its own; every epoch of training draws one.
+            Defaults to 1.
+        pca_dim (int, optional): Keep so many principal components of the
+            group's vectors. Defaults to None, all of the vectors.
+        position_weight (float): Add to each vector its location, row and
+            column from -1 to 1 across the image, times this weight.
+            Defaults to 0.
+        backend (str): 'torch', or 'faiss' (pip install faiss-cpu), which
+            clusters on the CPU as published. Defaults to 'torch'.
+        dtype (str): Precision of the network's forward, 'float32' or
+            'bfloat16', which takes half the time where the hardware has it.
+            Defaults to 'float32'.
+        checkpoint (str, optional): File of weights for the backbone, with
+            or without the prefix ``backbone.``. Defaults to None, those of
+            the network in training.
     """
 
     uses_network = True
@@ -74,24 +98,59 @@ class NetworkMasks(MaskSource):
     def __init__(self,
                  layer: str = 'layer2.2',
                  num_clusters: Union[int, Tuple[int, int]] = (2, 256),
-                 num_iters: int = 20) -> None:
+                 num_iters: int = 20,
+                 num_clusterings: int = 1,
+                 pca_dim: Optional[int] = None,
+                 position_weight: float = 0.,
+                 backend: str = 'torch',
+                 dtype: str = 'float32',
+                 checkpoint: Optional[str] = None) -> None:
         span = (num_clusters if isinstance(num_clusters, (tuple, list)) else
                 (num_clusters, num_clusters))
-        if len(span) != 2 or not 1 <= span[0] <= span[1] <= 65536:
-            raise ValueError(
-                'default_hooks.mask_update.source.num_clusters must be a '
-                'number or a range (low, high) within 1 to 65536, but is '
-                f'{num_clusters}')
+        _expect(
+            len(span) == 2 and 1 <= span[0] <= span[1] <= 65536,
+            'num_clusters', num_clusters,
+            'a number or a range (low, high) within 1 to 65536')
+        _expect(num_iters >= 0, 'num_iters', num_iters, '0 or more')
+        _expect(num_clusterings >= 1, 'num_clusterings', num_clusterings,
+                '1 or more')
+        _expect(pca_dim is None or pca_dim >= 1, 'pca_dim', pca_dim,
+                'None, or 1 or more')
+        _expect(position_weight >= 0, 'position_weight', position_weight,
+                '0 or more')
+        _expect(backend in ('torch', 'faiss'), 'backend', backend,
+                "'torch' or 'faiss'")
+        _expect(dtype in ('float32', 'bfloat16'), 'dtype', dtype,
+                "'float32' or 'bfloat16'")
+        if backend == 'faiss' and find_spec('faiss') is None:
+            raise ImportError(
+                "default_hooks.mask_update.source.backend='faiss', but faiss "
+                'is not installed: pip install faiss-cpu, or take '
+                "backend='torch'")
         self.layer = layer
         self.num_clusters = span
         self.num_iters = num_iters
+        self.num_clusterings = num_clusterings
+        self.pca_dim = pca_dim
+        self.position_weight = position_weight
+        self.checkpoint = checkpoint
+        self._kmeans = kmeans if backend == 'torch' else _faiss_kmeans
+        self._dtype = getattr(torch, dtype)
         self._extractor: Optional[FeatureExtractor] = None
+        self._lowered = False
 
     def prepare(self, backbone: nn.Module, mean: Sequence[float],
                 std: Sequence[float], to_rgb: bool) -> None:
-        """Copy the network as it is now."""
+        """Copy the network as it is now, or with the checkpoint's weights.
+
+        Raises:
+            ValueError: If the checkpoint's weights do not fit.
+        """
+        if self.checkpoint is not None:
+            backbone = _with_weights(backbone, self.checkpoint)
         self._extractor = FeatureExtractor(backbone, self.layer, mean, std,
-                                           to_rgb)
+                                           to_rgb, self._dtype)
+        self._lowered = False
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
                    seed: Sequence[int]) -> List[np.ndarray]:
@@ -104,30 +163,161 @@ class NetworkMasks(MaskSource):
         if self._extractor is None:
             raise RuntimeError('NetworkMasks.prepare() comes first')
         features = self._extractor(images)
-        for key, feature in zip(keys, features):
-            if not torch.isfinite(feature.sum()):
-                raise NonFiniteFeaturesError(
-                    f'The features of {key!r} at {self.layer} hold NaN or '
-                    'infinite values: the network has diverged, lower the '
-                    'learning rate')
-        random = np.random.default_rng(list(seed))
-        low, high = self.num_clusters
-        smallest = min(feature[..., 0].numel() for feature in features)
-        count = min(int(random.integers(low, high + 1)), smallest)
+        sizes = [tuple(feature.shape[:2]) for feature in features]
         points = torch.cat([feature.flatten(0, 1) for feature in features])
-        labels, _ = kmeans(points, count, self.num_iters,
-                           int(random.integers(2**31)))
-        return _split(labels, [feature.shape[:2] for feature in features])
+        if not torch.isfinite(points.sum()):
+            key = next(key for key, feature in zip(keys, features)
+                       if not torch.isfinite(feature).all())
+            raise NonFiniteFeaturesError(
+                f'The features of {key!r} at {self.layer} hold NaN or '
+                'infinite values: the network has diverged, lower the '
+                'learning rate')
+        del features  # each as large as its part of the points
+        if self.pca_dim is not None:
+            points = _principal(points, self.pca_dim)
+        if self.position_weight:
+            places = _positions(sizes).to(points) * self.position_weight
+            points = torch.cat([points, places], dim=1)
+        random = np.random.default_rng(list(seed))
+        smallest = min(range(len(keys)), key=lambda i: np.prod(sizes[i]))
+        most = int(np.prod(sizes[smallest]))
+        labels = []
+        for _ in range(self.num_clusterings):
+            count = int(random.integers(self.num_clusters[0],
+                                        self.num_clusters[1] + 1))
+            if count > most:
+                self._log_lowered(count, most, keys[smallest])
+            ids, _ = self._kmeans(points, min(count, most), self.num_iters,
+                                  int(random.integers(2**31)))
+            labels.append(ids)
+        return _split(torch.stack(labels), sizes)
+
+    def _log_lowered(self, count: int, most: int, key: str) -> None:
+        if not self._lowered:
+            print_log(
+                f'K = {count} is lowered to {most}, the number of locations '
+                f'of {key!r} at {self.layer}; further groups of this round '
+                'with too high a K are not reported',
+                logger='current')
+        self._lowered = True
 
 
-def _split(labels: Tensor, sizes: Sequence[Sequence[int]]) -> List[np.ndarray]:
-    """Cut the labels of a group (M, ) into its images' maps."""
-    flat = labels.cpu().numpy()
-    ends = np.cumsum([height * width for height, width in sizes])[:-1]
-    return [
-        part.reshape(tuple(size)) for part, size in zip(
-            np.split(flat, ends), sizes)
+def _expect(valid: bool, name: str, found: Any, expected: str) -> None:
+    """Check an option of :class:`NetworkMasks`."""
+    if not valid:
+        raise ValueError(f'default_hooks.mask_update.source.{name} must be '
+                         f'{expected}, but is {found!r}')
+
+
+def _with_weights(backbone: nn.Module, path: str) -> nn.Module:
+    """A copy of the backbone with the weights of a file, all of them."""
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(
+            f'{path} holds more than tensors, as a training checkpoint does: '
+            'take its backbone out by tools/model_converters/'
+            'publish_backbone.py first') from error
+    state = content.get('state_dict', content)
+    prefix = 'backbone.' if any(
+        name.startswith('backbone.') for name in state) else ''
+    own = backbone.state_dict()
+    missing = [
+        name for name in own
+        if prefix + name not in state and 'num_batches_tracked' not in name
     ]
+    if missing:
+        raise ValueError(
+            f'{path} lacks {len(missing)} of the {len(own)} tensors of '
+            f'{type(backbone).__name__}, such as {prefix}{missing[0]}; it has '
+            f'{sorted(state)[:3]} and so on')
+    copy = deepcopy(backbone)
+    copy.load_state_dict({
+        name: state.get(prefix + name, value)
+        for name, value in own.items()
+    })
+    return copy
+
+
+def _principal(points: Tensor, dim: int) -> Tensor:
+    """Project points (M, D) to their first principal components (M, dim)."""
+    _expect(dim <= points.shape[1], 'pca_dim', dim,
+            f"at most the layer's {points.shape[1]} channels")
+    sample = points[::-(-len(points) // _PCA_SAMPLE)]
+    _, vectors = torch.linalg.eigh(sample.double().T.cov())
+    return points @ vectors[:, -dim:].to(points)
+
+
+def _positions(sizes: Sequence[Tuple[int, ...]]) -> Tensor:
+    """Row and column of each location of images, -1 to 1, (M, 2)."""
+    return torch.cat([
+        torch.cartesian_prod(*((2 * torch.arange(side) + 1) / side - 1
+                               for side in size)) for size in sizes
+    ])
+
+
+def _faiss_kmeans(points: Tensor, num_clusters: int, num_iters: int,
+                  seed: int) -> Tuple[Tensor, Tensor]:
+    """The published k-means: all points, random starts, on the CPU."""
+    import faiss
+    data = points.cpu().numpy()
+    trained = faiss.Kmeans(
+        data.shape[1],
+        num_clusters,
+        niter=num_iters,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(data))
+    trained.train(data)
+    labels = trained.index.search(data, 1)[1][:, 0]
+    return torch.from_numpy(labels), torch.from_numpy(trained.centroids)
+
+
+def _split(labels: Tensor, sizes: Sequence[Tuple[int, ...]]
+           ) -> List[np.ndarray]:
+    """Cut labels (V, M) of a group into its images' (h, w) or (V, h, w)."""
+    ends = np.cumsum([height * width for height, width in sizes])[:-1]
+    parts = np.split(labels.cpu().numpy(), ends, axis=1)
+    shape = labels.shape[:1] if len(labels) > 1 else ()
+    return [part.reshape(*shape, *size) for part, size in zip(parts, sizes)]
+
+
+@TASK_UTILS.register_module()
+class BankMasks(MaskSource):
+    """Take the masks of a bank that is there already, as they are.
+
+    Args:
+        path (str): A round's folder, or the root of several: the newest.
+            A newer round may appear while this one is read.
+
+    Raises:
+        FileNotFoundError: If there is no bank.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._bank = MaskBank.open(path)
+        self.num_clusterings = self._bank.num_clusterings
+
+    def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
+                   seed: Sequence[int]) -> List[np.ndarray]:
+        """Look up a group of images; see :class:`MaskSource`.
+
+        Raises:
+            ValueError: If the bank lacks an image; names it.
+        """
+        bank, number = self._bank, self.num_clusterings
+        missing = [key for key in keys if key not in bank]
+        if missing:
+            raise ValueError(
+                f'BankMasks: {bank.path} has no masks of {missing[0]!r} (nor '
+                f'of {len(missing) - 1} others of its group); its {len(bank)} '
+                f'keys are such as {bank.keys(1)[0]!r}. A key is the path '
+                'relative to data_root: give a bank of the same data and '
+                'data_root')
+        return [
+            np.stack([bank.label_map(key, i) for i in range(number)])
+            if number > 1 else bank.label_map(key) for key in keys
+        ]
 
 
 @TASK_UTILS.register_module()

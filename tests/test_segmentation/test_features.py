@@ -72,7 +72,7 @@ def test_unknown_layer_names_the_near_ones():
 
 def test_large_groups_are_split_by_pixels(monkeypatch):
     from cyborgs_plugin.segmentation import features
-    monkeypatch.setattr(features, '_MAX_PIXELS', 2 * 32 * 32)
+    monkeypatch.setattr(features, '_MAX_PIXELS_CPU', 2 * 32 * 32)
     model, random = network(), np.random.default_rng(1)
     images = list(random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8))
     for image, feature in zip(images,

@@ -1,4 +1,5 @@
-"""k-means against scikit-learn and a naive loop."""
+"""k-means against scikit-learn, faiss and a naive loop."""
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -6,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from cyborgs_plugin.segmentation.kmeans import kmeans
+from cyborgs_plugin.segmentation.kmeans import (
+    _stages,
+    _sums,
+    _sums_by_products,
+    kmeans,
+)
 
 
 def blobs(seed=0, num=600, dim=8, centres=7):
@@ -27,6 +33,7 @@ def test_equals_lloyd_of_sklearn_from_the_same_start(seed):
     generator = torch.Generator().manual_seed(seed)
     start = points[torch.randperm(len(points), generator=generator)[:7]]
     labels, centroids = kmeans(points, 7, num_iters=100, seed=seed)
+    assert _stages(len(points), 7, 100) == [(len(points), 100, 1.)]
     oracle = KMeans(
         7, init=start.numpy(), n_init=1, max_iter=100, tol=0,
         algorithm='lloyd').fit(points.numpy())
@@ -68,13 +75,135 @@ def test_seed_decides_and_global_state_does_not():
     assert not torch.equal(kmeans(points, 5, seed=4)[1], one[1])
 
 
-def test_duplicates_and_k_equal_to_m():
-    points = torch.ones(10, 2)
-    labels, centroids = kmeans(points, 3)
-    assert torch.isfinite(centroids).all() and labels.max() < 3
-    distinct = torch.arange(6.)[:, None]
-    labels, _ = kmeans(distinct, 6)
-    assert sorted(labels.tolist()) == list(range(6))
+def mixture(seed, num=24000, dim=16):
+    """Overlapping clusters of unequal size and spread, as features are."""
+    random = np.random.default_rng(seed)
+    middle = random.normal(size=(60, dim))
+    spread = random.uniform(0.3, 1., size=(60, 1))
+    which = random.choice(60, size=num, p=random.dirichlet(np.ones(60)))
+    points = middle[which] + spread[which] * random.normal(size=(num, dim))
+    return torch.from_numpy(points.astype(np.float32))
+
+
+@pytest.mark.parametrize('num_clusters', [2, 20, 90])
+def test_samples_lose_nothing_to_faiss(num_clusters):
+    """The published k-means: 20 iterations of all points."""
+    points = mixture(0)
+    assert len(_stages(len(points), num_clusters, 20)) > 1
+    ours, theirs = [], []
+    for seed in range(4):
+        ours.append(inertia(points, *kmeans(points, num_clusters, seed=seed)))
+        oracle = faiss.Kmeans(
+            16, num_clusters, niter=20, seed=seed,
+            max_points_per_centroid=len(points))
+        oracle.train(points.numpy())
+        theirs.append(oracle.index.search(points.numpy(), 1)[0].sum())
+    assert np.mean(ours) <= 1.01 * np.mean(theirs)
+
+
+def test_stages_share_the_iterations():
+    assert _stages(80000, 129, 20) == [(10000, 10, 1.8), (20000, 5, 1.8),
+                                       (40000, 2, 1.8), (80000, 3, 1.)]
+    assert _stages(40000, 129, 20) == [(5000, 10, 1.8), (10000, 5, 1.8),
+                                       (20000, 2, 1.8), (40000, 3, 1.)]
+    assert _stages(40000, 256, 20) == [(10000, 10, 1.8), (20000, 5, 1.8),
+                                       (40000, 5, 1.)]
+    assert _stages(80000, 129, 1)[-1] == (80000, 1, 1.)
+    for num_iters in range(40):
+        stages = _stages(80000, 129, num_iters)
+        assert sum(stage[1] for stage in stages) == num_iters
+
+
+@pytest.mark.parametrize('num_points', [300, 20000])
+def test_a_large_offset_costs_no_digits(num_points):
+    """In float32, 10,000 away from the origin."""
+    points = mixture(1, num_points) + 1e4
+    labels, centroids = kmeans(points, 12, seed=2)
+    distances = torch.cdist(points.double(), centroids.double(),
+                            compute_mode='donot_use_mm_for_euclid_dist')
+    chosen = distances.gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(
+        chosen, distances.min(dim=1).values, rtol=1e-5, atol=0)
+    near = kmeans((points.double() - 1e4), 12, seed=2)
+    assert inertia(points.double(), labels, centroids) == pytest.approx(
+        inertia(points.double() - 1e4, *near), rel=2e-3)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_points(dtype):
+    points = mixture(2, 500).to(dtype)
+    labels, centroids = kmeans(points, 9)
+    assert centroids.dtype == dtype
+    distances = torch.cdist(points.double(), centroids.double())
+    torch.testing.assert_close(
+        distances.gather(1, labels[:, None])[:, 0],
+        distances.min(dim=1).values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('num_points', [500, 20000])
+def test_threads_do_not_count(num_points):
+    points, before = mixture(3, num_points, 64), torch.get_num_threads()
+    try:
+        made = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            made.append(kmeans(points, 20, seed=1))
+    finally:
+        torch.set_num_threads(before)
+    for labels, centroids in made[1:]:
+        assert torch.equal(labels, made[0][0])
+        assert torch.equal(centroids, made[0][1])
+
+
+def test_precision_of_products_is_put_back():
+    before = torch.get_float32_matmul_precision()
+    kmeans(blobs(), 3)
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_sums_by_products_equal_additions():
+    """What an accelerator does, where additions come in any order."""
+    points, random = mixture(4, 9000), torch.Generator().manual_seed(0)
+    labels = torch.randint(30, (9000, ), generator=random)
+    labels[labels == 7] = 8
+    sums = _sums_by_products(points, labels, 30)
+    torch.testing.assert_close(sums, _sums(points, labels, 30))
+    torch.testing.assert_close(
+        sums[3], points[labels == 3].sum(dim=0), rtol=1e-4, atol=1e-3)
+    assert not sums[7].any()
+
+
+def test_one_cluster_is_the_mean():
+    points = mixture(5, 20000)
+    labels, centroids = kmeans(points, 1)
+    assert not labels.any()
+    torch.testing.assert_close(centroids[0], points.mean(dim=0))
+
+
+def test_k_equal_to_m():
+    for points in (torch.arange(6.)[:, None], torch.randn(40, 3),
+                   torch.zeros(1, 4)):
+        labels, centroids = kmeans(points, len(points))
+        assert sorted(labels.tolist()) == list(range(len(points)))
+        torch.testing.assert_close(centroids[labels], points)
+
+
+def test_fewer_distinct_points_than_clusters():
+    points = torch.tensor([[1., 2], [1, 2], [1, 2], [5, 0]]).repeat(5, 1)
+    labels, centroids = kmeans(points, 6)
+    assert torch.isfinite(centroids).all()
+    torch.testing.assert_close(centroids[labels], points)
+
+
+@pytest.mark.parametrize('num_points', [200, 20000])
+def test_no_cluster_is_empty_for_want_of_a_start(num_points):
+    """Nearly all points are the same, so nearly all starts are."""
+    points = torch.zeros(num_points, 2)
+    points[:12] = torch.randn(12, 2, generator=torch.Generator()
+                              .manual_seed(0)) * 5
+    labels, centroids = kmeans(points, 10)
+    assert len(labels.unique()) == 10
+    assert torch.isfinite(centroids).all()
 
 
 @pytest.mark.parametrize('points, num_clusters, match',
