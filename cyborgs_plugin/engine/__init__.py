@@ -2,5 +2,9 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .mask_update_hook import MaskUpdateHook
 from .target_update_hook import TargetUpdateHook
+from .transfer_check import PretrainedCheckHook
 
-__all__ = ['AtomicCheckpointHook', 'MaskUpdateHook', 'TargetUpdateHook']
+__all__ = [
+    'AtomicCheckpointHook', 'MaskUpdateHook', 'PretrainedCheckHook',
+    'TargetUpdateHook'
+]

@@ -16,11 +16,10 @@ PRETRAINING = [
     name for name in FILES
     if '_base_' not in name and 'transfer' not in name
 ]
-TRANSFER = [name for name in FILES if 'transfer' in name]
 
 
 def test_there_are_configs():
-    assert 'configs/cyborgs_coco.py' in PRETRAINING and TRANSFER
+    assert 'configs/cyborgs_coco.py' in PRETRAINING
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -38,26 +37,28 @@ def test_pretraining_config_builds(name):
         TRANSFORMS.build(transform)
 
 
-@pytest.mark.parametrize('name', TRANSFER)
-def test_transfer_config_builds_and_imports_nothing_of_ours(name):
-    pytest.importorskip('mmdet', reason='the extra "transfer" is missing')
-    from mmdet.registry import MODELS as DETECTORS
-    from mmdet.utils import register_all_modules
-    register_all_modules()
-    with open(osp.join(ROOT, name)) as file:
-        assert 'custom_imports' not in file.read()
-    cfg = Config.fromfile(osp.join(ROOT, name))
-    cfg.model.backbone.init_cfg = None
-    DETECTORS.build(cfg.model)
-
-
-def test_twins_differ_in_init_cfg_alone():
-    stem = osp.join(ROOT, 'configs', 'transfer', 'mask-rcnn_r18_fpn_{}_toy.py')
-    one, two = (Config.fromfile(stem.format(name)).to_dict()
-                for name in ('cyborgs-pre', 'random'))
-    assert one['model']['backbone'].pop('init_cfg')['type'] == 'Pretrained'
-    assert two['model']['backbone'].pop('init_cfg') is None
-    assert one == two
+@pytest.mark.parametrize('name, changes', [
+    ('published_empty_regions', {
+        'model.neck.empty_regions': True,
+        'model.neck.num_ids': 256
+    }),
+    ('published_bn_per_slot', {
+        'model.neck.project_by_slot': True,
+        'model.head.predict_by_slot': True
+    }),
+    ('published_81_ids', {
+        'model.neck.num_ids': 81
+    }),
+])
+def test_ablation_differs_in_the_stated_keys_only(name, changes):
+    path = osp.join(ROOT, 'configs', 'ablations', f'{name}.py')
+    with open(path) as file:
+        assert len(file.readlines()) <= 15
+    expected = Config.fromfile(osp.join(ROOT, 'configs', 'cyborgs_coco.py'))
+    for key in changes:
+        assert key.rpartition('.')[2] not in expected.model.neck, key
+    expected.merge_from_dict(changes)
+    assert Config.fromfile(path).to_dict() == expected.to_dict()
 
 
 def test_numbers_of_the_recipe():

@@ -2,103 +2,28 @@
 
 Run: python tools/model_converters/publish_backbone.py CHECKPOINT
 
-The file holds ``state_dict`` with the toolbox's own ResNet names and no
-prefix, so that mmdet and mmpretrain load it by ``init_cfg=dict(
-type='Pretrained', checkpoint=FILE)``, and ``meta`` on how it was made.
+Writes a ``.pth`` and a ``.safetensors`` file, each with its hash in the name
+and with how it was made. What the ``.pth`` holds, see backbone_files.py.
 """
 import argparse
-import hashlib
-import os
 import os.path as osp
-import pickle
-import zipfile
-from types import SimpleNamespace
 from typing import Any, Dict
 
-import torch
+from backbone_files import (
+    Tensors,
+    find_arch,
+    read_checkpoint,
+    write_backbone,
+)
 
+from cyborgs_plugin.engine.transfer_check import sha256
 from cyborgs_plugin.version import __version__
 
 PREFIXES = dict(online='backbone.', target='target_net.module.0.')
 
 
-class _Inert:
-    """Stands for an object of the log that is not needed: does nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> '_Inert':
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __call__(self, *args: Any, **kwargs: Any) -> '_Inert':
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _LogSkipper(pickle.Unpickler):
-    """Reads tensors and plain containers; runs no code of the file.
-
-    mmengine's log buffers, numpy's scalars and what they are made with become
-    inert objects. Any other name is refused.
-    """
-
-    ALLOWED = {('collections', 'OrderedDict'),
-               ('torch._utils', '_rebuild_tensor_v2'),
-               ('torch._utils', '_rebuild_parameter')}
-    HARMLESS = {('_codecs', 'encode'), ('builtins', 'getattr'),
-                ('__builtin__', 'getattr'), ('collections', 'deque'),
-                ('collections', 'defaultdict')}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self.ALLOWED or (
-                module == 'torch' and name.endswith('Storage')):
-            return super().find_class(module, name)
-        if module.split('.')[0] in ('mmengine', 'numpy') or (
-                module, name) in self.HARMLESS:
-            return _Inert
-        raise pickle.UnpicklingError(
-            f'it asks for {module}.{name}, which no checkpoint of weights '
-            'needs and which could run any code')
-
-
-def read_checkpoint(path: str) -> Dict[str, Any]:
-    """Read a checkpoint without running code that it may hold.
-
-    Raises:
-        SystemExit: If the file is missing, damaged, or asks for code.
-    """
-    if not osp.isfile(path):
-        raise SystemExit(f'{path}: no such file')
-    if not zipfile.is_zipfile(path):
-        raise SystemExit(f'{path} is truncated or not written by torch.save '
-                         f'of torch >= 1.6 ({osp.getsize(path)} bytes): copy '
-                         'it again, or take an earlier checkpoint')
-    try:
-        try:
-            return torch.load(path, map_location='cpu', weights_only=True)
-        except pickle.UnpicklingError:
-            # mmengine's training checkpoints hold its log as objects
-            return torch.load(
-                path,
-                map_location='cpu',
-                weights_only=False,
-                pickle_module=SimpleNamespace(  # type: ignore[arg-type]
-                    Unpickler=_LogSkipper,
-                    load=pickle.load,
-                    __name__='log_skipper'))
-    except pickle.UnpicklingError as error:
-        raise SystemExit(f'{path} is refused: {error}. If it is yours, save '
-                         'its state_dict alone with torch.save') from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise SystemExit(f'{path} is damaged ({error}): copy it again, or '
-                         'take an earlier checkpoint') from error
-
-
 def backbone_of(checkpoint: Dict[str, Any], path: str,
-                network: str) -> Dict[str, torch.Tensor]:
+                network: str) -> Tensors:
     """The tensors of one network's backbone, without their prefix.
 
     Raises:
@@ -115,60 +40,53 @@ def backbone_of(checkpoint: Dict[str, Any], path: str,
         raise SystemExit(
             f'{path} holds no keys that begin with {prefix!r}, but such as '
             f'begin with {found[:10]}: give a checkpoint of tools/train.py '
-            'on a CYBORGS config')
+            'on a pretraining config; from_published.py takes those of '
+            'others')
     return tensors
 
 
 def main() -> None:
-    """Write the file and say how to use it."""
+    """Write the files and say how to use them."""
     parser = argparse.ArgumentParser(
         description='Take the backbone out of a training checkpoint')
     parser.add_argument('checkpoint', help='checkpoint of tools/train.py')
     parser.add_argument(
-        '--out-dir', help="folder of the file; by default the checkpoint's")
+        '--out-dir', help="folder of the files; by default the checkpoint's")
     parser.add_argument(
         '--network',
         choices=list(PREFIXES),
         default='online',
         help='online, as the paper transfers, or its moving average')
-    parser.add_argument(
-        '--safetensors',
-        action='store_true',
-        help='also write the tensors as .safetensors')
     args = parser.parse_args()
     path = args.checkpoint
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, own=True)
     tensors = backbone_of(checkpoint, path, args.network)
     meta, hub = checkpoint.get('meta', {}), checkpoint.get('message_hub', {})
-    with open(path, 'rb') as file:
-        source_hash = hashlib.sha256(file.read()).hexdigest()
     made = dict(
         source=osp.basename(path),
-        source_sha256=source_hash,
+        source_sha256=sha256(path),
         network=args.network,
         epoch=meta.get('epoch'),
         iter=meta.get('iter'),
+        seed=meta.get('seed'),
         mask_round=hub.get('runtime_info', {}).get('mask_round'),
+        time=meta.get('time'),
+        mmengine=meta.get('mmengine_version'),
         cyborgs_plugin=__version__)
-
+    made = {
+        key: value if isinstance(value, (int, float, str)) else None
+        for key, value in made.items()
+    }
     folder = args.out_dir or osp.dirname(path)
-    os.makedirs(folder, exist_ok=True)
     stem = osp.splitext(osp.basename(path))[0] + f'_{args.network}-backbone'
-    partial = osp.join(folder, f'.{stem}.partial')
-    torch.save(dict(state_dict=tensors, meta=made), partial)
-    with open(partial, 'rb') as file:
-        digest = hashlib.sha256(file.read()).hexdigest()[:8]
-    final = osp.join(folder, f'{stem}-{digest}.pth')
-    os.replace(partial, final)
-    print(f'Wrote {final}: {len(tensors)} tensors, {made}')
-    if args.safetensors:
-        from safetensors.torch import save_file
-        plain = {k: v.contiguous() for k, v in tensors.items()}
-        name = final.replace('.pth', '.safetensors')
-        save_file(plain, name, {k: str(v) for k, v in made.items()})
-        print(f'Wrote {name}')
+    files = write_backbone(
+        tensors, dict(made, config=str(meta.get('cfg', ''))), folder, stem)
+    print(f'Wrote {files[0]} and {osp.basename(files[1])}: {len(tensors)} '
+          f'tensors, {made}')
+    arch = find_arch(tensors)
+    prefix = f", prefix='{arch}.'" if arch else ''
     print("Use it in mmdet or mmpretrain: model.backbone.init_cfg=dict(type="
-          f"'Pretrained', checkpoint={final!r})")
+          f"'Pretrained', checkpoint={files[0]!r}{prefix})")
 
 
 if __name__ == '__main__':

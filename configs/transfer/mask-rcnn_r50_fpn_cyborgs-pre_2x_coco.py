@@ -1,0 +1,28 @@
+"""COCO Mask R-CNN R50-FPN, 180k iterations, from a published backbone.
+
+Run: BACKBONE=FILE bash tools/dist_train.sh THIS_FILE 8
+"""
+_base_ = [
+    'mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py', '_base_/protocol.py'
+]
+
+model = dict(
+    data_preprocessor=_base_.preprocessor,
+    backbone=_base_.backbone,
+    neck=dict(norm_cfg=_base_.sync_norm))
+
+data_root = _base_.coco_root
+train_dataloader = dict(
+    batch_size=2,  # on each of 8 GPUs
+    dataset=dict(data_root=data_root, pipeline=_base_.mask_pipeline))
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    ann_file=data_root + 'annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+
+optim_wrapper = dict(optimizer=dict(lr=0.02))
+train_cfg = dict(_delete_=True, **_base_.loop_2x)
+param_scheduler = _base_.scheduler_2x
+default_hooks = dict(checkpoint=_base_.checkpoint_by_iter)
+log_processor = dict(by_epoch=False)

@@ -1,0 +1,4 @@
+"""The twin that starts from torchvision's supervised ImageNet weights."""
+_base_ = 'mask-rcnn_r50_fpn_cyborgs-pre_2x_coco.py'
+
+model = dict(backbone=dict(init_cfg=dict(_delete_=True, **_base_.supervised)))

@@ -1,0 +1,50 @@
+"""Turn a published backbone into a state dict of torchvision's ResNet.
+
+Run: python tools/model_converters/to_torchvision.py BACKBONE.pth
+
+Use: model = torchvision.models.resnet50()
+     model.load_state_dict(torch.load(FILE), strict=False)  # only fc missing
+"""
+import argparse
+import os.path as osp
+
+import torch
+import torchvision
+from backbone_files import (
+    build_resnet,
+    compare_features,
+    read_backbone,
+    stem_of,
+    write_hashed,
+)
+from torchvision.models._utils import IntermediateLayerGetter
+
+
+def main() -> None:
+    """Convert, compare the features and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('backbone', help='file of publish_backbone.py')
+    parser.add_argument('--out-dir', help="by default the backbone's folder")
+    args = parser.parse_args()
+    tensors, _, arch = read_backbone(args.backbone)
+    # The toolbox took over torchvision's names: there is nothing to rename.
+    model = torchvision.models.get_model(arch)
+    missing, superfluous = model.load_state_dict(tensors, strict=False)
+    if set(missing) != {'fc.weight', 'fc.bias'} or superfluous:
+        raise SystemExit(f'{args.backbone} does not fit torchvision: missing '
+                         f'{missing[:8]}, superfluous {superfluous[:8]}')
+    layers = IntermediateLayerGetter(model.eval(), {'layer4': 'map'})
+    difference = compare_features(
+        build_resnet(tensors, arch, args.backbone),
+        lambda images: layers(images)['map'], 'torchvision')
+    file = write_hashed(
+        args.out_dir or osp.dirname(args.backbone),
+        stem_of(args.backbone) + '_torchvision', '.pth',
+        lambda path: torch.save(tensors, path))
+    print(f'Wrote {file}: {arch}, features equal to {difference:.1e}\n'
+          f'Use it: torchvision.models.{arch}().load_state_dict(torch.load('
+          f'{file!r}), strict=False), which misses fc.* alone')
+
+
+if __name__ == '__main__':
+    main()
