@@ -24,6 +24,7 @@ import mini_coco_report as report
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from mmpretrain.registry import MODELS
@@ -300,9 +301,9 @@ class Benchmark:
         if method == 'random':
             init_default_scope('mmpretrain')
             set_random_seed(seed)
-            model = MODELS.build(cfg.model)
-            model.init_weights()
-            saved = [(0, model.backbone.state_dict())]
+            network = MODELS.build(cfg.model.backbone)
+            network.init_weights()
+            saved = [(0, network.state_dict())]
             epochs = 0
         else:
             config = osp.join(self.work, 'configs', f'{name}.py')
@@ -513,6 +514,8 @@ class Benchmark:
 
 def main() -> None:
     """Train, judge, report."""
+    # else every weight's initialisation is told
+    MMLogger.get_instance('mini_coco', log_level='WARNING')
     bench = Benchmark(parse_args())
     start = time.time()
     runs: Dict[str, Dict[str, Any]] = {}

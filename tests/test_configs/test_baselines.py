@@ -1,0 +1,72 @@
+"""What the baselines share, so that their scores can be compared."""
+import copy
+import glob
+import os.path as osp
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import TRANSFORMS
+
+ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
+FILES = sorted(glob.glob(osp.join(ROOT, 'configs', 'baselines', '*.py')))
+NAMES = [osp.basename(file).split('_r18')[0] for file in FILES]
+SHARED = Config.fromfile(osp.join(ROOT, 'configs', 'cyborgs_small_data.py'))
+
+
+@pytest.fixture(params=FILES, ids=NAMES)
+def cfg(request):
+    return Config.fromfile(request.param)
+
+
+def test_there_are_all():
+    assert sorted(NAMES) == ['byol', 'cyborgs', 'cyborgs-oracle', 'densecl',
+                             'detcon-fh']
+
+
+def test_budget_and_optimiser_are_shared(cfg):
+    for key in ('optim_wrapper', 'param_scheduler', 'train_cfg',
+                'randomness'):
+        assert cfg[key] == SHARED[key], key
+    loader, shared = dict(cfg.train_dataloader), dict(SHARED.train_dataloader)
+    loader.pop('dataset')
+    shared.pop('dataset')
+    assert loader == shared
+    backbones = [dict(c.model.backbone) for c in (cfg, SHARED)]
+    for backbone in backbones:
+        backbone.pop('out_indices', None)
+    assert backbones[0] == backbones[1]
+    assert cfg.model.data_preprocessor == SHARED.model.data_preprocessor
+
+
+def test_views_are_the_same_pixels(cfg):
+    """The same draws give the same two views, with masks or without."""
+    init_default_scope('mmpretrain')
+    image = np.random.default_rng(0).integers(
+        0, 256, (120, 160, 3), dtype=np.uint8)
+    views = []
+    for config in (cfg, SHARED):
+        pipeline = copy.deepcopy(config.train_dataloader.dataset.pipeline)
+        transform = TRANSFORMS.build(pipeline[1])
+        np.random.seed(3)
+        import random
+        random.seed(3)
+        views.append(transform(dict(
+            img=image.copy(), img_shape=image.shape[:2],
+            gt_seg_map=np.zeros((15, 20), np.uint8),
+            seg_fields=['gt_seg_map']))['img'])
+    for mine, shared in zip(*views):
+        assert mine.shape == (96, 96, 3)
+        assert (mine == shared).all()
+
+
+def test_only_the_source_of_masks_differs():
+    base = SHARED.to_dict()
+    for name in ('cyborgs', 'detcon-fh', 'cyborgs-oracle'):
+        cfg = Config.fromfile(FILES[NAMES.index(name)]).to_dict()
+        assert cfg['model'] == base['model']
+        update = cfg['default_hooks']['mask_update']
+        if name != 'cyborgs':
+            assert update['interval'] == -1
+            assert update['source']['type'] != 'NetworkMasks'

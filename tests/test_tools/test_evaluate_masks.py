@@ -1,0 +1,81 @@
+"""The table of a bank's rounds and of the floor."""
+import importlib.util
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cyborgs_plugin.datasets.mask_bank import MaskBankWriter, publish_round
+from cyborgs_plugin.evaluation import MaskQuality, color_kmeans
+from tests.test_evaluation.conftest import SIZE, annotated  # noqa: F401
+
+PATH = Path(__file__).parents[2] / 'tools' / 'evaluate_masks.py'
+
+
+@pytest.fixture
+def call(monkeypatch):
+    spec = importlib.util.spec_from_file_location('evaluate_masks', PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments):
+        monkeypatch.setattr('sys.argv', ['x', *map(str, arguments)])
+        module.main()
+
+    return run
+
+
+def test_rounds(annotated, tmp_path, call, capsys):  # noqa: F811
+    maps = {f'val2017/{number}.png': np.arange(6).reshape(2, 3)
+            for number in range(4)}
+    for number in range(2):
+        writer = MaskBankWriter(str(tmp_path / 'masks'), number)
+        for index, (key, label_map) in enumerate(maps.items()):
+            writer.add(index, key, label_map // (number + 1))
+        writer.close()
+        publish_round(str(tmp_path / 'masks'), number, len(maps), {})
+    out = tmp_path / 'scores.json'
+    call(tmp_path / 'masks', '--ann', annotated, '--out', out)
+    metric = MaskQuality(str(annotated), 'val2017/')
+    expected = {
+        name.split('/')[-1]: value
+        for name, value in metric.evaluate_maps(iter(maps.items()), 4).items()
+    }
+    scores = json.loads(out.read_text())
+    assert scores['round 0'] == expected
+    assert scores['round 1']['regions'] == 3
+    printed = capsys.readouterr().out
+    assert f'| round 0 | 6.000 | {expected["mBO"]:.3f} |' in printed
+
+
+def test_floor(annotated, call, tmp_path):  # noqa: F811
+    random = np.random.default_rng(0)
+    (tmp_path / 'val2017').mkdir()
+    images = {}
+    for number in range(3):
+        image = random.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / 'val2017' / f'{number}.png'), image)
+        images[f'val2017/{number}.png'] = image
+    out = tmp_path / 'scores.json'
+    panoptic = annotated.parent / 'panoptic_val2017.json'
+    call('--floor', 3, '--seeds', 2, '--ann', annotated, '--out', out,
+         '--panoptic', panoptic, '--data-root', tmp_path)
+    metric = MaskQuality(str(annotated), 'val2017/', str(panoptic))
+    runs = [metric.evaluate_maps(((key, color_kmeans(image, 3, seed))
+                                  for key, image in images.items()), 3)
+            for seed in range(2)]
+    [found] = json.loads(out.read_text()).values()
+    assert found['mBO'] == np.mean([run['masks/mBO'] for run in runs])
+    assert found['ARI'] == np.mean([run['masks/ARI'] for run in runs])
+
+
+@pytest.mark.parametrize('arguments, said', [
+    ((), 'either a bank or --floor'),
+    (('nowhere', ), 'No masks at nowhere'),
+    (('nowhere', '--floor', '3'), 'either a bank or --floor')])
+def test_mistakes(annotated, call, capsys, arguments, said):  # noqa: F811
+    with pytest.raises(SystemExit) as stopped:
+        call(*arguments, '--ann', annotated)
+    assert said in str(stopped.value) + capsys.readouterr().err

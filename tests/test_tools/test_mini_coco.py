@@ -1,0 +1,60 @@
+"""The smoke budget on toy scenes, twice: the second time nothing runs."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / 'tools' / 'benchmarks' / 'mini_coco.py'
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, str(TOOL), *map(str, arguments)],
+                          cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False)
+
+
+@pytest.mark.slow
+def test_smoke(tmp_path):
+    from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
+    make_toy_scenes(str(tmp_path / 'toy'), num_train=30, num_val=12)
+    work = tmp_path / 'work'
+    arguments = ('--data-root', tmp_path / 'toy', '--budget', 'smoke',
+                 '--work-dir', work)
+    first = run(*arguments)
+    assert first.returncode == 0, first.stdout[-4000:]
+    results = json.loads((work / 'results.json').read_text())
+    assert {run['method'] for run in results['runs'].values()} == {
+        'random', 'cyborgs', 'detcon-fh', 'byol', 'densecl',
+        'cyborgs-oracle', 'cyborgs-annotated'
+    }
+    for name, found in results['runs'].items():
+        last = found['points'][str(found['epochs'][-1])]
+        assert 0 < last['regions']['accuracy'] <= 1, name
+        assert set(last['masks']) == set(results['floor']), name
+        if found['method'] != 'random':
+            assert found['loss'] and len(found['epochs']) == 2, name
+    rounds = results['runs']['cyborgs_s0']['rounds']
+    assert len(rounds) == 2 and rounds[0][0] == 0
+    for name in ('table.md', 'masks_by_round.png', 'probes_by_epoch.png',
+                 'loss.png', 'masks.png'):
+        assert (work / name).stat().st_size > 0
+    second = run(*arguments)
+    assert second.returncode == 0, second.stdout[-4000:]
+    assert second.stdout.count('done before') == len(results['runs'])
+    assert 'train.py' not in second.stdout
+    again = json.loads((work / 'results.json').read_text())
+    assert again['runs'] == results['runs']
+    # other settings in the same folder are refused, not mixed
+    other = run(*arguments, '--steps', 24, '--methods', 'byol')
+    assert other.returncode != 0 and 'other settings' in other.stdout
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_no_coco(tmp_path):
+    refused = run('--data-root', tmp_path, '--work-dir', tmp_path / 'work')
+    assert refused.returncode == 1
+    assert 'make_toy_scenes.py' in refused.stdout
+    assert 'Traceback' not in refused.stdout
