@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -27,7 +28,7 @@ from cyborgs_plugin.engine.launch import prepare_launch
 from cyborgs_plugin.segmentation import FeatureExtractor, sources
 
 from ..conftest import write_photo
-from .test_hooks import small_config
+from .test_hooks import ROOT, small_config
 
 pytestmark = pytest.mark.slow  # each starts whole runs in other processes
 
@@ -291,3 +292,38 @@ def test_no_room_alone(tmp_path, undisturbed, step, act, said):
     codes, logs = run(undisturbed[0], work_dir, 2, (0, step, 1, act))
     assert codes == [1] and said in logs[0]
     assert_goes_on(undisturbed, work_dir, 2)
+
+
+PLUGIN = """
+import os, signal
+from cyborgs_plugin.segmentation import sources
+
+kmeans = sources.kmeans
+
+
+def faulty(*args, **kwargs):
+    if os.environ['RANK'] == '1':
+        os.kill(os.getpid(), signal.SIGKILL)
+    return kmeans(*args, **kwargs)
+
+
+sources.kmeans = faulty
+"""
+
+
+def test_torchrun_ends_when_a_rank_is_killed(photo_root, tmp_path):
+    (tmp_path / 'plugin_that_kills.py').write_text(PLUGIN)
+    cfg = small_config(photo_root, tmp_path / 'w')
+    cfg.custom_imports.imports.append('plugin_that_kills')
+    cfg.dump(tmp_path / 'toy.py')
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+         '--nproc_per_node=2', os.path.join(ROOT, 'tools', 'train.py'),
+         str(tmp_path / 'toy.py'), '--launcher', 'pytorch', '--resume'],
+        env=dict(os.environ, PYTHONPATH=f'{ROOT}:{tmp_path}',
+                 OMP_NUM_THREADS='1'),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=PATIENCE)
+    assert done.returncode != 0
+    assert 'Signal 9 (SIGKILL)' in done.stdout
+    assert list_rounds(tmp_path / 'w' / 'masks') == []
