@@ -127,6 +127,32 @@ def test_matched_regions_by_loops():
     assert losses['num_regions'] == pytest.approx(used / 6)
 
 
+def test_an_image_matched_in_one_direction_is_matched():
+    model = small_model()
+    online, target = ([(torch.randn(2, 2, 8), torch.tensor(ids))
+                       for ids in views]
+                      for views in (([[1, 5], [1, -1]], [[2, -1], [2, -1]]),
+                                    ([[3, -1], [3, -1]], [[1, 4], [7, -1]])))
+    losses = model.head.loss(online, target, None, None)
+    assert losses['unmatched_images'] == 1
+    assert losses['matched_regions'] == pytest.approx(1 / 5)
+    assert losses['num_regions'] == 5 / 4
+
+
+def test_what_is_contrasted_is_predicted():
+    model = small_model()
+    projections, ids = torch.randn(2, 3, 8), torch.tensor([[1, 2, -1]] * 2)
+    mlp = model.head.predictor
+    hidden = projections[:, :2].flatten(0, 1) @ mlp.fc0.weight.T + mlp.fc0.bias
+    hidden = F.relu((hidden - hidden.mean(0)) /
+                    (hidden.var(0, unbiased=False) + 1e-5).sqrt())
+    expected = hidden @ mlp.fc1.weight.T + mlp.fc1.bias
+    predicted = model.head.predict((projections, ids))
+    torch.testing.assert_close(
+        predicted[:, :2].flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
+    assert predicted[:, 2].eq(0).all()
+
+
 def test_each_branch_has_its_views_regions_and_its_network():
     model, data = small_model(), fake_batch()
     for number, sample in enumerate(data['data_samples']):
@@ -396,7 +422,7 @@ def test_stride_need_not_divide_the_view():
 
 def test_published_empty_regions_and_81_ids():
     model = small_model(num_ids=81, empty_regions=True, num_regions=16)
-    cells = model.neck.cells(torch.full((1, 64, 64), 99))
+    cells = model.neck.cells(torch.full((1, 64, 64), 81))
     assert cells.unique().tolist() == [0]
     assert model.neck.cells(torch.full((1, 64, 64), 80)).unique() == 80
     losses = losses_of(model, fake_batch())
@@ -522,16 +548,23 @@ def test_vmf_gradient_pulls_to_the_own_prototype():
 
 
 def test_vmf_equals_loops_over_known_prototypes():
-    """Two tight clusters a view, so that k-means can find only those."""
+    """Two distant clusters a view, so that k-means can find only those."""
     torch.manual_seed(0)
-    prototypes = [torch.eye(4)[:2], F.normalize(torch.rand(2, 4), dim=1)]
+    prototypes = torch.eye(4).view(2, 2, 4)
     labels = [torch.randint(2, (2, 3, 3)) for _ in range(2)]
     for label in labels:
         label[0, 0, :2] = torch.arange(2)  # both are present
     target = [
-        5 * centre[label].permute(0, 3, 1, 2)
+        centre[label] + 0.2 * torch.rand(2, 3, 3, 4)
         for centre, label in zip(prototypes, labels)
     ]
+    prototypes = [
+        torch.stack([
+            F.normalize(F.normalize(view, dim=-1)[label == k].mean(0), dim=0)
+            for k in range(2)
+        ]) for view, label in zip(target, labels)
+    ]
+    target = [3 * view.permute(0, 3, 1, 2) for view in target]
     online = [torch.randn(2, 4, 3, 3) for _ in range(2)]
     entropies = []
     for centres in prototypes:
