@@ -1,7 +1,7 @@
 """BYOL: mmpretrain's own classes; widths as CYBORGS has them here."""
 _base_ = [
     '../_base_/datasets/small_image_views.py',
-    '../_base_/schedules/adamw_24e.py',
+    '../_base_/schedules/adamw_18e.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
@@ -45,5 +45,5 @@ model = dict(
 
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=10),
-    checkpoint=dict(type='AtomicCheckpointHook', interval=4, max_keep_ckpts=2))
+    checkpoint=dict(type='AtomicCheckpointHook', interval=3, max_keep_ckpts=2))
 randomness = dict(seed=0, deterministic=False)

@@ -1,7 +1,7 @@
 """DenseCL: mmpretrain's own classes."""
 _base_ = [
     '../_base_/datasets/small_image_views.py',
-    '../_base_/schedules/adamw_24e.py',
+    '../_base_/schedules/adamw_18e.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
@@ -38,8 +38,8 @@ find_unused_parameters = True
 
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=10),
-    checkpoint=dict(type='AtomicCheckpointHook', interval=4, max_keep_ckpts=2))
+    checkpoint=dict(type='AtomicCheckpointHook', interval=3, max_keep_ckpts=2))
 # The dense loss joins in after a tenth of the steps: 1,000 of DenseCL's own
 # schedule are a small part, and half of this one.
-custom_hooks = [dict(type='DenseCLHook', start_iters=200)]
+custom_hooks = [dict(type='DenseCLHook', start_iters=160)]
 randomness = dict(seed=0, deterministic=False)

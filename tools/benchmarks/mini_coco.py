@@ -15,6 +15,7 @@ import json
 import os
 import os.path as osp
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -66,7 +67,7 @@ METHODS = ('cyborgs', 'detcon-fh', 'byol', 'densecl', 'cyborgs-oracle',
            'cyborgs-annotated')
 BUDGETS = dict(
     full=Budget(
-        steps=2184,
+        steps=1638,
         phases=PHASES,
         view_size=96,
         batch_size=32,
@@ -230,7 +231,7 @@ class Benchmark:
         cfg.train_dataloader.batch_size = per_process
         cfg.train_cfg.max_epochs = epochs
         cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = max(
-            1, epochs // 12)
+            1, epochs // 9)
         cfg.param_scheduler[1].end = epochs
         cfg.default_hooks.checkpoint.update(interval=phase, max_keep_ckpts=-1)
         cfg.randomness = dict(seed=seed)
@@ -514,6 +515,8 @@ class Benchmark:
 
 def main() -> None:
     """Train, judge, report."""
+    # A terminated benchmark takes its training run along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # else every weight's initialisation is told
     MMLogger.get_instance('mini_coco', log_level='WARNING')
     bench = Benchmark(parse_args())

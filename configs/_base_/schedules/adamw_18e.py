@@ -1,4 +1,4 @@
-"""AdamW, 24 epochs, cosine: a batch of 32 needs no tuning per layer."""
+"""AdamW, 18 epochs, cosine: a batch of 32 needs no tuning per layer."""
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01))
@@ -15,9 +15,9 @@ param_scheduler = [
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=2,
-        end=24,
+        end=18,
         convert_to_iter_based=True)
 ]
 
-train_cfg = dict(by_epoch=True, max_epochs=24)
+train_cfg = dict(by_epoch=True, max_epochs=18)
 auto_scale_lr = dict(base_batch_size=32)
