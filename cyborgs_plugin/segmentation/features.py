@@ -13,8 +13,8 @@ from torch import Tensor, nn
 _MAX_PIXELS = 1 << 22
 """Pixels of one forward, about 14 photographs of 640x480 ..."""
 _MAX_PIXELS_CPU = 1 << 18
-"""... or one on a CPU, whose caches hold no more: larger batches take twice
-as long (docs/mask_update.md)."""
+"""... or one on a CPU, whose caches hold no more: larger batches are not
+faster (docs/mask_update.md)."""
 
 
 class _LayerReached(Exception):
