@@ -43,15 +43,12 @@ from cyborgs_plugin.segmentation import NetworkMasks
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 CONFIG = osp.join(ROOT, 'configs', 'baselines', '{}_r18_coco-mini.py')
-PHASES = 6
-"""Equal parts of a run; CYBORGS renews its masks between them."""
-
-
 class Budget(NamedTuple):
     """What a run may cost, and how finely it is looked at."""
 
     steps: int
     phases: int
+    """Equal parts of a run; CYBORGS renews its masks between them."""
     view_size: int
     batch_size: int
     seeds: Dict[str, Tuple[int, ...]]
@@ -59,8 +56,10 @@ class Budget(NamedTuple):
     max_eval_images: Optional[int]
     long_side: Optional[int]
     ks: Tuple[int, ...]
-    probed: Tuple[int, ...]
-    """After which phases all probes are run."""
+
+    def is_probed(self, phase: int) -> bool:
+        """Whether all probes are run after a phase: after each third."""
+        return 3 * phase % self.phases == 0
 
 
 METHODS = ('cyborgs', 'detcon-fh', 'byol', 'densecl', 'cyborgs-oracle',
@@ -68,7 +67,7 @@ METHODS = ('cyborgs', 'detcon-fh', 'byol', 'densecl', 'cyborgs-oracle',
 BUDGETS = dict(
     full=Budget(
         steps=1638,
-        phases=PHASES,
+        phases=6,
         view_size=96,
         batch_size=32,
         seeds={
@@ -79,8 +78,7 @@ BUDGETS = dict(
         max_images=None,
         max_eval_images=None,
         long_side=None,
-        ks=(5, 8, 16, 32),
-        probed=(2, 4, 6)),
+        ks=(5, 8, 16, 32)),
     smoke=Budget(
         steps=12,
         phases=2,
@@ -90,8 +88,7 @@ BUDGETS = dict(
         max_images=48,
         max_eval_images=24,
         long_side=160,
-        ks=(5, 8),
-        probed=(1, 2)))
+        ks=(5, 8)))
 
 
 def parse_args() -> argparse.Namespace:
@@ -113,6 +110,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--depth', type=int, choices=(18, 50), default=18)
     parser.add_argument('--grid-stride', type=int, default=16)
     parser.add_argument('--steps', type=int, help="the budget's by default")
+    parser.add_argument(
+        '--phases', type=int, help='parts of a run, with a mask round each')
     parser.add_argument('--view-size', type=int)
     parser.add_argument('--batch-size', type=int, help='of all GPUs together')
     parser.add_argument('--max-eval-images', type=int)
@@ -140,7 +139,7 @@ class Benchmark:
         budget = BUDGETS[args.budget]
         changed = {
             name: getattr(args, name)
-            for name in ('steps', 'view_size', 'batch_size',
+            for name in ('steps', 'phases', 'view_size', 'batch_size',
                          'max_eval_images') if getattr(args, name)
         }
         self.budget = budget._replace(**changed)
@@ -378,7 +377,7 @@ class Benchmark:
                 zip(run['phases'], run['epochs']), 1):
             point = scores['points'].setdefault(str(epoch), {})
             wanted = [] if 'masks' in point else ['masks']
-            if 'regions' not in point and (number in self.budget.probed
+            if 'regions' not in point and (self.budget.is_probed(number)
                                            or epoch == 0):
                 wanted.append('probes')
             if not wanted:
