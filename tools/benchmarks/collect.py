@@ -1,0 +1,215 @@
+"""Collect the results of transfer runs in one json and one table.
+
+Run: python tools/benchmarks/collect.py work_dirs/transfer
+
+Reads the last evaluation of every run below the folder and the jsons of
+voc07_svm.py, knn_imagenet.py and frozen_probes.py, and writes
+``results.json`` and ``results.md`` into it. Where a run has kept its
+detections, as transfer.sh makes it, pycocotools scores them anew and must
+agree with mmdet.
+"""
+import argparse
+import contextlib
+import glob
+import io
+import json
+import os.path as osp
+import sys
+from typing import Any, Dict, Iterator, List, Optional
+
+from mmengine.config import Config
+
+# column -> what mmengine's logs call it
+COLUMNS = {
+    'box AP': ('coco/bbox_mAP', 'pascal_voc/mAP', 'lvis/bbox_AP'),
+    'box AP50': ('coco/bbox_mAP_50', 'pascal_voc/AP50', 'lvis/bbox_AP50'),
+    'box AP75': ('coco/bbox_mAP_75', 'pascal_voc/AP75', 'lvis/bbox_AP75'),
+    'box APs': ('coco/bbox_mAP_s', 'lvis/bbox_APs'),
+    'box APm': ('coco/bbox_mAP_m', 'lvis/bbox_APm'),
+    'box APl': ('coco/bbox_mAP_l', 'lvis/bbox_APl'),
+    'mask AP': ('coco/segm_mAP', 'lvis/segm_AP'),
+    'mask AP50': ('coco/segm_mAP_50', 'lvis/segm_AP50'),
+    'mask AP75': ('coco/segm_mAP_75', 'lvis/segm_AP75'),
+    'mask APs': ('coco/segm_mAP_s', 'lvis/segm_APs'),
+    'mask APm': ('coco/segm_mAP_m', 'lvis/segm_APm'),
+    'mask APl': ('coco/segm_mAP_l', 'lvis/segm_APl'),
+    'top-1': ('accuracy/top1', ),
+    'top-5': ('accuracy/top5', )
+}
+# place in pycocotools' list of statistics
+STATISTICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'APs': 3, 'APm': 4, 'APl': 5}
+
+
+def read_run(folder: str) -> Optional[Dict[str, Any]]:
+    """Read the last evaluation of a run of mmengine.
+
+    Args:
+        folder (str): Its work dir.
+
+    Returns:
+        Optional[Dict[str, Any]]: Config, seed, start and scores; None if
+        nothing was evaluated.
+    """
+    last: Dict[str, Any] = {}
+    source = ''
+    for log in sorted(glob.glob(osp.join(folder, '*', 'vis_data', '*.json'))):
+        with open(log, encoding='utf-8') as file:
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # a run that was killed as it wrote
+                    continue
+                scores = {
+                    column: entry[name]
+                    for column, names in COLUMNS.items() for name in names
+                    if name in entry
+                }
+                if scores:
+                    last, source = dict(entry, scores=scores), log
+    if not last:
+        return None
+    cfg = Config.fromfile(osp.join(osp.dirname(source), 'config.py'))
+    init = cfg.model.backbone.get('init_cfg')
+    return dict(
+        run=osp.basename(osp.normpath(folder)),
+        config=find_config(folder) or osp.basename(cfg.filename),
+        start=init['checkpoint'] if init else 'random',
+        seed=(cfg.get('randomness') or {}).get('seed'),
+        step=last.get('step'),
+        scores=last['scores'],
+        ann_file=(cfg.get('val_evaluator') or {}).get('ann_file'))
+
+
+def find_config(folder: str) -> Optional[str]:
+    """The config that mmengine has copied into a work dir."""
+    files = glob.glob(osp.join(folder, '*.py'))
+    return osp.basename(files[0]) if len(files) == 1 else None
+
+
+def rescore(folder: str, ann_file: str) -> Dict[str, float]:
+    """Score the detections that a run has kept, by pycocotools alone.
+
+    Args:
+        folder (str): Holds ``detections.bbox.json``, ``detections.segm.json``.
+        ann_file (str): The annotations.
+
+    Returns:
+        Dict[str, float]: By the names of :data:`COLUMNS`.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+    scores: Dict[str, float] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(ann_file)
+        for kind, name in (('bbox', 'box'), ('segm', 'mask')):
+            path = osp.join(folder, f'detections.{kind}.json')
+            if not osp.isfile(path):
+                continue
+            with open(path, encoding='utf-8') as file:
+                found = json.load(file)
+            if kind == 'segm':  # areas are those of the masks
+                found = [{k: v for k, v in one.items() if k != 'bbox'}
+                         for one in found]
+            if not found:
+                scores.update((f'{name} {s}', 0.) for s in STATISTICS)
+                continue
+            evaluation = COCOeval(truth, truth.loadRes(found), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            for statistic, place in STATISTICS.items():
+                scores[f'{name} {statistic}'] = float(evaluation.stats[place])
+    return scores
+
+
+def results_of(root: str) -> Iterator[Dict[str, Any]]:
+    """Read all results below a folder.
+
+    Args:
+        root (str): The folder of the runs.
+
+    Yields:
+        Dict[str, Any]: One for each run or json.
+
+    Raises:
+        SystemExit: If pycocotools does not agree with mmdet.
+    """
+    folders = {
+        osp.dirname(osp.dirname(osp.dirname(path)))
+        for path in glob.glob(
+            osp.join(root, '**', 'vis_data', '*.json'), recursive=True)
+    }
+    for folder in sorted(folders):
+        result = read_run(folder)
+        if result is None:
+            print(f'{folder}: not evaluated yet', file=sys.stderr)
+            continue
+        ann_file = result.pop('ann_file')
+        if ann_file and osp.isfile(ann_file):
+            result['pycocotools'] = rescore(folder, ann_file)
+            for name, value in result['pycocotools'].items():
+                logged = result['scores'].get(name, value)
+                # mmdet logs three digits; -1 is an empty range of sizes
+                if abs(logged - value) > 6e-4:
+                    raise SystemExit(
+                        f'{folder}: {name} is {value:.4f} by pycocotools, but '
+                        f'{logged:.4f} in the log: the detections beside it '
+                        'are of another evaluation, or mmdet counts '
+                        'differently')
+        yield result
+    for path in sorted(
+            glob.glob(osp.join(root, '**', '*.json'), recursive=True)):
+        if osp.basename(osp.dirname(path)) == 'vis_data':
+            continue
+        try:
+            with open(path, encoding='utf-8') as file:
+                content = json.load(file)
+        except ValueError:  # a log of several lines
+            continue
+        if isinstance(content, dict) and {'task', 'scores'} <= set(content):
+            yield dict(
+                run=osp.splitext(osp.basename(path))[0],
+                config=content['task'],
+                start=content['start'],
+                seed=content['seed'],
+                scores=content['scores'])
+
+
+def table_of(results: List[Dict[str, Any]]) -> str:
+    """Make one table in Markdown; a cell is blank where there is nothing."""
+    columns = [c for c in COLUMNS if any(c in r['scores'] for r in results)]
+    for result in results:
+        columns += [c for c in result['scores'] if c not in columns]
+    head = ['run', 'config', 'start', 'seed', *columns]
+    rows = [head, ['---'] * len(head)]
+    for result in results:
+        rows.append([
+            result['run'], result['config'],
+            osp.basename(str(result['start'])),
+            str(result['seed']),
+            *(f'{result["scores"][c]:.3f}' if c in result['scores'] else ''
+              for c in columns)
+        ])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def main() -> None:
+    """Collect, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('root', help='folder of the runs')
+    args = parser.parse_args()
+    results = list(results_of(args.root))
+    if not results:
+        raise SystemExit(f'{args.root} holds no evaluated run and no json of '
+                         'a benchmark')
+    table = table_of(results)
+    with open(osp.join(args.root, 'results.json'), 'w') as file:
+        json.dump(results, file, indent=1)
+    with open(osp.join(args.root, 'results.md'), 'w') as file:
+        file.write(table + '\n')
+    print(table)
+    print(f'Wrote {osp.join(args.root, "results.json")} and results.md')
+
+
+if __name__ == '__main__':
+    main()

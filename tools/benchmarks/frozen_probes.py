@@ -1,0 +1,95 @@
+r"""Linear probes of a frozen backbone on any data in COCO's format.
+
+Run: python tools/benchmarks/frozen_probes.py BACKBONE.pth \
+         --root ../shared/data/coco_mini --out probes.json
+
+Classes of regions (the features pooled over ground-truth masks), of locations
+(linear semantic segmentation; with panoptic labels if there are any) and of
+whole images, by the logistic regressions of cyborgs_plugin.evaluation.probes.
+"""
+import argparse
+import json
+import os
+import os.path as osp
+import sys
+
+sys.path.insert(
+    0, osp.join(osp.dirname(osp.abspath(__file__)), '..', 'model_converters'))
+from backbone_files import load_frozen  # noqa: E402
+
+from cyborgs_plugin.evaluation import CocoTruth  # noqa: E402
+from cyborgs_plugin.evaluation.probes import (  # noqa: E402
+    FrozenFeatures,
+    ProbeImages,
+    run_probes,
+)
+
+
+def main() -> None:
+    """Extract, fit, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument(
+        'backbone',
+        help='file of publish_backbone.py, or resnet50 for random weights')
+    parser.add_argument(
+        '--root', default='data/coco', help='folder of images and jsons')
+    for split in ('train', 'val'):
+        parser.add_argument(
+            f'--{split}-json',
+            default=f'annotations/instances_{split}2017.json')
+        parser.add_argument(f'--{split}-images', default=f'{split}2017')
+        parser.add_argument(
+            f'--{split}-panoptic',
+            help='panoptic json, whose PNG files lie in a folder of its name')
+    parser.add_argument(
+        '--stages',
+        type=int,
+        nargs='+',
+        default=(1, 2, 3),
+        help='stages whose features are joined, from 0')
+    parser.add_argument('--grid-stride', type=int, default=16)
+    parser.add_argument('--long-side', type=int)
+    parser.add_argument('--max-images', type=int)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--out', help='json to write')
+    args = parser.parse_args()
+    features = FrozenFeatures(
+        load_frozen(args.backbone, tuple(args.stages), args.seed),
+        grid_stride=args.grid_stride,
+        long_side=args.long_side)
+    options = vars(args)
+    sides = []
+    try:
+        for split in ('train', 'val'):
+            ann_file = osp.join(args.root, options[f'{split}_json'])
+            truth = scenes = CocoTruth(ann_file)
+            panoptic = options[f'{split}_panoptic']
+            if panoptic:
+                scenes = CocoTruth(ann_file, osp.join(args.root, panoptic))
+            sides.append(
+                ProbeImages(
+                    osp.join(args.root, options[f'{split}_images']), truth,
+                    scenes))
+        found = run_probes(
+            features, *sides, max_images=args.max_images, seed=args.seed)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f'{type(error).__name__}: {error}') from error
+    scores = {
+        f'{probe} {name}': value
+        for probe, values in found.items() for name, value in values.items()
+    }
+    for name, value in scores.items():
+        print(f'{name:28} {value:.3f}')
+    if args.out:
+        os.makedirs(osp.dirname(args.out) or '.', exist_ok=True)
+        with open(args.out, 'w', encoding='utf-8') as file:
+            json.dump(
+                dict(
+                    task='frozen-probes',
+                    start=args.backbone,
+                    seed=args.seed,
+                    scores=scores), file, indent=1)
+
+
+if __name__ == '__main__':
+    main()
