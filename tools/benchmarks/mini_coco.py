@@ -28,7 +28,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import MODELS, TASK_UTILS
 
 import cyborgs_plugin
 from cyborgs_plugin.datasets import read_image
@@ -39,7 +39,7 @@ from cyborgs_plugin.evaluation.probes import (
     ProbeImages,
     run_probes,
 )
-from cyborgs_plugin.segmentation import NetworkMasks
+from cyborgs_plugin.segmentation import MaskSource
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 CONFIG = osp.join(ROOT, 'configs', 'baselines', '{}_r18_coco-mini.py')
@@ -367,8 +367,9 @@ class Benchmark:
               run: Dict[str, Any]) -> Dict[str, Any]:
         """Score the backbones of a run: masks of each, probes of some."""
         path = osp.join(run['folder'], 'scores.json')
+        source = self.config('cyborgs', 0).default_hooks.mask_update.source
         settings = [self.budget.max_eval_images, self.budget.long_side,
-                    list(self.budget.ks), self.args.grid_stride]
+                    list(self.budget.ks), self.args.grid_stride, str(source)]
         scores = _read(path) or dict(settings=settings, points={})
         if scores['settings'] != settings:
             scores = dict(settings=settings, points={})
@@ -418,16 +419,24 @@ class Benchmark:
     def network_maps(self, cfg: Config, backbone: torch.nn.Module
                      ) -> Dict[int, Dict[str, np.ndarray]]:
         """Cluster the features of each val image by itself, for each K."""
-        layer = 'layer2.1' if self.args.depth == 18 else 'layer2.2'
         maps = {}
         for k in self.budget.ks:
-            source = NetworkMasks(layer, k)
-            source.prepare(backbone, **_normalisation(cfg))
+            source = self._source(cfg, backbone, k)
             maps[k] = {
                 key: source.label_maps([image], [key], (0, k))[0]
                 for key, image in self._val_images()
             }
         return maps
+
+    def _source(self, cfg: Config, backbone: torch.nn.Module,
+                k: int) -> MaskSource:
+        """What CYBORGS makes its rounds with, for any method and this K."""
+        update = self.config('cyborgs', 0).default_hooks.mask_update
+        init_default_scope('mmpretrain')
+        source = TASK_UTILS.build(
+            dict(update.source, num_clusters=k, num_clusterings=1))
+        source.prepare(backbone, **_normalisation(cfg))
+        return source
 
     def floor(self) -> Dict[str, Any]:
         """Score colour and position alone, once."""
@@ -480,10 +489,8 @@ class Benchmark:
         files = [*zip(run['epochs'], run['phases'])]
         if 'random_s0' in runs:
             files.insert(0, (0, runs['random_s0']['phases'][0]))
-        layer = 'layer2.1' if self.args.depth == 18 else 'layer2.2'
         for epoch, file in files:
-            source = NetworkMasks(layer, k)
-            source.prepare(_backbone(cfg, file), **_normalisation(cfg))
+            source = self._source(cfg, _backbone(cfg, file), k)
             columns[f'epoch {epoch}'] = [
                 source.label_maps([image], [key], (0, k))[0]
                 for image, key in zip(images, keys)
@@ -542,6 +549,9 @@ def main() -> None:
     files = report.write(results, bench.work)
     sheet = bench.sheet(runs)
     print(f'\n{report.table(results)}\n\n{report.bars_text(results)}\n')
+    if bench.args.budget == 'smoke':
+        print('A smoke run shows that everything works; its scores are '
+              'chance.\n')
     print('\n'.join(filter(None, [*files, sheet])))
     print(f'{results["seconds"] / 60:.1f} min, of which finished runs took '
           'none')
