@@ -313,7 +313,8 @@ sources.kmeans = faulty
 
 def test_torchrun_ends_when_a_rank_is_killed(photo_root, tmp_path):
     (tmp_path / 'plugin_that_kills.py').write_text(PLUGIN)
-    cfg = small_config(photo_root, tmp_path / 'w')
+    cfg = small_config(photo_root, tmp_path / 'w', **{
+        'default_hooks.mask_update.group_size': 4})
     cfg.custom_imports.imports.append('plugin_that_kills')
     cfg.dump(tmp_path / 'toy.py')
     done = subprocess.run(
