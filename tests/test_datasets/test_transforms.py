@@ -80,6 +80,13 @@ def test_colours_are_the_labels(seed):
     np.testing.assert_array_equal(output['img'][..., 0], output['gt_seg_map'])
 
 
+def test_batches_of_the_recipe():
+    """Shuffled, and of one size on all ranks, as the loss needs."""
+    loader = Config.fromfile(RECIPE).train_dataloader
+    assert loader.drop_last and loader.sampler.shuffle
+    assert loader.sampler.type == 'DefaultSampler'
+
+
 def test_each_view_has_its_own_label_map():
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (64, 64), dtype=np.uint8)
@@ -130,6 +137,8 @@ def test_views_of_the_recipe():
         assert tuple(crop.crop_ratio_range) == (0.08, 1.0)
         assert tuple(crop.aspect_ratio_range) == (3 / 4, 4 / 3)
         assert flip.prob == 0.5 and jitter.prob == 0.8 and grey.prob == 0.2
+        # of blue, green, red
+        assert tuple(grey.channel_weights) == (0.114, 0.587, 0.2989)
         jitter = jitter.transforms[0]
         assert (jitter.brightness, jitter.contrast, jitter.saturation,
                 jitter.hue) == (0.4, 0.4, 0.2, 0.1)
