@@ -18,6 +18,10 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from cyborgs_plugin.engine.launch import prepare_launch
+from cyborgs_plugin.engine.transfer_check import (
+    PretrainedCheckHook,
+    check_annotations,
+)
 from cyborgs_plugin.segmentation import MaskRoundError
 from cyborgs_plugin.version import require_mmcv_ops
 
@@ -212,12 +216,15 @@ def main() -> None:
         merge_args(cfg, args)
         if cfg.get('default_scope') != 'mmpretrain':
             require_mmcv_ops()
+        if cfg.get('default_scope') == 'mmdet':
+            check_annotations(cfg)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         prepare_launch(cfg)
         if 'runner_type' in cfg:
             runner = RUNNERS.build(cfg)
         else:
             runner = Runner.from_cfg(cfg)
+        runner.register_hook(PretrainedCheckHook())
         runner.train()
     except USER_ERRORS as error:
         if _is_ours(error):

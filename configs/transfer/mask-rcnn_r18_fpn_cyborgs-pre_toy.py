@@ -23,7 +23,11 @@ model = dict(
         norm_eval=False,
         style='pytorch',
         init_cfg=dict(
-            type='Pretrained', checkpoint='work_dirs/demo/backbone.pth')),
+            type='Pretrained',
+            checkpoint='work_dirs/demo/backbone.pth',
+            # the published file's own name for its network: mmengine refuses
+            # a file that has none of these
+            prefix='resnet18.')),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64),
     rpn_head=dict(
         in_channels=64,

@@ -14,8 +14,6 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .image_io import read_image
-
 CATEGORIES = ('disc', 'box', 'triangle', 'star', 'ring', 'cross')
 """The categories: a shape, and two or three photographs that fill it."""
 
@@ -328,47 +326,3 @@ def _write(path: str, image: np.ndarray) -> None:
     os.makedirs(osp.dirname(path), exist_ok=True)
     if not cv2.imwrite(path, image[..., ::-1]):
         raise OSError(f'{path} cannot be written')
-
-
-def color_kmeans_floor(root: str,
-                       split: str = 'val2017',
-                       ks: Sequence[int] = (5, 8, 16)
-                       ) -> Dict[int, Tuple[float, float]]:
-    """Segment each image by k-means on colour and position alone.
-
-    Args:
-        root (str): Folder of the scenes.
-        split (str): Which scenes. Defaults to 'val2017'.
-        ks (Sequence[int]): Numbers of clusters. Defaults to (5, 8, 16).
-
-    Returns:
-        Dict[int, Tuple[float, float]]: For each K the ARI over the pixels of
-        objects, averaged over images, and the mean over objects of the best
-        intersection over union with a cluster.
-    """
-    from pycocotools.coco import COCO
-    from sklearn.cluster import KMeans
-    from sklearn.metrics import adjusted_rand_score
-    coco = COCO(osp.join(root, 'annotations', f'instances_{split}.json'))
-    result = {}
-    for k in ks:
-        scores, overlaps = [], []
-        for image_id, info in coco.imgs.items():
-            image = read_image(osp.join(root, split, info['file_name']))
-            rows, cols = np.mgrid[0:1:image.shape[0] * 1j,
-                                  0:1:image.shape[1] * 1j]
-            points = np.dstack([image / 255., rows, cols]).reshape(-1, 5)
-            clusters = KMeans(
-                k, n_init=1, random_state=0).fit_predict(points)
-            truth = np.zeros(len(points), dtype=int)
-            for number, annotation in enumerate(
-                    coco.loadAnns(coco.getAnnIds(image_id)), 1):
-                mask = coco.annToMask(annotation).reshape(-1) > 0
-                truth[mask] = number
-                inside = np.bincount(clusters[mask], minlength=k)
-                union = np.bincount(clusters, minlength=k) + mask.sum()
-                overlaps.append((inside / (union - inside)).max())
-            scores.append(
-                adjusted_rand_score(truth[truth > 0], clusters[truth > 0]))
-        result[k] = (float(np.mean(scores)), float(np.mean(overlaps)))
-    return result

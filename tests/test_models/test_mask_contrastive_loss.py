@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightly.loss import DetConBLoss
 
 from cyborgs_plugin.models.mask_contrastive_loss import (
     MaskContrastiveLoss,
@@ -87,12 +88,11 @@ def test_equals_naive_loops(seed, batch, local_negatives):
 @pytest.mark.parametrize('seed', range(4))
 @pytest.mark.parametrize('temperature', [0.1, 0.5])
 def test_equals_lightly_where_ids_are_shared(seed, temperature):
-    lightly = pytest.importorskip('lightly.loss')
     preds, targets, pred_ids, _ = random_case(
         seed, batch=4, unused=False, dtype=torch.float32)
     loss = mask_contrastive_loss(*preds, *targets, *pred_ids, *pred_ids,
                                  temperature)
-    expected = lightly.DetConBLoss(temperature)(*preds, *targets, *pred_ids)
+    expected = DetConBLoss(temperature)(*preds, *targets, *pred_ids)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(
         torch.autograd.grad(loss, preds),

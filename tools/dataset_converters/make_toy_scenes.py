@@ -6,10 +6,7 @@ import argparse
 
 from mmengine.utils import track_iter_progress
 
-from cyborgs_plugin.datasets.toy_scenes import (
-    color_kmeans_floor,
-    make_toy_scenes,
-)
+from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
 
 
 def main() -> None:
@@ -21,10 +18,6 @@ def main() -> None:
     parser.add_argument('--num-val', type=int, default=60)
     parser.add_argument(
         '--flat', action='store_true', help='one colour for each object')
-    parser.add_argument(
-        '--check',
-        action='store_true',
-        help='measure how well k-means on colour and position segments them')
     args = parser.parse_args()
     try:
         made = make_toy_scenes(
@@ -41,10 +34,6 @@ def main() -> None:
               + ', '.join(f'{count} {name}' for name, count in made.items()))
     else:
         print(f'{args.out} holds these scenes already')
-    if args.check:
-        print('K    ARI (pixels of objects)   mean best overlap')
-        for k, (ari, overlap) in color_kmeans_floor(args.out).items():
-            print(f'{k:<4} {ari:<25.3f} {overlap:.3f}')
     print('Next: python tools/train.py configs/cyborgs_toy.py')
 
 
