@@ -131,6 +131,7 @@ def test_wheel_built_from_sdist_and_installed(tree, tmp_path):
     assert 'Failed to search registry' not in output
 
 
+@pytest.mark.slow
 def test_editable_install_links(tree, tmp_path):
     site = tmp_path / 'site'
     site.mkdir()

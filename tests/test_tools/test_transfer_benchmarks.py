@@ -356,6 +356,7 @@ def shell(tmp_path):
             env={
                 **os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}',
                 'BACKBONE': 'left/over.pth',
+                'PYTHON': 'python',  # make exports another
                 **environment
             })
         return done, log.read_text().splitlines()
