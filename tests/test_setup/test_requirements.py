@@ -122,6 +122,7 @@ def test_package_never_imports_mmdet():
                 f'{source}:{node.lineno}'
 
 
+@pytest.mark.slow
 def test_works_without_mmdet():
     code = ("import sys; sys.modules['mmdet'] = None; import cyborgs_plugin; "
             "from mmpretrain.registry import MODELS; "

@@ -59,6 +59,7 @@ def trained(run, tmp_path):
     return work_dir
 
 
+@pytest.mark.slow
 def test_the_same_rounds_as_in_training(trained, tmp_path, monkeypatch):
     config, out = trained / 'cyborgs_toy.py', trained / 'offline_masks'
     rounds = [MaskBank.open(round_path(trained / 'masks', n)) for n in (0, 1)]
@@ -74,9 +75,8 @@ def test_the_same_rounds_as_in_training(trained, tmp_path, monkeypatch):
     assert bank.manifest['network'] != rounds[1].manifest['network']
 
 
-@pytest.mark.parametrize('damage', [
-    'gone', pytest.param('altered', marks=pytest.mark.slow),
-    pytest.param('manifest', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('damage', ['gone', 'altered', 'manifest'])
 def test_the_message_of_a_failed_resume_is_true(
         trained, monkeypatch, capsys, damage):
     path = round_path(trained / 'masks', 1)
