@@ -73,6 +73,9 @@ class MaskUpdateHook(Hook):
         exact_resume (bool): Whether a resumed run refuses a round that is
             whole but not the very one of the checkpoint, such as one that
             was made again on other hardware. Defaults to True.
+        evaluator (dict, optional): Config of a metric, such as
+            ``dict(type='MaskQuality', ann_file=...)``, that scores each new
+            round. Annotations are never trained with. Defaults to None.
     """
 
     # Before IterTimerHook, which else counts an update as loading of data.
