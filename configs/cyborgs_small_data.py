@@ -60,6 +60,7 @@ default_hooks = dict(
             type='NetworkMasks',
             layer='layer2.1',  # the last of two blocks
             num_clusters=(4, 32),
-            num_iters=20)))
+            num_iters=20,
+            reflect=32)))
 
 randomness = dict(seed=0, deterministic=False)

@@ -12,6 +12,7 @@ import sys
 from typing import Any, List
 
 from mmengine.config import Config, DictAction
+from mmengine.device import is_cuda_available
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
@@ -52,7 +53,9 @@ def parse_args() -> argparse.Namespace:
         help='go on from this checkpoint, or without a path from the latest '
         'one in the work dir')
     parser.add_argument(
-        '--amp', action='store_true', help='automatic mixed precision')
+        '--amp',
+        action='store_true',
+        help='automatic mixed precision; on a CPU bfloat16')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -97,8 +100,11 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         stem = osp.splitext(osp.basename(args.config))[0]
         cfg.work_dir = osp.join('work_dirs', stem)
     if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        if is_cuda_available():
+            cfg.optim_wrapper.type = 'AmpOptimWrapper'
+            cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        else:
+            cfg.optim_wrapper.type = 'mmpretrain.BFloat16OptimWrapper'
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

@@ -1,10 +1,11 @@
 """Hooks: when masks and the target network are renewed."""
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .autocast_optim_wrapper import BFloat16OptimWrapper
 from .mask_update_hook import MaskUpdateHook
 from .target_update_hook import TargetUpdateHook
 from .transfer_check import PretrainedCheckHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'MaskUpdateHook', 'PretrainedCheckHook',
-    'TargetUpdateHook'
+    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'MaskUpdateHook',
+    'PretrainedCheckHook', 'TargetUpdateHook'
 ]

@@ -4,6 +4,7 @@ from collections import defaultdict
 from copy import deepcopy
 from typing import Any, Dict, List, Sequence, Tuple
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,10 @@ class FeatureExtractor:
         to_rgb (bool): Turn the BGR images into RGB. Defaults to True.
         dtype (torch.dtype): Precision of the forward; the normalisation is
             in float32. Defaults to torch.float32.
+        reflect (int): Mirror so many pixels beyond each border first and cut
+            their features off again, so that the border is not told by the
+            zeros around it; a multiple of the layer's stride.
+            Defaults to 0.
 
     Raises:
         ValueError: If the backbone has no such layer.
@@ -51,7 +56,8 @@ class FeatureExtractor:
         mean: Sequence[float] = (123.675, 116.28, 103.53),
         std: Sequence[float] = (58.395, 57.12, 57.375),
         to_rgb: bool = True,
-        dtype: torch.dtype = torch.float32
+        dtype: torch.dtype = torch.float32,
+        reflect: int = 0
     ) -> None:
         names = dict(backbone.named_modules())
         if not layer or layer not in names:
@@ -69,6 +75,7 @@ class FeatureExtractor:
         self._std = torch.tensor(std, device=self._device).view(-1, 1, 1)
         self._to_rgb = to_rgb
         self._dtype = dtype
+        self._reflect = reflect
         self._max_pixels = (_MAX_PIXELS_CPU if self._device.type == 'cpu' else
                             _MAX_PIXELS)
         self._output: Any = None
@@ -105,6 +112,12 @@ class FeatureExtractor:
 
     def _forward(self, images: np.ndarray) -> Tensor:
         """Map (B, H, W, 3) uint8 to unit vectors (B, h, w, C)."""
+        border = self._reflect
+        if border:
+            images = np.stack([
+                cv2.copyMakeBorder(image, border, border, border, border,
+                                   cv2.BORDER_REFLECT_101) for image in images
+            ])
         batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
         if self._to_rgb:
             batch = batch.flip(1)
@@ -115,4 +128,8 @@ class FeatureExtractor:
         except _LayerReached:
             pass
         output, self._output = self._output, None
+        if border:
+            # cells of the border on each side, rounded: the stride divides it
+            cut = round(border * output.shape[2] / images.shape[1])
+            output = output[:, :, cut:-cut, cut:-cut]
         return F.normalize(output.float(), dim=1).permute(0, 2, 3, 1)

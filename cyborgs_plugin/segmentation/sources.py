@@ -85,6 +85,10 @@ class NetworkMasks(MaskSource):
             Defaults to 0.
         backend (str): 'torch', or 'faiss' (pip install faiss-cpu), which
             clusters on the CPU as published. Defaults to 'torch'.
+        reflect (int): Pixels mirrored beyond each border for the forward; a
+            multiple of 32. Without them the zeros that convolutions pad with
+            make the border of every image a region of its own. Defaults to
+            0, as published.
         dtype (str): Precision of the network's forward, 'float32' or
             'bfloat16', which takes half the time where the hardware has it.
             Defaults to 'float32'.
@@ -102,6 +106,7 @@ class NetworkMasks(MaskSource):
                  num_clusterings: int = 1,
                  pca_dim: Optional[int] = None,
                  position_weight: float = 0.,
+                 reflect: int = 0,
                  backend: str = 'torch',
                  dtype: str = 'float32',
                  checkpoint: Optional[str] = None) -> None:
@@ -118,6 +123,8 @@ class NetworkMasks(MaskSource):
                 'None, or 1 or more')
         _expect(position_weight >= 0, 'position_weight', position_weight,
                 '0 or more')
+        _expect(reflect >= 0 and reflect % 32 == 0, 'reflect', reflect,
+                'a multiple of 32')
         _expect(backend in ('torch', 'faiss'), 'backend', backend,
                 "'torch' or 'faiss'")
         _expect(dtype in ('float32', 'bfloat16'), 'dtype', dtype,
@@ -133,6 +140,7 @@ class NetworkMasks(MaskSource):
         self.num_clusterings = num_clusterings
         self.pca_dim = pca_dim
         self.position_weight = position_weight
+        self.reflect = reflect
         self.checkpoint = checkpoint
         self._kmeans = kmeans if backend == 'torch' else _faiss_kmeans
         self._dtype = getattr(torch, dtype)
@@ -149,7 +157,7 @@ class NetworkMasks(MaskSource):
         if self.checkpoint is not None:
             backbone = _with_weights(backbone, self.checkpoint)
         self._extractor = FeatureExtractor(backbone, self.layer, mean, std,
-                                           to_rgb, self._dtype)
+                                           to_rgb, self._dtype, self.reflect)
         self._lowered = False
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],

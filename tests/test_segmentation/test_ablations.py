@@ -25,6 +25,7 @@ ONE_KNOB = {
     'group64': dict(group_size=64),
     'pca64': dict(source=NETWORK | dict(pca_dim=64)),
     'position': dict(source=NETWORK | dict(position_weight=0.5)),
+    'reflect': dict(source=NETWORK | dict(reflect=32)),
     'iters5': dict(source=NETWORK | dict(num_iters=5)),
     'clusterings4': dict(source=NETWORK | dict(num_clusterings=4)),
     'faiss': dict(source=NETWORK | dict(backend='faiss')),

@@ -53,6 +53,34 @@ def test_equals_the_whole_network(depth, layer):
     assert features[0].shape[:2] == ((5, 8) if layer != 'layer3' else (3, 4))
 
 
+def test_mirrored_border():
+    model = network()
+    image = np.random.default_rng(0).integers(
+        0, 256, (75, 101, 3), dtype=np.uint8)
+    feature, = FeatureExtractor(model, 'layer2.1', reflect=32)([image])
+    mirrored = np.pad(image, ((32, 32), (32, 32), (0, 0)), mode='reflect')
+    expected = whole_forward(model, 'layer2.1', mirrored)[4:-4, 4:-4]
+    torch.testing.assert_close(feature, expected, rtol=0, atol=1e-5)
+    assert feature.shape[:2] == (10, 13)
+
+
+def test_mirrored_border_leaves_no_frame():
+    # One colour all over has one feature all over, but for zeros around it.
+    image = np.full((96, 96, 3), 40, dtype=np.uint8)
+    model = network()
+    framed, = FeatureExtractor(model, 'layer2.1')([image])
+    # 64 pixels are more than the layer sees on one side
+    plain, = FeatureExtractor(model, 'layer2.1', reflect=64)([image])
+    assert plain.flatten(0, 1).std(dim=0).max() < 1e-6
+    assert framed.flatten(0, 1).std(dim=0).max() > 1e-3
+
+
+def test_mirrors_an_image_smaller_than_the_border():
+    image = np.full((3, 2, 3), 40, dtype=np.uint8)
+    feature, = FeatureExtractor(network(), 'layer2.1', reflect=32)([image])
+    assert feature.shape[:2] == (1, 1) and torch.isfinite(feature).all()
+
+
 def test_stops_at_the_layer():
     model = network()
     del model.layer4  # never reached

@@ -41,6 +41,11 @@ def test_smoke(tmp_path):
     for name in ('table.md', 'masks_by_round.png', 'probes_by_epoch.png',
                  'loss.png', 'masks.png'):
         assert (work / name).stat().st_size > 0
+    published = subprocess.run(  # what transfer.sh begins with
+        [sys.executable, 'tools/model_converters/publish_backbone.py',
+         work / 'byol_s0' / 'backbone_12.pth'],
+        cwd=ROOT, text=True, capture_output=True, check=False)
+    assert 'Wrote' in published.stdout, published.stderr
     second = run(*arguments)
     assert second.returncode == 0, second.stdout[-4000:]
     assert second.stdout.count('done before') == len(results['runs'])

@@ -69,6 +69,20 @@ def test_detectors_need_the_ops_of_mmcv(tmp_path, monkeypatch, capsys):
     assert 'onedl-mmcv' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('gpu, kind', [
+    (False, 'mmpretrain.BFloat16OptimWrapper'),
+    (True, 'AmpOptimWrapper'),
+])
+def test_mixed_precision(monkeypatch, gpu, kind):
+    monkeypatch.setattr(sys, 'argv', ['train.py', TOY, '--amp'])
+    monkeypatch.setattr(train, 'is_cuda_available', lambda: gpu)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    cfg = config()
+    train.merge_args(cfg, train.parse_args())
+    assert cfg.optim_wrapper.type == kind
+    assert ('loss_scale' in cfg.optim_wrapper) == gpu
+
+
 def test_data_root_moves_the_data():
     cfg = config()
     train.move_data(cfg, cfg.data_root, '/elsewhere')

@@ -104,6 +104,8 @@ def parse_args() -> argparse.Namespace:
         choices=('random', *METHODS),
         help='by default all')
     parser.add_argument(
+        '--seeds', nargs='+', type=int, help="the budget's by default")
+    parser.add_argument(
         '--pretrain-on',
         nargs='+',
         help='folders; by default train2017 and, if there, unlabeled2017')
@@ -117,6 +119,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--max-eval-images', type=int)
     parser.add_argument(
         '--gpus', type=int, default=1, help='processes of a training run')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='train and make mask rounds in mixed precision')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -203,7 +209,8 @@ class Benchmark:
                 and 'cyborgs-annotated' in chosen):
             chosen.remove('cyborgs-annotated')  # it would equal cyborgs
         return [(method, seed) for method in chosen
-                for seed in self.budget.seeds[method]]
+                for seed in self.budget.seeds[method]
+                if self.args.seeds is None or seed in self.args.seeds]
 
     def config(self, method: str, seed: int) -> Config:
         """The config of a run: only data, budget and seed differ."""
@@ -252,6 +259,8 @@ class Benchmark:
                     max_images=500)
             if 'ann_file' in update.source:
                 update.source.ann_file = self._ann('instances', 'train')
+            if self.args.amp and update.source.type == 'NetworkMasks':
+                update.source.dtype = 'bfloat16'
             cfg.model.neck.grid_stride = self.args.grid_stride
         if self.args.depth == 50:
             _widen(cfg)
@@ -278,8 +287,8 @@ class Benchmark:
         folder = osp.join(self.work, name)
         cfg = self.config('cyborgs' if method == 'random' else method, seed)
         text = cfg.dump()
-        signature = hashlib.sha256(
-            (text + str(self.images)).encode()).hexdigest()
+        settings = text + str(self.images) + str(self.args.amp)
+        signature = hashlib.sha256(settings.encode()).hexdigest()
         done = _read(osp.join(folder, 'done.json'))
         if done is None:
             os.makedirs(folder, exist_ok=True)
@@ -303,7 +312,10 @@ class Benchmark:
             set_random_seed(seed)
             network = MODELS.build(cfg.model.backbone)
             network.init_weights()
-            saved = [(0, network.state_dict())]
+            saved = [(0, {
+                'backbone.' + key: value
+                for key, value in network.state_dict().items()
+            })]
             epochs = 0
         else:
             config = osp.join(self.work, 'configs', f'{name}.py')
@@ -317,14 +329,16 @@ class Benchmark:
                     map_location='cpu',
                     weights_only=False)['state_dict']
                 saved.append((epoch, {
-                    key[9:]: value
+                    key: value
                     for key, value in state.items()
                     if key.startswith('backbone.')
                 }))
         phases = []
         for epoch, state in saved:
             phases.append(osp.join(folder, f'backbone_{epoch}.pth'))
-            torch.save(dict(state_dict=state), phases[-1])
+            # as publish_backbone.py, and so transfer.sh, take it
+            meta = dict(epoch=epoch, seed=seed, cfg=text)
+            torch.save(dict(state_dict=state, meta=meta), phases[-1])
         iters = len(
             self.annotated if method in ('cyborgs-oracle', 'cyborgs-annotated')
             else self.images) // self.budget.batch_size
@@ -349,6 +363,8 @@ class Benchmark:
             command = ['bash', osp.join(tools, 'dist_train.sh'), config,
                        str(self.args.gpus)]
         command += ['--work-dir', folder, '--resume']
+        if self.args.amp:
+            command.append('--amp')
         log = osp.join(folder, 'train.log')
         print(f'[{name}] {" ".join(command)}\n[{name}] log: {log}',
               flush=True)
@@ -574,7 +590,10 @@ def _backbone(cfg: Config, file: str) -> torch.nn.Module:
     backbone = MODELS.build(
         dict(cfg.model.backbone, out_indices=(1, 2, 3)))
     state = torch.load(file, map_location='cpu', weights_only=True)
-    backbone.load_state_dict(state['state_dict'])
+    backbone.load_state_dict({
+        key.split('backbone.')[-1]: value
+        for key, value in state['state_dict'].items()
+    })
     if torch.cuda.is_available():
         backbone.cuda()
     backbone.eval()

@@ -1,0 +1,25 @@
+"""Mixed precision where mmengine has none: on a CPU."""
+from contextlib import contextmanager
+from typing import Iterator
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.runner.amp import autocast
+from mmpretrain.registry import OPTIM_WRAPPERS
+from torch import nn
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """Run the forward in bfloat16, weights and optimiser in float32.
+
+    ``AmpOptimWrapper`` of mmengine refuses to start without a GPU. bfloat16
+    has the range of float32, so that no loss needs to be scaled. It pays on
+    CPUs with AVX512-BF16 or AMX; others emulate it, and are slower with it.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast the forward; see ``OptimWrapper.optim_context``."""
+        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+            yield
