@@ -315,6 +315,40 @@ def test_collect(tmp_path, call):  # noqa: F811
     assert json.loads((root / 'results.json').read_text()) == results
 
 
+def test_any_class_scores_what_is_found_not_what_it_is_called(tmp_path):
+    write_coco(tmp_path / 'coco')
+    ann_file = tmp_path / 'coco' / 'annotations' / 'instances_val2017.json'
+    folder = tmp_path / 'runs'
+    coco_run(folder, ann_file)
+    right = collect.rescore(str(folder), str(ann_file))
+    for kind in ('bbox', 'segm'):
+        path = folder / f'detections.{kind}.json'
+        found = json.loads(path.read_text())
+        for one in found:
+            one['category_id'] = 3 - one['category_id']
+        path.write_text(json.dumps(found))
+    wrong = collect.rescore(str(folder), str(ann_file))
+    # the oracle: the same detections where there is but one class
+    truth = json.loads(ann_file.read_text())
+    truth['categories'] = truth['categories'][:1]
+    single = truth['categories'][0]['id']
+    for one in truth['annotations']:
+        one['category_id'] = single
+    (tmp_path / 'single.json').write_text(json.dumps(truth))
+    for kind in ('bbox', 'segm'):
+        path = folder / f'detections.{kind}.json'
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps([dict(o, category_id=single)
+                                    for o in found]))
+    oracle = collect.rescore(str(folder), str(tmp_path / 'single.json'))
+    for name in ('box', 'mask'):
+        assert 0.05 < right[f'{name} AP, any class'] < 0.95
+        assert wrong[f'{name} AP'] < right[f'{name} AP'] / 2
+        assert (wrong[f'{name} AP, any class'] ==
+                right[f'{name} AP, any class'] ==
+                pytest.approx(oracle[f'{name} AP']))
+
+
 def test_collect_refuses_other_numbers_and_empty_folders(
         tmp_path, call):  # noqa: F811
     write_coco(tmp_path / 'coco')

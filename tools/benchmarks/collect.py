@@ -6,7 +6,8 @@ Reads the last evaluation of every run below the folder and the jsons of
 voc07_svm.py, knn_imagenet.py and frozen_probes.py, and writes
 ``results.json`` and ``results.md`` into it. Where a run has kept its
 detections, as transfer.sh makes it, pycocotools scores them anew and must
-agree with mmdet.
+agree with mmdet; it also gives the AP with all classes taken as one, which
+tells finding from naming where too few labels leave the other at zero.
 """
 import argparse
 import contextlib
@@ -37,6 +38,7 @@ COLUMNS = {
     'top-5': ('accuracy/top5', )
 }
 # place in pycocotools' list of statistics
+ANY = ', any class'
 STATISTICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'APs': 3, 'APm': 4, 'APl': 5}
 
 
@@ -111,7 +113,8 @@ def rescore(folder: str, ann_file: str) -> Dict[str, float]:
                 found = [{k: v for k, v in one.items() if k != 'bbox'}
                          for one in found]
             if not found:
-                scores.update((f'{name} {s}', 0.) for s in STATISTICS)
+                scores.update((f'{name} {s}', 0.)
+                              for s in (*STATISTICS, 'AP' + ANY))
                 continue
             evaluation = COCOeval(truth, truth.loadRes(found), kind)
             evaluation.evaluate()
@@ -119,6 +122,11 @@ def rescore(folder: str, ann_file: str) -> Dict[str, float]:
             evaluation.summarize()
             for statistic, place in STATISTICS.items():
                 scores[f'{name} {statistic}'] = float(evaluation.stats[place])
+            evaluation.params.useCats = 0
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            scores[f'{name} AP{ANY}'] = float(evaluation.stats[0])
     return scores
 
 
@@ -156,6 +164,8 @@ def results_of(root: str) -> Iterator[Dict[str, Any]]:
                         f'{logged:.4f} in the log: the detections beside it '
                         'are of another evaluation, or mmdet counts '
                         'differently')
+                if name.endswith(ANY):
+                    result['scores'][name] = value
         yield result
     for path in sorted(
             glob.glob(osp.join(root, '**', '*.json'), recursive=True)):
