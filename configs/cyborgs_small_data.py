@@ -36,11 +36,9 @@ custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
 # - K: 96 pixels at stride 16 are 36 cells; more clusters than cells turn
 #   regions into single cells. 4 to 32 gave 6 to 9 regions a view (measured);
 #   whether that is best is not measured.
-# - reflect: with zeros around an image its border becomes a cluster; mirrored,
-#   a network after 273 steps gave ARI 0.256 in place of 0.246, and random
-#   weights 0.194 in place of 0.164 (50 images, measured once).
-# - layer: after 819 steps the masks of layer2.1 are worse than those of random
-#   weights, those of layer4.1 better (docs/results.md): not settled.
+# - reflect: with zeros around an image its border becomes a cluster.
+# - layer: with layer2.1 the masks fall below those of random weights after 819
+#   steps (docs/results.md); deeper ones are not settled.
 # - grid stride: at 32 a view of 96 pixels has 3x3 cells, too few for regions
 #   (geometry).
 model = dict(
