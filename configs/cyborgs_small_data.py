@@ -32,11 +32,12 @@ custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
 # - mask interval: six phases, each long enough to matter. After the first 91
 #   steps already the masks are a fifth better than a random network's by mBO,
 #   after 182 no better than that (measured once, with a schedule of 273 steps:
-#   docs/results.md).
+#   docs/results.md; before there was `reflect`).
 # - K: 96 pixels at stride 16 are 36 cells; more clusters than cells turn
 #   regions into single cells. 4 to 32 gave 6 to 9 regions a view (measured);
 #   whether that is best is not measured.
-# - reflect: with zeros around an image its border becomes a cluster.
+# - reflect: features near the zeros around an image differ from the others
+#   (test_mirrored_border_leaves_no_frame), and so its border becomes a region.
 # - layer: with layer2.1 the masks fall below those of random weights after 819
 #   steps (docs/results.md); deeper ones are not settled.
 # - grid stride: at 32 a view of 96 pixels has 3x3 cells, too few for regions

@@ -12,7 +12,7 @@ import sys
 from typing import Any, List
 
 from mmengine.config import Config, DictAction
-from mmengine.device import is_cuda_available
+from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
@@ -100,11 +100,18 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         stem = osp.splitext(osp.basename(args.config))[0]
         cfg.work_dir = osp.join('work_dirs', stem)
     if args.amp:
-        if is_cuda_available():
+        if get_device() == 'cpu':
+            if cfg.get('default_scope') == 'mmdet':
+                raise ValueError(
+                    f'--amp with {args.config} needs a GPU: on a CPU it means '
+                    'bfloat16, which the ops of mmcv (NMS, RoIAlign) do not '
+                    'take there. Leave --amp out')
+            cfg.optim_wrapper.type = 'mmpretrain.BFloat16OptimWrapper'
+            for key in ('loss_scale', 'dtype'):  # AmpOptimWrapper's
+                cfg.optim_wrapper.pop(key, None)
+        else:
             cfg.optim_wrapper.type = 'AmpOptimWrapper'
             cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-        else:
-            cfg.optim_wrapper.type = 'mmpretrain.BFloat16OptimWrapper'
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

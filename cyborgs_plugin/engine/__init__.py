@@ -1,6 +1,6 @@
-"""Hooks: when masks and the target network are renewed."""
+"""Hooks: when masks and the target network are renewed; precision."""
 from .atomic_checkpoint_hook import AtomicCheckpointHook
-from .autocast_optim_wrapper import BFloat16OptimWrapper
+from .bfloat16_optim_wrapper import BFloat16OptimWrapper
 from .mask_update_hook import MaskUpdateHook
 from .target_update_hook import TargetUpdateHook
 from .transfer_check import PretrainedCheckHook

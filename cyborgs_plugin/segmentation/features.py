@@ -4,7 +4,7 @@ from collections import defaultdict
 from copy import deepcopy
 from typing import Any, Dict, List, Sequence, Tuple
 
-import cv2
+import mmcv
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,12 @@ class FeatureExtractor:
             List[Tensor]: For each image (h, w, C), float32, unit vectors, on
             the device of the backbone.
         """
+        if self._reflect:
+            images = [
+                mmcv.impad(
+                    image, padding=self._reflect, padding_mode='reflect')
+                for image in images
+            ]
         by_size: Dict[Tuple[int, ...], List[int]] = defaultdict(list)
         for index, image in enumerate(images):
             by_size[image.shape].append(index)
@@ -112,12 +118,6 @@ class FeatureExtractor:
 
     def _forward(self, images: np.ndarray) -> Tensor:
         """Map (B, H, W, 3) uint8 to unit vectors (B, h, w, C)."""
-        border = self._reflect
-        if border:
-            images = np.stack([
-                cv2.copyMakeBorder(image, border, border, border, border,
-                                   cv2.BORDER_REFLECT_101) for image in images
-            ])
         batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
         if self._to_rgb:
             batch = batch.flip(1)
@@ -128,8 +128,8 @@ class FeatureExtractor:
         except _LayerReached:
             pass
         output, self._output = self._output, None
-        if border:
-            # cells of the border on each side, rounded: the stride divides it
-            cut = round(border * output.shape[2] / images.shape[1])
+        if self._reflect:
+            # In cells; rounding undoes that the last cell may be a part.
+            cut = round(self._reflect * output.shape[2] / images.shape[1])
             output = output[:, :, cut:-cut, cut:-cut]
         return F.normalize(output.float(), dim=1).permute(0, 2, 3, 1)

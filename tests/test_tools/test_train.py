@@ -69,18 +69,29 @@ def test_detectors_need_the_ops_of_mmcv(tmp_path, monkeypatch, capsys):
     assert 'onedl-mmcv' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('gpu, kind', [
-    (False, 'mmpretrain.BFloat16OptimWrapper'),
-    (True, 'AmpOptimWrapper'),
+@pytest.mark.parametrize('device, kind', [
+    ('cpu', 'mmpretrain.BFloat16OptimWrapper'),
+    ('cuda', 'AmpOptimWrapper'),
+    ('npu', 'AmpOptimWrapper'),
 ])
-def test_mixed_precision(monkeypatch, gpu, kind):
+def test_mixed_precision(monkeypatch, device, kind):
     monkeypatch.setattr(sys, 'argv', ['train.py', TOY, '--amp'])
-    monkeypatch.setattr(train, 'is_cuda_available', lambda: gpu)
+    monkeypatch.setattr(train, 'get_device', lambda: device)
     monkeypatch.setenv('LOCAL_RANK', '0')
     cfg = config()
+    cfg.optim_wrapper.loss_scale = 512.  # of a config for a GPU
     train.merge_args(cfg, train.parse_args())
     assert cfg.optim_wrapper.type == kind
-    assert ('loss_scale' in cfg.optim_wrapper) == gpu
+    assert ('loss_scale' in cfg.optim_wrapper) == (device != 'cpu')
+
+
+def test_detectors_have_no_mixed_precision_on_a_cpu(monkeypatch):
+    path = osp.join(ROOT, 'configs', 'transfer',
+                    'mask-rcnn_r18_fpn_random_toy.py')
+    monkeypatch.setattr(sys, 'argv', ['train.py', path, '--amp'])
+    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
+    with pytest.raises(ValueError, match='--amp .*_toy.py needs a GPU'):
+        train.merge_args(Config.fromfile(path), train.parse_args())
 
 
 def test_data_root_moves_the_data():

@@ -37,8 +37,8 @@ COLUMNS = {
     'top-1': ('accuracy/top1', ),
     'top-5': ('accuracy/top5', )
 }
-# place in pycocotools' list of statistics
 ANY = ', any class'
+# place in pycocotools' list of statistics
 STATISTICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'APs': 3, 'APm': 4, 'APl': 5}
 
 

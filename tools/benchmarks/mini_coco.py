@@ -104,7 +104,10 @@ def parse_args() -> argparse.Namespace:
         choices=('random', *METHODS),
         help='by default all')
     parser.add_argument(
-        '--seeds', nargs='+', type=int, help="the budget's by default")
+        '--seeds',
+        nargs='+',
+        type=int,
+        help="of every method; the budget's by default")
     parser.add_argument(
         '--pretrain-on',
         nargs='+',
@@ -209,8 +212,7 @@ class Benchmark:
                 and 'cyborgs-annotated' in chosen):
             chosen.remove('cyborgs-annotated')  # it would equal cyborgs
         return [(method, seed) for method in chosen
-                for seed in self.budget.seeds[method]
-                if self.args.seeds is None or seed in self.args.seeds]
+                for seed in self.args.seeds or self.budget.seeds[method]]
 
     def config(self, method: str, seed: int) -> Config:
         """The config of a run: only data, budget and seed differ."""
@@ -329,8 +331,7 @@ class Benchmark:
                     map_location='cpu',
                     weights_only=False)['state_dict']
                 saved.append((epoch, {
-                    key: value
-                    for key, value in state.items()
+                    key: value for key, value in state.items()
                     if key.startswith('backbone.')
                 }))
         phases = []
@@ -591,7 +592,7 @@ def _backbone(cfg: Config, file: str) -> torch.nn.Module:
         dict(cfg.model.backbone, out_indices=(1, 2, 3)))
     state = torch.load(file, map_location='cpu', weights_only=True)
     backbone.load_state_dict({
-        key.split('backbone.')[-1]: value
+        key.removeprefix('backbone.'): value
         for key, value in state['state_dict'].items()
     })
     if torch.cuda.is_available():
