@@ -509,5 +509,5 @@ def test_from_checkpoint_to_table(tmp_path):
     result, = json.loads((work / 'results.json').read_text())
     assert result['config'] == 'mask-rcnn_r18_fpn_cyborgs-pre_coco-mini.py'
     assert set(result['scores']) == set(result['pycocotools']) == set(
-        list(collect.COLUMNS)[:12])
+        list(collect.COLUMNS)[:14])
     assert result['seed'] == 0 and '-backbone-' in result['start']

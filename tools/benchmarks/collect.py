@@ -34,10 +34,11 @@ COLUMNS = {
     'mask APs': ('coco/segm_mAP_s', 'lvis/segm_APs'),
     'mask APm': ('coco/segm_mAP_m', 'lvis/segm_APm'),
     'mask APl': ('coco/segm_mAP_l', 'lvis/segm_APl'),
+    'box AP, any class': (),  # not logged: pycocotools' alone
+    'mask AP, any class': (),
     'top-1': ('accuracy/top1', ),
     'top-5': ('accuracy/top5', )
 }
-ANY = ', any class'
 # place in pycocotools' list of statistics
 STATISTICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'APs': 3, 'APm': 4, 'APl': 5}
 
@@ -114,7 +115,7 @@ def rescore(folder: str, ann_file: str) -> Dict[str, float]:
                          for one in found]
             if not found:
                 scores.update((f'{name} {s}', 0.)
-                              for s in (*STATISTICS, 'AP' + ANY))
+                              for s in (*STATISTICS, 'AP, any class'))
                 continue
             evaluation = COCOeval(truth, truth.loadRes(found), kind)
             evaluation.evaluate()
@@ -126,7 +127,7 @@ def rescore(folder: str, ann_file: str) -> Dict[str, float]:
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            scores[f'{name} AP{ANY}'] = float(evaluation.stats[0])
+            scores[f'{name} AP, any class'] = float(evaluation.stats[0])
     return scores
 
 
@@ -156,7 +157,7 @@ def results_of(root: str) -> Iterator[Dict[str, Any]]:
         if ann_file and osp.isfile(ann_file):
             result['pycocotools'] = rescore(folder, ann_file)
             for name, value in result['pycocotools'].items():
-                logged = result['scores'].get(name, value)
+                logged = result['scores'].setdefault(name, value)
                 # mmdet logs three digits; -1 is an empty range of sizes
                 if abs(logged - value) > 6e-4:
                     raise SystemExit(
@@ -164,8 +165,6 @@ def results_of(root: str) -> Iterator[Dict[str, Any]]:
                         f'{logged:.4f} in the log: the detections beside it '
                         'are of another evaluation, or mmdet counts '
                         'differently')
-                if name.endswith(ANY):
-                    result['scores'][name] = value
         yield result
     for path in sorted(
             glob.glob(osp.join(root, '**', '*.json'), recursive=True)):
