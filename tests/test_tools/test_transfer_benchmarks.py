@@ -4,6 +4,7 @@ import os
 import os.path as osp
 import subprocess
 import sys
+from importlib.metadata import distribution
 
 import cv2
 import numpy as np
@@ -369,6 +370,7 @@ printf '%s|' "$(basename "$0")" "$@" "B=${BACKBONE:-}" >> {log}
 echo >> {log}
 case $1 in *publish_backbone.py)
     echo 'Wrote out/e_online-backbone-0123abcd.pth and x.safetensors: 1' ;;
+-c) exec {python} "$@" ;;
 esac
 """
 
@@ -378,7 +380,8 @@ def shell(tmp_path):
     """Run transfer.sh with python and mim that only write down calls."""
     log = tmp_path / 'calls'
     for name in ('python', 'mim'):
-        (tmp_path / name).write_text(STUB.replace('{log}', str(log)))
+        (tmp_path / name).write_text(STUB.replace(
+            '{log}', str(log)).replace('{python}', sys.executable))
         (tmp_path / name).chmod(0o755)
 
     def run(*arguments, **environment):
@@ -447,8 +450,13 @@ def test_several_gpus_and_mim(shell):
         ('imagenet-linear', 'mmpretrain', '1', 'none')):
         _, calls = shell(task, PUBLISHED, gpus, MIM='1')
         assert 'check_backbone.py' in calls[0]
-        assert calls[1].startswith(f'mim|train|{package}|configs/transfer/')
-        assert f'|--gpus|{gpus}|--launcher|{launcher}|' in calls[1]
+        command = calls[-2].split('|')
+        assert command[:2] == ['mim', 'train']
+        # what mim asks importlib.metadata for
+        assert (distribution(command[2]).read_text('top_level.txt').split()
+                == [package])
+        assert command[3].startswith('configs/transfer/')
+        assert f'|--gpus|{gpus}|--launcher|{launcher}|' in calls[-2]
 
 
 @pytest.mark.parametrize('task, script', [

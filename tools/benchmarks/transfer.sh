@@ -83,7 +83,10 @@ if [ -n "$config" ]; then
     if [ -n "${MIM:-}" ]; then
         launcher=none
         [ "$GPUS" -gt 1 ] && launcher=pytorch
-        mim train $package "$config" --gpus "$GPUS" --launcher $launcher \
+        # mim wants the name of the distribution, which differs by family
+        found=$("$PYTHON" -c "from importlib.metadata import \
+packages_distributions as names; print(names()['$package'][0])")
+        mim train "$found" "$config" --gpus "$GPUS" --launcher $launcher \
             --work-dir "$out" "${arguments[@]}"
     elif [ "$GPUS" -gt 1 ]; then
         bash tools/dist_train.sh "$config" "$GPUS" --work-dir "$out" "${arguments[@]}"
