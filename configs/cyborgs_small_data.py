@@ -65,6 +65,8 @@ default_hooks = dict(
             layer='layer2.1',  # the last of two blocks
             num_clusters=(4, 32),
             num_iters=20,
-            reflect=32)))
+            reflect=32,
+            smooth=32,
+            long_side=640)))
 
 randomness = dict(seed=0, deterministic=False)

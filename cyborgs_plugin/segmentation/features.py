@@ -2,7 +2,7 @@
 import difflib
 from collections import defaultdict
 from copy import deepcopy
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import mmcv
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
 from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
 
 _MAX_PIXELS = 1 << 22
 """Pixels of one forward, about 14 photographs of 640x480 ..."""
@@ -44,6 +45,12 @@ class FeatureExtractor:
             their features off again, so that the border is not told by the
             zeros around it; a multiple of the layer's stride.
             Defaults to 0.
+        smooth (float): Standard deviation, in pixels of the image, of a
+            Gaussian that averages the unit vectors; they are made unit
+            vectors again. Defaults to 0, no averaging.
+        long_side (int, optional): Bring images to this long side first, in
+            pixels; ``reflect`` and ``smooth`` count those pixels.
+            Defaults to None, each image at its own size.
 
     Raises:
         ValueError: If the backbone has no such layer.
@@ -57,7 +64,9 @@ class FeatureExtractor:
         std: Sequence[float] = (58.395, 57.12, 57.375),
         to_rgb: bool = True,
         dtype: torch.dtype = torch.float32,
-        reflect: int = 0
+        reflect: int = 0,
+        smooth: float = 0.,
+        long_side: Optional[int] = None
     ) -> None:
         names = dict(backbone.named_modules())
         if not layer or layer not in names:
@@ -76,6 +85,8 @@ class FeatureExtractor:
         self._to_rgb = to_rgb
         self._dtype = dtype
         self._reflect = reflect
+        self._smooth = smooth
+        self._long_side = long_side
         self._max_pixels = (_MAX_PIXELS_CPU if self._device.type == 'cpu' else
                             _MAX_PIXELS)
         self._output: Any = None
@@ -98,6 +109,8 @@ class FeatureExtractor:
             List[Tensor]: For each image (h, w, C), float32, unit vectors, on
             the device of the backbone.
         """
+        if self._long_side:
+            images = [_at_long_side(i, self._long_side) for i in images]
         if self._reflect:
             images = [
                 mmcv.impad(
@@ -132,4 +145,30 @@ class FeatureExtractor:
             # In cells; rounding undoes that the last cell may be a part.
             cut = round(self._reflect * output.shape[2] / images.shape[1])
             output = output[:, :, cut:-cut, cut:-cut]
-        return F.normalize(output.float(), dim=1).permute(0, 2, 3, 1)
+        unit = F.normalize(output.float(), dim=1)
+        if self._smooth:
+            size = [side - 2 * self._reflect for side in images.shape[1:3]]
+            unit = F.normalize(_smoothed(unit, self._smooth, size), dim=1)
+        return unit.permute(0, 2, 3, 1)
+
+
+def _at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
+    """Bring an image (H, W, 3) to a long side."""
+    grows = max(image.shape[:2]) < long_side
+    return mmcv.imrescale(
+        image, (long_side, long_side),
+        interpolation='bilinear' if grows else 'area')
+
+
+def _smoothed(maps: Tensor, sigma: float, size: Sequence[int]) -> Tensor:
+    """Blur maps (B, C, h, w) of images of a size by ``sigma`` pixels."""
+    for axis in (0, 1):  # one after the other is the cheaper
+        cells = maps.shape[2 + axis]
+        width = sigma * cells / size[axis]
+        # three deviations, or as far as mirroring reaches
+        radius = min(round(3 * width), cells - 1)
+        if radius > 0:
+            kernel, deviation = [1, 1], [1., 1.]
+            kernel[1 - axis], deviation[1 - axis] = 2 * radius + 1, width
+            maps = gaussian_blur(maps, kernel, deviation)
+    return maps

@@ -89,6 +89,14 @@ class NetworkMasks(MaskSource):
             multiple of 32. Without them the zeros that convolutions pad with
             make the border of every image a region of its own. Defaults to
             0, as published.
+        smooth (float): Average the unit vectors over their neighbours first,
+            by a Gaussian of this standard deviation in pixels of the image:
+            what a region is told by is its mean, not the texture of a single
+            cell. Defaults to 0, as published.
+        long_side (int, optional): Bring every image to this long side in
+            pixels before the forward, of which ``reflect`` and ``smooth``
+            then count the pixels. Defaults to None, each at its own size, as
+            published: COCO's is 640, other photographs may be far from it.
         dtype (str): Precision of the network's forward, 'float32' or
             'bfloat16', which takes half the time where the hardware has it.
             Defaults to 'float32'.
@@ -107,6 +115,8 @@ class NetworkMasks(MaskSource):
                  pca_dim: Optional[int] = None,
                  position_weight: float = 0.,
                  reflect: int = 0,
+                 smooth: float = 0.,
+                 long_side: Optional[int] = None,
                  backend: str = 'torch',
                  dtype: str = 'float32',
                  checkpoint: Optional[str] = None) -> None:
@@ -125,6 +135,9 @@ class NetworkMasks(MaskSource):
                 '0 or more')
         _expect(reflect >= 0 and reflect % 32 == 0, 'reflect', reflect,
                 'a multiple of 32')
+        _expect(smooth >= 0, 'smooth', smooth, '0 or more')
+        _expect(long_side is None or long_side >= 32, 'long_side', long_side,
+                'None, or 32 or more')
         _expect(backend in ('torch', 'faiss'), 'backend', backend,
                 "'torch' or 'faiss'")
         _expect(dtype in ('float32', 'bfloat16'), 'dtype', dtype,
@@ -141,6 +154,8 @@ class NetworkMasks(MaskSource):
         self.pca_dim = pca_dim
         self.position_weight = position_weight
         self.reflect = reflect
+        self.smooth = smooth
+        self.long_side = long_side
         self.checkpoint = checkpoint
         self._kmeans = kmeans if backend == 'torch' else _faiss_kmeans
         self._dtype = getattr(torch, dtype)
@@ -157,7 +172,8 @@ class NetworkMasks(MaskSource):
         if self.checkpoint is not None:
             backbone = _with_weights(backbone, self.checkpoint)
         self._extractor = FeatureExtractor(backbone, self.layer, mean, std,
-                                           to_rgb, self._dtype, self.reflect)
+                                           to_rgb, self._dtype, self.reflect,
+                                           self.smooth, self.long_side)
         self._lowered = False
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
@@ -168,9 +184,25 @@ class NetworkMasks(MaskSource):
             NonFiniteFeaturesError: If a feature is NaN or infinite; names
                 the image.
         """
+        return self.cluster(self.features(images), keys, seed)
+
+    def features(self, images: Sequence[np.ndarray]) -> List[Tensor]:
+        """Compute what is clustered, of each image (h, w, C)."""
         if self._extractor is None:
             raise RuntimeError('NetworkMasks.prepare() comes first')
-        features = self._extractor(images)
+        return self._extractor(images)
+
+    def cluster(self, features: List[Tensor], keys: Sequence[str],
+                seed: Sequence[int]) -> List[np.ndarray]:
+        """Cluster the features of a group; see :meth:`label_maps`.
+
+        Args:
+            features (List[Tensor]): As :meth:`features` gives them, in whose
+                place only the points of the group are kept: the list is
+                emptied.
+            keys (Sequence[str]): The images' keys.
+            seed (Sequence[int]): Seed of the run, round, group.
+        """
         sizes = [tuple(feature.shape[:2]) for feature in features]
         points = torch.cat([feature.flatten(0, 1) for feature in features])
         if not torch.isfinite(points.sum()):
@@ -180,7 +212,7 @@ class NetworkMasks(MaskSource):
                 f'The features of {key!r} at {self.layer} hold NaN or '
                 'infinite values: the network has diverged, lower the '
                 'learning rate')
-        del features  # each as large as its part of the points
+        features.clear()  # each as large as its part of the points
         if self.pca_dim is not None:
             points = _principal(points, self.pca_dim)
         if self.position_weight:

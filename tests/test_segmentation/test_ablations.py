@@ -26,6 +26,8 @@ ONE_KNOB = {
     'pca64': dict(source=NETWORK | dict(pca_dim=64)),
     'position': dict(source=NETWORK | dict(position_weight=0.5)),
     'reflect': dict(source=NETWORK | dict(reflect=32)),
+    'smooth': dict(source=NETWORK | dict(smooth=32)),
+    'long-side320': dict(source=NETWORK | dict(long_side=320)),
     'iters5': dict(source=NETWORK | dict(num_iters=5)),
     'clusterings4': dict(source=NETWORK | dict(num_clusterings=4)),
     'faiss': dict(source=NETWORK | dict(backend='faiss')),

@@ -1,9 +1,11 @@
 """The truncated, fused forward equals the whole network's layer."""
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.backbones import ResNet
+from scipy.ndimage import gaussian_filter
 
 from cyborgs_plugin.segmentation.features import FeatureExtractor
 
@@ -79,6 +81,60 @@ def test_mirrors_an_image_smaller_than_the_border():
     image = np.full((3, 2, 3), 40, dtype=np.uint8)
     feature, = FeatureExtractor(network(), 'layer2.1', reflect=32)([image])
     assert feature.shape[:2] == (1, 1) and torch.isfinite(feature).all()
+
+
+@pytest.mark.parametrize('reflect', [0, 32])
+def test_smooth_is_a_gaussian_over_unit_vectors(reflect):
+    image = np.random.default_rng(0).integers(
+        0, 256, (120, 160, 3), dtype=np.uint8)
+    model = network()
+    options = dict(layer='layer2.1', reflect=reflect)
+    plain, = FeatureExtractor(model, **options)([image])
+    smooth, = FeatureExtractor(model, smooth=12., **options)([image])
+    expected = gaussian_filter(  # 12 pixels are 1.5 cells of 8
+        plain.numpy(), (1.5, 1.5, 0), mode='mirror', radius=(4, 4, 0))
+    expected /= np.linalg.norm(expected, axis=2, keepdims=True)
+    np.testing.assert_allclose(smooth.numpy(), expected, rtol=0, atol=1e-5)
+
+
+def test_smooth_is_in_pixels_at_any_stride():
+    image = np.zeros((128, 128, 3), dtype=np.uint8)
+    image[:, 64:] = 255
+    widths = []
+    for layer in ('layer1.1', 'layer2.1'):
+        feature, = FeatureExtractor(
+            network(), layer, reflect=32, smooth=16)([image])
+        row = feature[len(feature) // 2]
+        along = (row - row[0]) @ (row[-1] - row[0])
+        share = (along / along[-1]).numpy()
+        widths.append(((share > 0.16) & (share < 0.84)).mean() * 128)
+    # two deviations hold the middle 68 %, and some pixels of the network's
+    assert 16 <= widths[0] <= 48
+    assert abs(widths[0] - widths[1]) <= 16
+
+
+def test_smooth_of_an_image_smaller_than_the_gaussian():
+    images = [np.full((3, 2, 3), 40, np.uint8), np.zeros((9, 70, 3), np.uint8)]
+    small, thin = FeatureExtractor(network(), 'layer2.1', smooth=50.)(images)
+    assert small.shape[:2] == (1, 1) and thin.shape[:2] == (2, 9)
+    assert all(torch.isfinite(feature).all() for feature in (small, thin))
+
+
+@pytest.mark.parametrize('long_side, grid', [(240, (15, 30)), (60, (4, 8)),
+                                             (120, (8, 15))])
+def test_long_side(long_side, grid):
+    image = np.random.default_rng(0).integers(
+        0, 256, (60, 120, 3), dtype=np.uint8)
+    model = network()
+    feature, = FeatureExtractor(
+        model, 'layer2.1', long_side=long_side)([image])
+    assert feature.shape[:2] == grid
+    size = (long_side, long_side // 2)
+    resized = cv2.resize(
+        image, size, interpolation=cv2.INTER_AREA if long_side == 60 else
+        cv2.INTER_LINEAR)
+    expected, = FeatureExtractor(model, 'layer2.1')([resized])
+    assert torch.equal(feature, expected)
 
 
 def test_stops_at_the_layer():

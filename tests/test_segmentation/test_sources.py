@@ -234,7 +234,9 @@ def test_weights_that_do_not_fit(tmp_path):
 
 @pytest.mark.parametrize('option, value', [
     ('num_iters', -1), ('num_clusterings', 0), ('pca_dim', 0),
-    ('position_weight', -1.), ('reflect', 16), ('backend', 'sklearn'),
+    ('position_weight', -1.), ('reflect', 16), ('smooth', -1.),
+    ('long_side', 8),
+    ('backend', 'sklearn'),
     ('dtype', 'float16')])
 def test_bad_options_name_their_key(option, value):
     with pytest.raises(ValueError, match=f'mask_update.source.{option} must '

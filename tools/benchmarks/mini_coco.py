@@ -39,7 +39,7 @@ from cyborgs_plugin.evaluation.probes import (
     ProbeImages,
     run_probes,
 )
-from cyborgs_plugin.segmentation import MaskSource
+from cyborgs_plugin.segmentation import NetworkMasks
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 CONFIG = osp.join(ROOT, 'configs', 'baselines', '{}_r18_coco-mini.py')
@@ -66,8 +66,8 @@ METHODS = ('cyborgs', 'detcon-fh', 'byol', 'densecl', 'cyborgs-oracle',
            'cyborgs-annotated')
 BUDGETS = dict(
     full=Budget(
-        steps=1638,
-        phases=6,
+        steps=819,
+        phases=3,
         view_size=96,
         batch_size=32,
         seeds={
@@ -436,17 +436,16 @@ class Benchmark:
     def network_maps(self, cfg: Config, backbone: torch.nn.Module
                      ) -> Dict[int, Dict[str, np.ndarray]]:
         """Cluster the features of each val image by itself, for each K."""
-        maps = {}
-        for k in self.budget.ks:
-            source = self._source(cfg, backbone, k)
-            maps[k] = {
-                key: source.label_maps([image], [key], (0, k))[0]
-                for key, image in self._val_images()
-            }
+        sources = {k: self._source(cfg, backbone, k) for k in self.budget.ks}
+        maps: Dict[int, Dict[str, np.ndarray]] = {k: {} for k in sources}
+        for key, image in self._val_images():
+            features = next(iter(sources.values())).features([image])
+            for k, source in sources.items():
+                maps[k][key] = source.cluster([*features], [key], (0, k))[0]
         return maps
 
     def _source(self, cfg: Config, backbone: torch.nn.Module,
-                k: int) -> MaskSource:
+                k: int) -> NetworkMasks:
         """What CYBORGS makes its rounds with, for any method and this K."""
         update = self.config('cyborgs', 0).default_hooks.mask_update
         init_default_scope('mmpretrain')
