@@ -1,0 +1,206 @@
+"""Scores of mini_coco.py: masks and frozen probes of each network."""
+import os.path as osp
+import time
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+import mini_coco_report as report
+import numpy as np
+import torch
+from mini_coco_train import Trainings, read, write
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS, TASK_UTILS
+
+from cyborgs_plugin.datasets import read_image
+from cyborgs_plugin.evaluation import CocoTruth, MaskQuality, color_kmeans
+from cyborgs_plugin.evaluation.probes import (
+    FrozenFeatures,
+    ProbeImages,
+    run_probes,
+)
+from cyborgs_plugin.segmentation import NetworkMasks
+
+
+class Scores:
+    """What the networks of a benchmark are worth.
+
+    Args:
+        trainings (Trainings): Where they come from.
+    """
+
+    def __init__(self, trainings: Trainings) -> None:
+        self._runs = trainings
+        self._budget = trainings.budget
+        files = {
+            split: trainings.annotations('panoptic', split)
+            for split in ('train', 'val')
+        }
+        self.panoptic: Dict[str, Optional[str]] = {
+            split: path if osp.isfile(path) else None
+            for split, path in files.items()
+        }
+        self._metric = MaskQuality(
+            trainings.annotations('instances', 'val'),
+            key_prefix='val2017/',
+            panoptic_file=self.panoptic['val'],
+            max_images=self._budget.max_eval_images)
+
+    def judge(self, method: str, seed: int,
+              run: Dict[str, Any]) -> Dict[str, Any]:
+        """Score the backbones of a run: masks of each, probes of some."""
+        path = osp.join(run['folder'], 'scores.json')
+        cfg = self._runs.config('cyborgs', 0)
+        settings = [self._budget.max_eval_images, self._budget.long_side,
+                    list(self._budget.ks), self._runs.args.grid_stride,
+                    str(cfg.default_hooks.mask_update.source)]
+        scores = read(path) or dict(settings=settings, points={})
+        if scores['settings'] != settings:
+            scores = dict(settings=settings, points={})
+        if method != 'random':
+            cfg = self._runs.config(method, seed)
+        for number, (file, epoch) in enumerate(
+                zip(run['phases'], run['epochs']), 1):
+            point = scores['points'].setdefault(str(epoch), {})
+            wanted = [] if 'masks' in point else ['masks']
+            if 'regions' not in point and (self._budget.is_probed(number)
+                                           or epoch == 0):
+                wanted.append('probes')
+            if not wanted:
+                continue
+            start = time.time()
+            backbone = _backbone(cfg, file)
+            if 'masks' in wanted:
+                point['masks'] = self.mask_scores(
+                    self.network_maps(cfg, backbone))
+            if 'probes' in wanted:
+                point.update(self.probe_scores(cfg, backbone))
+            point['seconds'] = time.time() - start
+            write(path, scores)
+            print(f'[{method}_s{seed}] epoch {epoch}: '
+                  f'{report.one_line(point)}, {point["seconds"]:.0f} s',
+                  flush=True)
+        return scores['points']
+
+    def probe_scores(self, cfg: Config,
+                     backbone: torch.nn.Module) -> Dict[str, Any]:
+        """Run the frozen probes."""
+        features = FrozenFeatures(
+            backbone,
+            **_normalisation(cfg),
+            grid_stride=self._runs.args.grid_stride,
+            long_side=self._budget.long_side)
+        sides = []
+        for split in ('train', 'val'):
+            scenes = truth = self._runs.truth[split]
+            if self.panoptic['train'] and self.panoptic['val']:
+                scenes = CocoTruth(truth.ann_file, self.panoptic[split])
+            sides.append(
+                ProbeImages(
+                    osp.join(self._runs.root, f'{split}2017'), truth,
+                    scenes))
+        return run_probes(
+            features, *sides, max_images=self._budget.max_eval_images)
+
+    def network_maps(self, cfg: Config, backbone: torch.nn.Module
+                     ) -> Dict[int, Dict[str, np.ndarray]]:
+        """Cluster the features of each val image by itself, for each K."""
+        sources = {k: self._source(cfg, backbone, k) for k in self._budget.ks}
+        maps: Dict[int, Dict[str, np.ndarray]] = {k: {} for k in sources}
+        for key, image in self._val_images():
+            features = next(iter(sources.values())).features([image])
+            for k, source in sources.items():
+                maps[k][key] = source.cluster([*features], [key], (0, k))[0]
+        return maps
+
+    def _source(self, cfg: Config, backbone: torch.nn.Module,
+                k: int) -> NetworkMasks:
+        """What CYBORGS makes its rounds with, for any method and this K."""
+        update = self._runs.config('cyborgs', 0).default_hooks.mask_update
+        init_default_scope('mmpretrain')
+        source = TASK_UTILS.build(
+            dict(update.source, num_clusters=k, num_clusterings=1))
+        source.prepare(backbone, **_normalisation(cfg))
+        return source
+
+    def floor(self) -> Dict[str, Any]:
+        """Score colour and position alone, once."""
+        path = osp.join(self._runs.work, 'floor.json')
+        settings = [list(self._budget.ks), self._budget.max_eval_images]
+        found = read(path)
+        if found is None or found['settings'] != settings:
+            maps = {
+                k: {
+                    key: color_kmeans(image, k)
+                    for key, image in self._val_images()
+                }
+                for k in self._budget.ks
+            }
+            found = dict(settings=settings, scores=self.mask_scores(maps))
+            write(path, found)
+        return found['scores']
+
+    def mask_scores(self, maps: Dict[int, Dict[str, np.ndarray]]
+                    ) -> Dict[str, Dict[str, float]]:
+        """Score label maps of the val images, for each K."""
+        return {
+            str(k): {
+                name.split('/')[-1]: value
+                for name, value in self._metric.evaluate_maps(
+                    iter(found.items()), len(found)).items()
+            }
+            for k, found in maps.items()
+        }
+
+    def _val_images(self) -> Iterator[Tuple[str, np.ndarray]]:
+        for key in self._metric.keys():
+            yield key, read_image(osp.join(self._runs.root, key))
+
+    def sheet(self, runs: Dict[str, Dict[str, Any]]) -> Optional[str]:
+        """Draw the masks of CYBORGS' phases beside the truth."""
+        run = runs.get('cyborgs_s0')
+        if run is None:
+            return None
+        cfg = self._runs.config('cyborgs', 0)
+        k = self._budget.ks[min(1, len(self._budget.ks) - 1)]
+        keys = self._metric.keys()[:6]
+        images = [
+            read_image(osp.join(self._runs.root, key)) for key in keys
+        ]
+        truth = CocoTruth(
+            self._runs.annotations('instances', 'val'),
+            self.panoptic['val'])
+        columns = {
+            'ground truth': [truth.segments(key[8:]) for key in keys],
+            f'colour, K={k}': [color_kmeans(image, k) for image in images]
+        }
+        files = [*zip(run['epochs'], run['phases'])]
+        if 'random_s0' in runs:
+            files.insert(0, (0, runs['random_s0']['phases'][0]))
+        for epoch, file in files:
+            source = self._source(cfg, _backbone(cfg, file), k)
+            columns[f'epoch {epoch}'] = [
+                source.label_maps([image], [key], (0, k))[0]
+                for image, key in zip(images, keys)
+            ]
+        return report.sheet(images, columns, self._runs.work)
+
+
+def _backbone(cfg: Config, file: str) -> torch.nn.Module:
+    """A frozen backbone that gives all stages."""
+    init_default_scope('mmpretrain')
+    backbone = MODELS.build(
+        dict(cfg.model.backbone, out_indices=(1, 2, 3)))
+    state = torch.load(file, map_location='cpu', weights_only=True)
+    backbone.load_state_dict({
+        key.removeprefix('backbone.'): value
+        for key, value in state['state_dict'].items()
+    })
+    if torch.cuda.is_available():
+        backbone.cuda()
+    backbone.eval()
+    return backbone
+
+
+def _normalisation(cfg: Config) -> Dict[str, Any]:
+    data = cfg.model.data_preprocessor
+    return dict(mean=data.mean, std=data.std, to_rgb=data.to_rgb)
