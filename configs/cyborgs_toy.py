@@ -52,3 +52,4 @@ default_hooks = dict(
     mask_update=dict(
         interval=10,
         source=dict(layer='layer2.1', num_clusters=(4, 16))))
+custom_hooks = [dict(type='MaskVisualizationHook')]

@@ -1,4 +1,4 @@
 """Visualization: pictures beside their masks."""
-from .contact_sheet import contact_sheet
+from .contact_sheet import contact_sheet, draw_sheet
 
-__all__ = ['contact_sheet']
+__all__ = ['contact_sheet', 'draw_sheet']

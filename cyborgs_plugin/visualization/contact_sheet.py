@@ -1,7 +1,7 @@
 """Contact sheets: pictures beside their label maps."""
 import os
 import os.path as osp
-from typing import Dict, Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,23 +12,47 @@ GROUND_TRUTH = 'ground truth'
 
 
 def contact_sheet(images: Sequence[np.ndarray],
-                  columns: Dict[str, Sequence[np.ndarray]],
+                  columns: Mapping[str, Sequence[np.ndarray]],
                   out_file: str) -> str:
-    """Write a PNG with a row for each image and a column for each kind.
+    """Write a sheet as PNG; see :func:`draw_sheet`.
 
     Args:
-        images (Sequence[np.ndarray]): RGB, each (H, W, 3), uint8.
-        columns (Dict[str, Sequence[np.ndarray]]): Title to one label map an
-            image, integer, (h, w) of any size: it covers the whole image. In
-            a column named 'ground truth' id 0 is background and left bare.
+        images (Sequence[np.ndarray]): RGB images.
+        columns (Mapping[str, Sequence[np.ndarray]]): Title to label maps.
         out_file (str): Path of the PNG.
 
     Returns:
         str: ``out_file``.
+    """
+    canvas = _draw(images, columns)
+    os.makedirs(osp.dirname(out_file) or '.', exist_ok=True)
+    canvas.print_png(out_file)
+    return out_file
+
+
+def draw_sheet(images: Sequence[np.ndarray],
+               columns: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
+    """Draw a row for each image and a column for each kind of masks.
+
+    Args:
+        images (Sequence[np.ndarray]): RGB, each (H, W, 3), uint8.
+        columns (Mapping[str, Sequence[np.ndarray]]): Title to one label map an
+            image, integer, (h, w) of any size: it covers the whole image. In
+            a column named 'ground truth' id 0 is background and left bare.
+
+    Returns:
+        np.ndarray: RGB, (H', W', 3), uint8.
 
     Raises:
         ValueError: If a column has not one label map an image.
     """
+    canvas = _draw(images, columns)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _draw(images: Sequence[np.ndarray],
+          columns: Mapping[str, Sequence[np.ndarray]]) -> FigureCanvasAgg:
     for title, maps in columns.items():
         if len(maps) != len(images):
             raise ValueError(f'Column {title!r} has {len(maps)} label maps '
@@ -48,9 +72,7 @@ def contact_sheet(images: Sequence[np.ndarray],
     for axis in axes.flat:
         axis.set_axis_off()
     figure.tight_layout(pad=0.3)
-    os.makedirs(osp.dirname(out_file) or '.', exist_ok=True)
-    canvas.print_png(out_file)
-    return out_file
+    return canvas
 
 
 def _paint(image: np.ndarray, label_map: np.ndarray,

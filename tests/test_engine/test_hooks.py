@@ -38,6 +38,7 @@ def small_config(photo_root, work_dir, **options):
         'train_cfg.max_epochs': 3,
         'default_hooks.mask_update.interval': 1,
         'default_hooks.logger.interval': 1,
+        'custom_hooks': [],
         'work_dir': str(work_dir),
         'experiment_name': str(work_dir),
         **options

@@ -1,0 +1,77 @@
+"""Masks beside their images, in the run's visualizer."""
+from typing import Dict, List, Optional, Tuple
+
+import numpy as np
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+from ..datasets.image_io import BrokenImageError, read_image
+from ..datasets.mask_bank import MaskBank
+from ..datasets.scene_dataset import SceneDataset, scene_datasets
+from ..visualization import draw_sheet
+
+
+@HOOKS.register_module()
+class MaskVisualizationHook(Hook):
+    """Show each new mask round to the visualizer's backends.
+
+    The sheet has a row for each image and columns for the first round that
+    this run has trained with, the one before and the current one. It goes to
+    ``{work_dir}/*/vis_data/vis_image/masks_{iteration}.png``, and to
+    TensorBoard where its backend is set. Of several data sets the first one
+    is shown.
+
+    Args:
+        num_images (int): Rows, evenly spaced over the images. Defaults to 8.
+    """
+
+    priority = 'NORMAL'  # MaskUpdateHook, which is above, comes first
+
+    def __init__(self, num_images: int = 8) -> None:
+        if num_images < 1:
+            raise ValueError('MaskVisualizationHook.num_images must be at '
+                             f'least 1, but is {num_images}')
+        self.num_images = num_images
+        self._images: List[Tuple[str, np.ndarray]] = []
+        self._columns: Dict[str, List[np.ndarray]] = {}
+        self._shown: Optional[str] = None
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Show the round that this epoch trains with, if it is new."""
+        if runner.rank != 0:
+            return
+        scenes = next(
+            scene_datasets(runner.train_loop.dataloader.dataset), None)
+        if scenes is None or scenes.mask_bank is None:
+            return
+        bank = scenes.mask_bank
+        if bank.path == self._shown:
+            return
+        if not self._images:
+            self._read(runner, scenes)
+        if self._images:
+            self._show(runner, bank)
+        self._shown = bank.path
+
+    def _read(self, runner: Runner, scenes: SceneDataset) -> None:
+        """Read the images, once; broken ones are left out."""
+        found = scenes.images()
+        count = min(self.num_images, len(found))
+        for number in range(count):
+            key, path = found[number * len(found) // count]
+            try:
+                image = read_image(path, scenes.backend_args)
+            except BrokenImageError as error:
+                runner.logger.warning(f'Not shown: {error}')
+            else:
+                self._images.append((key, image[..., ::-1]))
+
+    def _show(self, runner: Runner, bank: MaskBank) -> None:
+        maps = [bank.label_map(key) for key, _ in self._images]
+        columns = [*self._columns.items()]
+        self._columns = dict([*columns[:1], *columns[1:][-1:],
+                              (f'round {bank.round}', maps)])
+        sheet = draw_sheet([image for _, image in self._images],
+                           self._columns)
+        runner.visualizer.add_image('masks', sheet, step=runner.iter)
