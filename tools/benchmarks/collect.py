@@ -151,7 +151,9 @@ def results_of(root: str) -> Iterator[Dict[str, Any]]:
     for folder in sorted(folders):
         result = read_run(folder)
         if result is None:
-            print(f'{folder}: not evaluated yet', file=sys.stderr)
+            print(f'{folder}: no score is logged: not evaluated yet, or the '
+                  'detector found nothing, of which mmdet logs nothing',
+                  file=sys.stderr)
             continue
         ann_file = result.pop('ann_file')
         if ann_file and osp.isfile(ann_file):
