@@ -48,6 +48,24 @@ def read_image(path: str, backend_args: Optional[dict] = None) -> np.ndarray:
     raise BrokenImageError(f'{path}: {problem} ({len(content)} bytes)')
 
 
+def at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
+    """Enlarge or reduce an image to a long side, keeping its shape.
+
+    Args:
+        image (np.ndarray): Shape (H, W, 3), uint8.
+        long_side (int): The longer of height and width, in pixels.
+
+    Returns:
+        np.ndarray: Bilinear where it grows, the mean of what each pixel
+        covers where it shrinks.
+    """
+    size = mmcv.rescale_size(image.shape[1::-1], (long_side, long_side))
+    grows = max(image.shape[:2]) < long_side
+    return mmcv.imresize(
+        image, [max(1, side) for side in size],
+        interpolation='bilinear' if grows else 'area')
+
+
 def _truncation(content: bytes) -> Optional[str]:
     """Say what is missing of a JPEG or PNG, which OpenCV fills with grey."""
     if not content:

@@ -2,6 +2,7 @@
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
+from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -37,10 +38,9 @@ class MaskVisualizationHook(Hook):
         self._columns: Dict[str, List[np.ndarray]] = {}
         self._shown: Optional[str] = None
 
+    @master_only
     def before_train_epoch(self, runner: Runner) -> None:
         """Show the round that this epoch trains with, if it is new."""
-        if runner.rank != 0:
-            return
         scenes = next(
             scene_datasets(runner.train_loop.dataloader.dataset), None)
         if scenes is None or scenes.mask_bank is None:

@@ -7,7 +7,6 @@ held out from the training images, so that no probe favours one network.
 """
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-import mmcv
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from ..datasets.image_io import read_image
+from ..datasets.image_io import at_long_side, read_image
 from ..models.regions import cell_labels
 from .coco_truth import CocoTruth, evenly
 
@@ -81,7 +80,7 @@ class FrozenFeatures:
             mean of the last stage's map (C_last, ), both float32.
         """
         if self.long_side is not None:
-            image = mmcv.imrescale(image, (self.long_side, self.long_side))
+            image = at_long_side(image, self.long_side)
         pixels = torch.from_numpy(np.ascontiguousarray(image))
         pixels = pixels.to(self._device).permute(2, 0, 1)
         if self._to_rgb:

@@ -12,6 +12,8 @@ from mmcv.cnn import fuse_conv_bn
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from ..datasets.image_io import at_long_side
+
 _MAX_PIXELS = 1 << 22
 """Pixels of one forward, about 14 photographs of 640x480 ..."""
 _MAX_PIXELS_CPU = 1 << 18
@@ -110,7 +112,7 @@ class FeatureExtractor:
             the device of the backbone.
         """
         if self._long_side:
-            images = [_at_long_side(i, self._long_side) for i in images]
+            images = [at_long_side(i, self._long_side) for i in images]
         if self._reflect:
             images = [
                 mmcv.impad(
@@ -150,14 +152,6 @@ class FeatureExtractor:
             size = [side - 2 * self._reflect for side in images.shape[1:3]]
             unit = F.normalize(_smoothed(unit, self._smooth, size), dim=1)
         return unit.permute(0, 2, 3, 1)
-
-
-def _at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
-    """Bring an image (H, W, 3) to a long side."""
-    grows = max(image.shape[:2]) < long_side
-    return mmcv.imrescale(
-        image, (long_side, long_side),
-        interpolation='bilinear' if grows else 'area')
 
 
 def _smoothed(maps: Tensor, sigma: float, size: Sequence[int]) -> Tensor:

@@ -178,16 +178,18 @@ class NetworkMasks(MaskSource):
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
                    seed: Sequence[int]) -> List[np.ndarray]:
-        """Cluster a group of images; see :class:`MaskSource`.
-
-        Raises:
-            NonFiniteFeaturesError: If a feature is NaN or infinite; names
-                the image.
-        """
+        """Cluster a group of images; see :class:`MaskSource`."""
         return self.cluster(self.features(images), keys, seed)
 
     def features(self, images: Sequence[np.ndarray]) -> List[Tensor]:
-        """Compute what is clustered, of each image (h, w, C)."""
+        """Compute what is clustered.
+
+        Args:
+            images (Sequence[np.ndarray]): BGR images, each (H, W, 3), uint8.
+
+        Returns:
+            List[Tensor]: Unit vectors of each image, (h, w, C), float32.
+        """
         if self._extractor is None:
             raise RuntimeError('NetworkMasks.prepare() comes first')
         return self._extractor(images)
@@ -197,11 +199,17 @@ class NetworkMasks(MaskSource):
         """Cluster the features of a group; see :meth:`label_maps`.
 
         Args:
-            features (List[Tensor]): As :meth:`features` gives them, in whose
-                place only the points of the group are kept: the list is
-                emptied.
+            features (List[Tensor]): As :meth:`features` gives them. The list
+                is emptied, so that they are not held twice.
             keys (Sequence[str]): The images' keys.
             seed (Sequence[int]): Seed of the run, round, group.
+
+        Returns:
+            List[np.ndarray]: As of :meth:`label_maps`.
+
+        Raises:
+            NonFiniteFeaturesError: If a feature is NaN or infinite; names
+                the image.
         """
         sizes = [tuple(feature.shape[:2]) for feature in features]
         points = torch.cat([feature.flatten(0, 1) for feature in features])

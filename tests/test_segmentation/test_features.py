@@ -137,6 +137,12 @@ def test_long_side(long_side, grid):
     assert torch.equal(feature, expected)
 
 
+def test_long_side_of_a_strip_leaves_a_row():
+    feature, = FeatureExtractor(network(), 'layer2.1', long_side=64)(
+        [np.zeros((2, 5000, 3), np.uint8)])
+    assert feature.shape[:2] == (1, 8)
+
+
 def test_stops_at_the_layer():
     model = network()
     del model.layer4  # never reached

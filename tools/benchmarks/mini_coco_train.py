@@ -220,8 +220,9 @@ class Trainings:
             os.makedirs(folder, exist_ok=True)
             started = read(osp.join(folder, 'started.json'))
             if started is None:
-                write(osp.join(folder, 'started.json'),
-                       dict(signature=signature))
+                write(
+                    osp.join(folder, 'started.json'),
+                    dict(signature=signature))
         for state in (done, read(osp.join(folder, 'started.json'))):
             if state is not None and state['signature'] != signature:
                 raise SystemExit(
