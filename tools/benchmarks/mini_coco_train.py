@@ -51,8 +51,8 @@ BUDGETS = dict(
         batch_size=32,
         seeds={
             **{method: (0, ) for method in METHODS},
-            **dict.fromkeys(('random', 'cyborgs', 'detcon-fh', 'byol'),
-                            (0, 1))
+            **dict.fromkeys(
+                ('random', 'cyborgs', 'detcon-fh', 'byol', 'densecl'), (0, 1))
         },
         max_images=None,
         max_eval_images=None,
