@@ -6,6 +6,10 @@ VENV ?= .venv
 # Where the logs of the tests go, and further arguments of pytest and the demo.
 LOGS ?= work_dirs/tests
 ARGS ?=
+# Tests side by side, a core each: two threads that share a core with anything
+# else wait for each other, up to thirty times as long.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests -q \
+	-n logical --maxprocesses 8 --dist loadfile
 
 export PYTHON VENV
 RUN := $(VENV)/bin/python
@@ -34,7 +38,7 @@ test: setup  ## run all tests: the fast ones, then the slow ones
 	for part in fast slow; do \
 		[ $$part = fast ] && marked='not slow' || marked=slow; \
 		echo "== $$part tests (pytest -m '$$marked')"; \
-		$(RUN) -m pytest tests -q -m "$$marked" --durations=5 $(ARGS) 2>&1 | \
+		$(PYTEST) -m "$$marked" --durations=5 $(ARGS) 2>&1 | \
 			tee $(LOGS)/$$part.log; \
 		[ $${PIPESTATUS[0]} -eq 0 ] || status=1; \
 	done; \
@@ -51,7 +55,7 @@ test: setup  ## run all tests: the fast ones, then the slow ones
 	fi; exit $$status
 
 test-fast: setup  ## run the fast tests only
-	@$(RUN) -m pytest tests -q -m 'not slow' $(ARGS)
+	@$(PYTEST) -m 'not slow' $(ARGS)
 
 lint: setup  ## check style (ruff), types (mypy) and spelling (codespell)
 	$(RUN) -m ruff check $(SOURCES)
