@@ -1,4 +1,5 @@
 """k-means in torch: Lloyd's iterations on samples that double in size."""
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import List, Tuple
@@ -20,11 +21,12 @@ _REFILLS = 8
 def kmeans(points: Tensor,
            num_clusters: int,
            num_iters: int = 20,
-           seed: int = 0) -> Tuple[Tensor, Tensor]:
+           seed: int = 0,
+           init: str = 'random') -> Tuple[Tensor, Tensor]:
     """Cluster points by Euclidean distance.
 
-    Lloyd's iterations from random points, as in CYBORGS, Sec. 3.3, but on
-    samples: half of the iterations see an eighth of the points, half of what
+    Lloyd's iterations from random points, as in CYBORGS, Sec. 3.3, or from
+    those of k-means++ (Arthur and Vassilvitskii, 2007), but on samples: half of the iterations see an eighth of the points, half of what
     remains a quarter, then a half, and the rest see all. A sample tells
     where centroids go nearly as well as all points do, at a fraction of the
     cost. On samples a centroid goes 1.8 times as far as to its mean
@@ -44,6 +46,9 @@ def kmeans(points: Tensor,
         num_iters (int): Largest number of iterations. Defaults to 20.
         seed (int): Decides samples and initial centroids, on any device
             alike. Defaults to 0.
+        init (str): 'random', or 'k-means++', whose initial centroids lie far
+            apart: no two of them in one dense cluster while another has
+            none. Defaults to 'random'.
 
     Returns:
         Tuple[Tensor, Tensor]: The nearest centroid of each point, shape
@@ -51,8 +56,11 @@ def kmeans(points: Tensor,
 
     Raises:
         ValueError: If ``points`` is not a finite (M, D) tensor or K is not
-            between 1 and M.
+            between 1 and M, or if there is no such ``init``.
     """
+    if init not in ('random', 'k-means++'):
+        raise ValueError("init must be 'random' or 'k-means++', but is "
+                         f'{init!r}')
     if points.ndim != 2 or not points.is_floating_point():
         raise ValueError('points must be a floating point tensor (M, D), but '
                          f'got {tuple(points.shape)} of {points.dtype}')
@@ -72,10 +80,14 @@ def kmeans(points: Tensor,
     # Samples are the first of the shuffled points, without a copy; near the
     # origin the products below lose no digits to a common offset.
     shuffled = points[order].sub_(mean)
-    centroids = shuffled[:num_clusters].clone()
+    stages = _stages(len(points), num_clusters, num_iters)
     with _fast_products():
-        for size, iters, step in _stages(
-                len(points), num_clusters, num_iters):
+        if init == 'random':
+            centroids = shuffled[:num_clusters].clone()
+        else:
+            centroids = _far_apart(shuffled[:stages[0][0]], num_clusters,
+                                   generator)
+        for size, iters, step in stages:
             centroids = _lloyd(shuffled[:size], centroids, iters, step)
     for _ in range(_REFILLS):
         result = (centroids + mean).to(dtype)
@@ -116,6 +128,41 @@ def _fast_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _far_apart(points: Tensor, num_clusters: int,
+               generator: torch.Generator) -> Tensor:
+    """Draw centroids (K, D) by k-means++, the best of a few at each step.
+
+    A point is drawn with a probability proportional to its squared distance
+    from the nearest centroid so far; of 2 + log(K) such points the one that
+    leaves the smallest sum of distances is taken, as scikit-learn does.
+    """
+    trials = 2 + int(math.log(num_clusters))
+    norms = points.square().sum(dim=1)
+    chosen = [0]  # the points are shuffled
+    nearest = _squared(points, norms, chosen)[:, 0]
+    nearest[0] = 0
+    while len(chosen) < num_clusters:
+        # On the CPU, where a running sum is the same each time.
+        reach = nearest.cpu().double().cumsum(dim=0)
+        drawn = torch.rand(trials, dtype=torch.float64, generator=generator)
+        # Above 0, the point of an interval that is not empty.
+        drawn = (1 - drawn) * reach[-1]
+        candidates = torch.searchsorted(reach, drawn).tolist()
+        closer = torch.minimum(
+            _squared(points, norms, candidates), nearest[:, None])
+        best = int(closer.sum(dim=0).argmin())
+        nearest = closer[:, best]
+        chosen.append(candidates[best])
+        nearest[chosen[-1]] = 0  # fast products leave a rest
+    return points[chosen]
+
+
+def _squared(points: Tensor, norms: Tensor, others: List[int]) -> Tensor:
+    """Squared distances of all points (M, D) from some, (M, L)."""
+    squared = torch.addmm(norms[others], points, points[others].T, alpha=-2)
+    return squared.add_(norms[:, None]).clamp_(min=0)
 
 
 def _lloyd(points: Tensor, centroids: Tensor, num_iters: int,

@@ -1,8 +1,9 @@
 """Where masks come from: the network itself, or a fixed procedure."""
 from copy import deepcopy
+from functools import partial
 from importlib.util import find_spec
 from pickle import UnpicklingError
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -75,6 +76,9 @@ class NetworkMasks(MaskSource):
             the smallest image, which is logged once a round.
             Defaults to (2, 256).
         num_iters (int): Largest number of iterations. Defaults to 20.
+        kmeans_init (str): Where k-means starts: 'random', at random points
+            as published, or 'k-means++', at points far apart, which only the
+            backend 'torch' has. Defaults to 'random'.
         num_clusterings (int): Label maps of each image, each with a K and a
             start of its own; every epoch of training draws one.
             Defaults to 1.
@@ -111,6 +115,7 @@ class NetworkMasks(MaskSource):
                  layer: str = 'layer2.2',
                  num_clusters: Union[int, Tuple[int, int]] = (2, 256),
                  num_iters: int = 20,
+                 kmeans_init: str = 'random',
                  num_clusterings: int = 1,
                  pca_dim: Optional[int] = None,
                  position_weight: float = 0.,
@@ -127,6 +132,10 @@ class NetworkMasks(MaskSource):
             'num_clusters', num_clusters,
             'a number or a range (low, high) within 1 to 65536')
         _expect(num_iters >= 0, 'num_iters', num_iters, '0 or more')
+        _expect(kmeans_init in ('random', 'k-means++'), 'kmeans_init',
+                kmeans_init, "'random' or 'k-means++'")
+        _expect(kmeans_init == 'random' or backend == 'torch', 'kmeans_init',
+                kmeans_init, "'random' where backend='faiss'")
         _expect(num_clusterings >= 1, 'num_clusterings', num_clusterings,
                 '1 or more')
         _expect(pca_dim is None or pca_dim >= 1, 'pca_dim', pca_dim,
@@ -157,7 +166,9 @@ class NetworkMasks(MaskSource):
         self.smooth = smooth
         self.long_side = long_side
         self.checkpoint = checkpoint
-        self._kmeans = kmeans if backend == 'torch' else _faiss_kmeans
+        self._kmeans: Callable[..., Tuple[Tensor, Tensor]] = (
+            partial(kmeans, init=kmeans_init) if backend == 'torch' else
+            _faiss_kmeans)
         self._dtype = getattr(torch, dtype)
         self._extractor: Optional[FeatureExtractor] = None
         self._lowered = False

@@ -29,6 +29,7 @@ ONE_KNOB = {
     'smooth': dict(source=NETWORK | dict(smooth=32)),
     'long-side320': dict(source=NETWORK | dict(long_side=320)),
     'iters5': dict(source=NETWORK | dict(num_iters=5)),
+    'kmeanspp': dict(source=NETWORK | dict(kmeans_init='k-means++')),
     'clusterings4': dict(source=NETWORK | dict(num_clusterings=4)),
     'faiss': dict(source=NETWORK | dict(backend='faiss')),
     'bfloat16': dict(source=NETWORK | dict(dtype='bfloat16')),

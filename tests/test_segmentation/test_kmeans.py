@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, kmeans_plusplus
 
 from cyborgs_plugin.segmentation.kmeans import (
     _stages,
@@ -43,17 +43,53 @@ def test_equals_lloyd_of_sklearn_from_the_same_start(seed):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**31), st.integers(1, 30), st.integers(1, 30))
-def test_labels_are_the_nearest_centroids(seed, num_clusters, extra):
+@given(
+    st.integers(0, 2**31), st.integers(1, 30), st.integers(1, 30),
+    st.sampled_from(['random', 'k-means++']))
+def test_labels_are_the_nearest_centroids(seed, num_clusters, extra, init):
     torch.manual_seed(seed)
     points = torch.randn(num_clusters + extra, 3, dtype=torch.float64)
-    labels, centroids = kmeans(points, num_clusters, seed=seed)
+    labels, centroids = kmeans(points, num_clusters, seed=seed, init=init)
     assert labels.shape == (len(points), ) and labels.dtype == torch.int64
     assert centroids.shape == (num_clusters, 3)
     distances = torch.cdist(points, centroids)
     torch.testing.assert_close(
         distances.gather(1, labels[:, None])[:, 0],
         distances.min(dim=1).values)
+
+
+@pytest.mark.parametrize('num_points', [600, 40000])
+def test_plusplus_starts_as_well_as_that_of_sklearn(num_points):
+    """Before any iteration; and it finds every blob, as random does not."""
+    points = blobs(5, num_points, centres=20).float()
+    found: dict = {'random': [], 'k-means++': [], 'sklearn': []}
+    for seed in range(20):
+        for init in ('random', 'k-means++'):
+            found[init].append(inertia(points, *kmeans(
+                points, 20, num_iters=0, seed=seed, init=init)))
+        start = kmeans_plusplus(points.numpy(), 20, random_state=seed)[0]
+        found['sklearn'].append(
+            torch.cdist(points, torch.from_numpy(start)).min(
+                dim=1).values.square().sum().item())
+    means = {init: np.mean(values) for init, values in found.items()}
+    assert means['k-means++'] == pytest.approx(means['sklearn'], rel=0.1)
+    assert means['k-means++'] < 0.7 * means['random']
+
+
+def test_plusplus_ends_below_random():
+    points = mixture(6)
+    ends = {
+        init: np.mean([
+            inertia(points, *kmeans(points, 40, seed=seed, init=init))
+            for seed in range(4)
+        ]) for init in ('random', 'k-means++')
+    }
+    assert ends['k-means++'] < ends['random']
+
+
+def test_no_such_init():
+    with pytest.raises(ValueError, match="'k-means\\+\\+'.*'kmeans'"):
+        kmeans(blobs(), 3, init='kmeans')
 
 
 def test_more_iterations_never_hurt():
@@ -140,14 +176,15 @@ def test_half_precision_points(dtype):
         distances.min(dim=1).values, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('init', ['random', 'k-means++'])
 @pytest.mark.parametrize('num_points', [500, 20000])
-def test_threads_do_not_count(num_points):
+def test_threads_do_not_count(num_points, init):
     points, before = mixture(3, num_points, 64), torch.get_num_threads()
     try:
         made = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            made.append(kmeans(points, 20, seed=1))
+            made.append(kmeans(points, 20, seed=1, init=init))
     finally:
         torch.set_num_threads(before)
     for labels, centroids in made[1:]:
@@ -188,9 +225,10 @@ def test_k_equal_to_m():
         torch.testing.assert_close(centroids[labels], points)
 
 
-def test_fewer_distinct_points_than_clusters():
+@pytest.mark.parametrize('init', ['random', 'k-means++'])
+def test_fewer_distinct_points_than_clusters(init):
     points = torch.tensor([[1., 2], [1, 2], [1, 2], [5, 0]]).repeat(5, 1)
-    labels, centroids = kmeans(points, 6)
+    labels, centroids = kmeans(points, 6, init=init)
     assert torch.isfinite(centroids).all()
     torch.testing.assert_close(centroids[labels], points)
 
