@@ -1,12 +1,14 @@
 """Mixed precision where mmengine has none: on a CPU."""
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Iterator
 
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.runner.amp import autocast
 from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import nn
+
+from ..precision import warn_if_bfloat16_is_slow
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -15,8 +17,15 @@ class BFloat16OptimWrapper(OptimWrapper):
 
     ``AmpOptimWrapper`` of mmengine refuses to start without a GPU. bfloat16
     has the range of float32, so that no loss needs to be scaled. It pays on
-    CPUs with AVX512-BF16 or AMX; others emulate it, and are slower with it.
+    CPUs with AVX512-BF16 or AMX; others emulate it, and are slower with it:
+    where many times so, this is warned of.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        parameter = self.optimizer.param_groups[0]['params'][0]
+        if parameter.device.type == 'cpu':
+            warn_if_bfloat16_is_slow('Leave --amp out')
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

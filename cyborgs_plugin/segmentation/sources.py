@@ -13,6 +13,7 @@ from mmpretrain.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from ..datasets.mask_bank import MaskBank
+from ..precision import warn_if_bfloat16_is_slow
 from .features import FeatureExtractor
 from .kmeans import kmeans
 
@@ -102,8 +103,9 @@ class NetworkMasks(MaskSource):
             then count the pixels. Defaults to None, each at its own size, as
             published: COCO's is 640, other photographs may be far from it.
         dtype (str): Precision of the network's forward, 'float32' or
-            'bfloat16', which takes half the time where the hardware has it.
-            Defaults to 'float32'.
+            'bfloat16', which takes half the time where the hardware has it
+            and many times as long on a CPU that does not, which is warned
+            of. Defaults to 'float32'.
         checkpoint (str, optional): File of weights for the backbone, with
             or without the prefix ``backbone.``. Defaults to None, those of
             the network in training.
@@ -182,6 +184,10 @@ class NetworkMasks(MaskSource):
         """
         if self.checkpoint is not None:
             backbone = _with_weights(backbone, self.checkpoint)
+        if (self._dtype == torch.bfloat16
+                and next(backbone.parameters()).device.type == 'cpu'):
+            warn_if_bfloat16_is_slow(
+                "Take default_hooks.mask_update.source.dtype='float32'")
         self._extractor = FeatureExtractor(backbone, self.layer, mean, std,
                                            to_rgb, self._dtype, self.reflect,
                                            self.smooth, self.long_side)
