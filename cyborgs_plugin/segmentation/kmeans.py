@@ -26,16 +26,16 @@ def kmeans(points: Tensor,
     """Cluster points by Euclidean distance.
 
     Lloyd's iterations from random points, as in CYBORGS, Sec. 3.3, or from
-    those of k-means++ (Arthur and Vassilvitskii, 2007), but on samples: half of the iterations see an eighth of the points, half of what
-    remains a quarter, then a half, and the rest see all. A sample tells
-    where centroids go nearly as well as all points do, at a fraction of the
-    cost. On samples a centroid goes 1.8 times as far as to its mean
-    (over-relaxation; 2 is the limit of stability), which takes fewer
-    iterations; on all points it goes to the mean. Few points (fewer than
-    8192, or than 64 a cluster) are not sampled: that is plain Lloyd.
-    An iteration that changes no label ends its stage. A cluster that runs
-    empty takes the point farthest from its centroid. See
-    docs/mask_update.md for measurements.
+    those of k-means++ (Arthur and Vassilvitskii, 2007), but on samples: half
+    of the iterations see an eighth of the points, half of what remains a
+    quarter, then a half, and the rest see all. A sample tells where centroids
+    go nearly as well as all points do, at a fraction of the cost. On samples a
+    centroid goes 1.8 times as far as to its mean (over-relaxation; 2 is the
+    limit of stability), which takes fewer iterations; on all points it goes to
+    the mean. Few points (fewer than 8192, or than 64 a cluster) are not
+    sampled: that is plain Lloyd. An iteration that changes no label ends its
+    stage. A cluster that runs empty takes the point farthest from its
+    centroid. See docs/mask_update.md for measurements.
 
     The result depends on the arguments alone, not on the number of threads;
     another kind of processor may round otherwise.
