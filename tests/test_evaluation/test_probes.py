@@ -3,6 +3,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupShuffleSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from cyborgs_plugin.evaluation import CocoTruth
@@ -125,6 +129,37 @@ def test_regularisation_is_chosen_on_other_images():
     # each row an image of its own: as if images were torn apart
     found = fit_linear(features, labels, np.arange(400), costs=costs)
     assert found['logisticregression'].C == 1e3
+
+
+def test_regularisation_is_the_best_on_average_over_splits():
+    """One split of few noisy samples chooses by chance, several do not."""
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=120)
+    features = random.normal(size=(120, 60)).astype(np.float32)
+    features[np.arange(120), labels] += 1
+    images = np.arange(120) // 3
+    costs = (1e-3, 1e-1, 1e1)
+
+    def chosen(num_splits, num_seeds):
+        return {
+            fit_linear(features, labels, images, costs, seed,
+                       num_splits)[-1].C for seed in range(num_seeds)
+        }
+
+    assert len(chosen(1, num_seeds=6)) > 1
+    found = chosen(20, num_seeds=2)
+    assert len(found) == 1
+    splits = GroupShuffleSplit(20, test_size=0.2, random_state=0)
+    scores = {
+        cost: np.mean([
+            np.mean(
+                make_pipeline(StandardScaler(), LogisticRegression(C=cost)).
+                fit(features[learn], labels[learn]).predict(features[held])
+                == labels[held])
+            for learn, held in splits.split(features, labels, images)
+        ]) for cost in costs
+    }
+    assert found == {max(scores, key=scores.__getitem__)}
 
 
 def test_too_little_to_learn_from():
