@@ -44,7 +44,8 @@ test: setup  ## run all tests: the fast ones, then the slow ones
 	done; \
 	echo; echo "Tests done in $$((SECONDS / 60)) min $$((SECONDS % 60)) s."; \
 	for part in fast slow; do \
-		echo "  $$part      $$(tail -n 1 $(LOGS)/$$part.log)"; \
+		echo "  $$part      $$(grep -aE '^[0-9].* in [0-9.]+s' \
+			$(LOGS)/$$part.log | tail -n 1)"; \
 	done; \
 	echo "  logs      $(LOGS)/fast.log, $(LOGS)/slow.log"; \
 	if [ $$status -eq 0 ]; then \
