@@ -47,8 +47,8 @@ def kmeans(points: Tensor,
         seed (int): Decides samples and initial centroids, on any device
             alike. Defaults to 0.
         init (str): 'random', or 'k-means++', whose initial centroids lie far
-            apart: no two of them in one dense cluster while another has
-            none. Defaults to 'random'.
+            apart, so that few clusters share one dense place.
+            Defaults to 'random'.
 
     Returns:
         Tuple[Tensor, Tensor]: The nearest centroid of each point, shape
@@ -136,7 +136,7 @@ def _far_apart(points: Tensor, num_clusters: int,
 
     A point is drawn with a probability proportional to its squared distance
     from the nearest centroid so far; of 2 + log(K) such points the one that
-    leaves the smallest sum of distances is taken, as scikit-learn does.
+    leaves the smallest sum of these distances is taken, as scikit-learn does.
     """
     trials = 2 + int(math.log(num_clusters))
     norms = points.square().sum(dim=1)

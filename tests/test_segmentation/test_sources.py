@@ -235,13 +235,28 @@ def test_weights_that_do_not_fit(tmp_path):
 @pytest.mark.parametrize('option, value', [
     ('num_iters', -1), ('num_clusterings', 0), ('pca_dim', 0),
     ('position_weight', -1.), ('reflect', 16), ('smooth', -1.),
-    ('long_side', 8),
+    ('long_side', 8), ('kmeans_init', 'kmeans'),
     ('backend', 'sklearn'),
     ('dtype', 'float16')])
 def test_bad_options_name_their_key(option, value):
     with pytest.raises(ValueError, match=f'mask_update.source.{option} must '
                        f'be .*{value}'):
         NetworkMasks(**{option: value})
+
+
+def test_start_of_kmeans(images):
+    """Before any iteration one is closer to its centroids."""
+    points = vectors_of(images)
+
+    def inertia(kmeans_init):
+        ids = torch.from_numpy(flat(maps_of(
+            images, num_clusters=9, num_iters=0, kmeans_init=kmeans_init)))
+        return sum((points[ids == k] - points[ids == k].mean(0)).square()
+                   .sum().item() for k in range(9))
+
+    assert inertia('k-means++') < inertia('random')
+    with pytest.raises(ValueError, match='kmeans_init must be .*faiss'):
+        NetworkMasks(kmeans_init='k-means++', backend='faiss')
 
 
 def test_masks_of_another_bank(photo_root, tmp_path):

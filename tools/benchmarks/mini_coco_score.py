@@ -14,6 +14,7 @@ from mmpretrain.registry import MODELS, TASK_UTILS
 from cyborgs_plugin.datasets import read_image
 from cyborgs_plugin.evaluation import CocoTruth, MaskQuality, color_kmeans
 from cyborgs_plugin.evaluation.probes import (
+    REGION_SPLITS,
     FrozenFeatures,
     ProbeImages,
     run_probes,
@@ -52,6 +53,7 @@ class Scores:
         cfg = self._runs.config('cyborgs', 0)
         settings = [self._budget.max_eval_images, self._budget.long_side,
                     list(self._budget.ks), self._runs.args.grid_stride,
+                    REGION_SPLITS,
                     str(cfg.default_hooks.mask_update.source)]
         scores = read(path) or dict(settings=settings, points={})
         if scores['settings'] != settings:
