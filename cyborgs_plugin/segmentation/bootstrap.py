@@ -5,6 +5,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from ..datasets.mask_bank import (
     publish_round,
     round_path,
 )
+from .layer_output import run_to_layer
 from .sources import MaskSource, NonFiniteFeaturesError
 
 _NAMED = 10
@@ -157,17 +159,13 @@ def make_round(source: MaskSource,
                         source.num_clusterings)))
 
     group = _patient_group()
-    try:
-        together(lambda: clear_leftovers(root) if rank == 0 else None, group)
-        together(try_to_segment, group)
-        parts = all_gather_object((broken, clusters, regions), group)
-        broken, clusters = (sum((part[i] for part in parts), [])
-                            for i in range(2))
-        regions = sum(part[2] for part in parts)
-        together(publish, group)
-    finally:
-        if group is not None:
-            torch_dist.destroy_process_group(group)
+    together(lambda: clear_leftovers(root) if rank == 0 else None, group)
+    together(try_to_segment, group)
+    parts = all_gather_object((broken, clusters, regions), group)
+    broken, clusters = (sum((part[i] for part in parts), [])
+                        for i in range(2))
+    regions = sum(part[2] for part in parts)
+    together(publish, group)
     bank = MaskBank.open(round_path(root, mask_round))
     if broken:
         print_log(
@@ -277,7 +275,8 @@ def network_state(backbone: nn.Module,
     Args:
         backbone (nn.Module): A network that takes images (B, 3, H, W).
         layer (str, optional): Name of a submodule; None, and a name that
-            there is not, stand for the whole network.
+            there is not, stand for the whole network, as does a network that
+            fails for an image of 64x64.
 
     Returns:
         Dict[str, Tensor]: Copies on the CPU, by their names in the state
@@ -285,52 +284,60 @@ def network_state(backbone: nn.Module,
     """
     state = backbone.state_dict()
     if layer in dict(backbone.named_modules()):
-        reached = _modules_up_to(backbone, layer)
+        needs = _modules_up_to(backbone, layer)
         state = {
             name: tensor
-            for name, tensor in state.items()
-            if name.rpartition('.')[0] in reached
+            for name, tensor in state.items() if needs(name)
         }
     return {
         name: tensor.detach().cpu().clone() for name, tensor in state.items()
     }
 
 
-class _LayerReached(Exception):
-    """Ends a forward once the layer has run."""
-
-
-def _modules_up_to(backbone: nn.Module, layer: Any) -> Set[str]:
-    """Names of the modules that run until a layer has its output."""
+def _modules_up_to(backbone: nn.Module, layer: Any) -> Callable[[str], bool]:
+    """Tell tensors of the modules that run until a layer has its output."""
     twin = deepcopy(backbone)
     twin.eval()  # which returns None in mmpretrain's backbones
-    names = {module: name for name, module in twin.named_modules()}
-    reached: Set[str] = set()
-
-    def stop(*args: Any) -> None:
-        raise _LayerReached
-
-    for module in names:
+    begun: Set[str] = set()
+    ended: Set[str] = set()
+    for name, module in twin.named_modules():
         module.register_forward_pre_hook(
-            lambda module, _: reached.add(names[module]))
-    twin.get_submodule(layer).register_forward_hook(stop)
+            lambda *_, name=name: begun.add(name))
+        module.register_forward_hook(lambda *_, name=name: ended.add(name))
     parameter = next(twin.parameters())
     try:
         with torch.no_grad():
-            twin(parameter.new_zeros(1, 3, 64, 64))
-    except _LayerReached:
-        pass
-    return reached
+            run_to_layer(twin, layer, parameter.new_zeros(1, 3, 64, 64))
+    except Exception:  # a network may say anything of a size
+        return lambda tensor: True
+
+    def needs(tensor: str) -> bool:
+        owner = tensor.rpartition('.')[0]
+        parts = owner.split('.')
+        # A module may use what its parts hold and not call them, as torch's
+        # MultiheadAttention does: one that ended counts as a whole.
+        return owner in begun or any(
+            '.'.join(parts[:end]) in ended for end in range(1, len(parts)))
+
+    return needs
 
 
 def _patient_group() -> Optional[torch_dist.ProcessGroup]:
     """All ranks, able to wait for one another for days.
 
     The default group ends a job whose ranks wait for some minutes, and NCCL
-    does not notice that a process died.
+    does not notice that a process died. The group is made once and kept for
+    the whole run: torch 2.1 can deadlock where a gloo group is destroyed,
+    whose destructor waits, holding the GIL, for a thread that wants it.
     """
     if get_world_size() == 1:
         return None
+    return _group_beside(torch_dist.group.WORLD)
+
+
+@lru_cache(maxsize=1)
+def _group_beside(world: torch_dist.ProcessGroup) -> torch_dist.ProcessGroup:
+    """The patient group of a default group."""
     return torch_dist.new_group(backend='gloo', timeout=timedelta(days=7))
 
 

@@ -92,6 +92,27 @@ def test_one_two_and_three_processes_make_the_same_bytes(
     assert made[0] != made[1]  # other groups
 
 
+@pytest.mark.slow
+def test_rounds_share_one_group_that_stays(photo_root, tmp_path,
+                                           monkeypatch):
+    """torch 2.1 deadlocks where a gloo group is destroyed during a run."""
+    images, made = images_of(photo_root), []
+    new_group, destroy = torch_dist.new_group, torch_dist.destroy_process_group
+
+    def rounds(rank):
+        monkeypatch.setattr(
+            torch_dist, 'new_group',
+            lambda *a, **k: made.append(0) or new_group(*a, **k))
+        monkeypatch.setattr(torch_dist, 'destroy_process_group',
+                            lambda *a: made.append('destroyed') or destroy(*a))
+        for number in range(3):
+            make_round(GridMasks(), images, str(tmp_path / 'm'), number, 0)
+        assert made == [0], made
+
+    codes, logs = in_processes(2, rounds, tmp_path / 'log')
+    assert codes == [0, 0], logs
+
+
 class FailsOn(GridMasks):
     """Fails on one rank at once; the others would need a minute."""
 
