@@ -1,37 +1,61 @@
-"""Checks before a fine-tuning: nothing of it may fail in silence.
+"""Checks of what a training starts from: nothing may fail in silence.
 
-mmengine only logs it when a pretrained file does not fit, and mmdet skips the
+mmengine only logs it when a file of weights does not fit, and mmdet skips the
 categories and masks that an annotation file lacks: training then starts from
-random weights, or learns from nothing.
+random weights, or learns from nothing. Nothing at all is said when the tensors
+fit but the images are normalised otherwise, or the strides sit elsewhere.
 """
+import ast
 import hashlib
+import inspect
 import json
 import os.path as osp
 import pickle
 import re
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import PretrainedInit
+from mmengine.model import (
+    BaseAveragedModel,
+    BaseTTAModel,
+    PretrainedInit,
+    is_model_wrapper,
+)
 from mmengine.registry import DATASETS, HOOKS
-from mmengine.runner import CheckpointLoader, Runner
-from mmpretrain.utils import get_ori_model
+from mmengine.runner import (
+    BaseLoop,
+    CheckpointLoader,
+    Runner,
+    find_latest_checkpoint,
+)
 from torch import nn
 
 Tensors = Dict[str, torch.Tensor]
 
+# What the configs of this package pretrain with, and torchvision as well.
+RECIPE: Dict[str, Any] = dict(
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+    style='pytorch')
+# Heads that tell the classes of the data sets apart. Those of panoptic models
+# count things and stuff and have other names.
+HEADS = ('bbox_head', 'mask_head', 'mask_iou_head', 'point_head',
+         'query_head')
+
 
 @HOOKS.register_module()
 class PretrainedCheckHook(Hook):
-    """Stop the training if a module has not got its pretrained weights.
+    """Stop a run whose weights are not those that it was given.
 
     Before the weights are initialised it compares each file that an
-    ``init_cfg`` of type ``Pretrained`` names with the module, and afterwards
-    it compares every tensor of the module with the file's. Registered where
-    mmengine's own hooks are, so that a config of any OpenMMLab package can
-    name it.
+    ``init_cfg`` of type ``Pretrained`` names with the module, the images and
+    the strides; afterwards it compares every tensor of the module with the
+    file's. A checkpoint of ``load_from`` or of a resumed run must fit the
+    model, at least in part. Registered where mmengine's own hooks are, so that
+    a config of any OpenMMLab package can name it.
     """
 
     priority = 'VERY_HIGH'
@@ -40,17 +64,29 @@ class PretrainedCheckHook(Hook):
         self._loaded = False
 
     def before_run(self, runner: Runner) -> None:
-        """Refuse files that do not fit."""
-        check_files(get_ori_model(runner.model))
+        """Refuse files that do not fit, if any of them will be read."""
+        # Only a training initialises weights, and has built its loop by now.
+        if isinstance(runner._train_loop, BaseLoop):
+            model = _unwrapped(runner.model)
+            check_files(model)
+            for line in check_recipe(model, runner.cfg):
+                runner.logger.info(line)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Remember that a whole checkpoint has replaced the weights."""
+        """Refuse a checkpoint of which nothing would be loaded."""
+        source = runner._load_from
+        if source is None and runner._resume:
+            source = find_latest_checkpoint(runner.work_dir)
+        warning = check_checkpoint(
+            _unwrapped(runner.model), checkpoint, source or 'The checkpoint')
+        if warning:
+            runner.logger.warning(warning)
         self._loaded = True
 
     def before_train(self, runner: Runner) -> None:
         """Compare what was loaded, unless a checkpoint has replaced it."""
         if not self._loaded:
-            for line in check_loaded(get_ori_model(runner.model)):
+            for line in check_loaded(_unwrapped(runner.model)):
                 runner.logger.info(line)
 
 
@@ -72,12 +108,7 @@ def check_files(model: nn.Module) -> List[str]:
     for name, module, init in pretrained_modules(model):
         wanted = _tensors(module)
         found = read_pretrained(init['checkpoint'], init.get('prefix'))
-        lacking = [key for key in wanted if key not in found]
-        wrong = [
-            f'{key} {tuple(found[key].shape)} instead of '
-            f'{tuple(wanted[key].shape)}' for key in wanted
-            if key in found and found[key].shape != wanted[key].shape
-        ]
+        lacking, wrong = _misfits(found, wanted)
         if lacking or wrong:
             raise ValueError(
                 f'{init["checkpoint"]} does not fit model.{name} (init_cfg '
@@ -123,9 +154,155 @@ def check_loaded(model: nn.Module) -> List[str]:
     return lines
 
 
+def check_checkpoint(model: nn.Module, checkpoint: dict,
+                     source: str) -> Optional[str]:
+    """Check that a checkpoint holds tensors of the model.
+
+    Args:
+        model (nn.Module): A model of the toolbox.
+        checkpoint (dict): As read from a file, with a ``state_dict`` or
+            without.
+        source (str): The file, for messages.
+
+    Returns:
+        Optional[str]: What will not be loaded, or None if all will.
+
+    Raises:
+        ValueError: If nothing will. Says how to start from a backbone.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    found = {
+        _without(key, 'module.'): value
+        for key, value in state.items() if isinstance(value, torch.Tensor)
+    }
+    wanted = _tensors(model)
+    lacking, wrong = _misfits(found, wanted)
+    if not lacking and not wrong:
+        return None
+    parts = (f'{len(lacking)} are missing ({_some(lacking, 4)}), {len(wrong)} '
+             f'have other shapes ({_some(wrong, 4)})')
+    loaded = len(wanted) - len(lacking) - len(wrong)
+    if loaded:
+        return (f'{source}: only {loaded} of {len(wanted)} tensors of the '
+                f'model are loaded; {parts}. These keep the values that the '
+                'model was initialised with')
+    meta = checkpoint.get('meta')
+    arch = meta.get('arch') if isinstance(meta, dict) else None
+    prefix = repr(f'{arch}.') if arch else '...'
+    raise ValueError(
+        f'{source} fits none of the {len(wanted)} tensors of the model, so '
+        f'nothing of it would be loaded: {parts}. The file has '
+        f'{_some(sorted(found), 4)}. load_from, --resume and tools/test.py '
+        'take a checkpoint of this very model. To start a training from a '
+        "backbone, set model.backbone.init_cfg=dict(type='Pretrained', "
+        f'checkpoint={source!r}, prefix={prefix}) instead')
+
+
+def check_recipe(model: nn.Module,
+                 cfg: Optional[Config] = None) -> List[str]:
+    """Check what tensors cannot tell: images and strides as in pretraining.
+
+    Args:
+        model (nn.Module): A model of the toolbox, initialised or not.
+        cfg (Config, optional): The config it is built from. Defaults to None.
+
+    Returns:
+        List[str]: A line for each file.
+
+    Raises:
+        ValueError: If mean, std, order of channels or ``style`` are not those
+            that the file was trained with. Names the keys of the config.
+    """
+    lines = []
+    for name, module, init in pretrained_modules(model):
+        source = init['checkpoint']
+        recipe, recorded = read_recipe(source)
+        found = _image_settings(model, cfg or {})
+        style = _style(module)
+        if style is not None:
+            found['style'] = (f'model.{name or "backbone"}.style', style)
+        found = {key: found[key] for key in found if key in recipe}
+        assumed = '' if recorded >= set(found) else (
+            f' {source} itself does not say so: the recipe of this package '
+            'is assumed. If it was trained otherwise, add mean, std, to_rgb '
+            'and style to its meta.')
+        wrong = {
+            place: (value, recipe[key])
+            for key, (place, value) in found.items()
+            if not _same(value, recipe[key])
+        }
+        if wrong:
+            raise ValueError(
+                f'The tensors of {source} would fit, but it was trained with '
+                'other settings: ' + '; '.join(
+                    f'{place} is {value!r}, set it to {wanted!r}'
+                    for place, (value, wanted) in wrong.items()) +
+                f'.{assumed}')
+        places = ', '.join(place for place, _ in found.values())
+        lines.append(
+            f'{places}: as {source} was trained.{assumed}' if found else
+            f'model.{name}: whether images and strides are those that '
+            f'{source} was trained with cannot be told')
+    return lines
+
+
+def read_recipe(checkpoint: str) -> Tuple[Dict[str, Any], Set[str]]:
+    """Tell what a file was trained with.
+
+    Args:
+        checkpoint (str): As :func:`read_pretrained` takes it.
+
+    Returns:
+        Tuple[dict, Set[str]]: Those of ``mean``, ``std``, ``to_rgb`` and
+        ``style`` that are known, and which of them are no assumption.
+        Nothing is assumed of an address, but of torchvision's all is known.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or asks to run code.
+    """
+    if checkpoint.startswith('torchvision://'):
+        return dict(RECIPE), set(RECIPE)
+    recorded = recipe_of(_read(checkpoint).get('meta'))
+    assumed = {} if '://' in checkpoint else RECIPE
+    return {**assumed, **recorded}, set(recorded)
+
+
+def recipe_of(meta: Any) -> Dict[str, Any]:
+    """Tell what a file was trained with by its ``meta``.
+
+    It may say so itself or hold the text of a config, which is not run.
+
+    Args:
+        meta (Any): Of a published file or of a training's checkpoint.
+
+    Returns:
+        dict: Those of ``mean``, ``std``, ``to_rgb`` and ``style`` that it
+        tells.
+    """
+    if not isinstance(meta, dict):
+        return {}
+    settings = _read_settings(meta.get('config') or meta.get('cfg'))
+    model = settings.get('model', {})
+    images = _as_dict(
+        model.get('data_preprocessor') or settings.get('data_preprocessor'))
+    backbone = _as_dict(model.get('backbone'))
+    found: Dict[str, Any] = {key: images.get(key) for key in ('mean', 'std')}
+    if found['mean']:
+        found['to_rgb'] = bool(
+            images.get('to_rgb') or images.get('bgr_to_rgb'))
+    if 'ResNe' in str(backbone.get('type')):
+        found['style'] = backbone.get('style', 'pytorch')
+    found.update((key, meta[key]) for key in RECIPE if key in meta)
+    return {k: v for k, v in found.items() if _plausible(k, v)}
+
+
 def pretrained_modules(
         model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
     """Give name, module and ``init_cfg`` of all that is pretrained.
+
+    Moving averages are copies that never load a file, though they copied the
+    ``init_cfg`` as well.
 
     Args:
         model (nn.Module): A model of the toolbox.
@@ -133,7 +310,10 @@ def pretrained_modules(
     Yields:
         Tuple[str, nn.Module, dict]: One for each file to load.
     """
+    averages = _averages(model)
     for name, module in model.named_modules():
+        if name.startswith(averages):
+            continue
         init_cfg = getattr(module, 'init_cfg', None)
         if isinstance(init_cfg, dict):
             init_cfg = [init_cfg]
@@ -157,28 +337,7 @@ def read_pretrained(checkpoint: str, prefix: Optional[str] = None) -> Tensors:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, asks to run code or has no such keys.
     """
-    if '://' in checkpoint:
-        content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-    elif not osp.isfile(osp.expanduser(checkpoint)):
-        raise FileNotFoundError(
-            f'{checkpoint} does not exist: make it with tools/'
-            'model_converters/publish_backbone.py and name it by BACKBONE=... '
-            'or --cfg-options model.backbone.init_cfg.checkpoint=...')
-    else:
-        path = osp.expanduser(checkpoint)
-        check_name_hash(path)
-        try:
-            content = torch.load(
-                path,
-                map_location='cpu',
-                weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError,
-                KeyError) as error:
-            raise ValueError(
-                f'{checkpoint} is damaged, or holds objects whose code would '
-                'run when they are read, as a training checkpoint does: take '
-                'a file of tools/model_converters/publish_backbone.py or '
-                f'from_published.py ({str(error).splitlines()[0]})') from error
+    content = _read(checkpoint)
     state = content.get('state_dict', content)
     tensors = {
         key: value
@@ -230,6 +389,41 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def check_config(cfg: Config) -> List[str]:
+    """Check that the heads of a detector have as many classes as the data.
+
+    Args:
+        cfg (Config): A config of mmdet; others have nothing to check.
+
+    Returns:
+        List[str]: A line for each head.
+
+    Raises:
+        ValueError: If ``num_classes`` of a head is another number. Names all
+            such heads.
+    """
+    model = cfg.get('model') or {}
+    heads = dict(_class_heads(model, 'model'))
+    # Classes may be words, and trackers follow one of the data's classes.
+    if 'language_model' in model or 'tracker' in model:
+        heads = {}
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for dataset in _datasets(cfg.get(loader) if heads else None, ''):
+            classes = _classes(dataset)
+            if classes is None or 'Panoptic' in _kind(dataset):
+                continue
+            wrong = {k: v for k, v in heads.items() if v != len(classes)}
+            if wrong:
+                raise ValueError(
+                    f'{loader} ({_kind(dataset)}) has {len(classes)} classes '
+                    f'({_some(classes)}), but the config says ' +
+                    ', '.join(f'{k}={v}' for k, v in wrong.items()) +
+                    f': set {"it" if len(wrong) == 1 else "them"} to '
+                    f'{len(classes)}, or metainfo.classes of the data sets '
+                    'to the classes that you mean')
+    return [f'{key}={value}' for key, value in heads.items()]
+
+
 def check_annotations(cfg: Config) -> List[str]:
     """Check that the annotation files hold what a detection config needs.
 
@@ -254,7 +448,7 @@ def check_annotations(cfg: Config) -> List[str]:
                             dataset['ann_file'])
             if path in orders:
                 continue
-            place = f'{path} ({loader}, {dataset["type"]})'
+            place = f'{path} ({loader}, {_kind(dataset)})'
             if not osp.isfile(path):
                 raise FileNotFoundError(
                     f'{place} does not exist: set data_root to the folder '
@@ -273,13 +467,170 @@ def check_annotations(cfg: Config) -> List[str]:
     return lines
 
 
+def _read(checkpoint: str) -> dict:
+    """Read a file or an address that mmengine knows, running no code."""
+    if '://' in checkpoint:
+        return CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    if not osp.isfile(osp.expanduser(checkpoint)):
+        raise FileNotFoundError(
+            f'{checkpoint} does not exist: make it with tools/'
+            'model_converters/publish_backbone.py and name it by BACKBONE=... '
+            'or --cfg-options model.backbone.init_cfg.checkpoint=...')
+    path = osp.expanduser(checkpoint)
+    check_name_hash(path)
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError,
+            KeyError) as error:
+        raise ValueError(
+            f'{checkpoint} is damaged, or holds objects whose code would '
+            'run when they are read, as a training checkpoint does: take '
+            'a file of tools/model_converters/publish_backbone.py or '
+            f'from_published.py ({str(error).splitlines()[0]})') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{checkpoint} holds no weights by their names but '
+                         f'an object of type {type(content).__name__}')
+    return content
+
+
+def _read_settings(text: Any) -> Dict[str, dict]:
+    """Read the dicts of a config's text; what is no literal becomes None."""
+
+    def value_of(node: ast.expr) -> Any:
+        if isinstance(node, ast.Call) and isinstance(
+                node.func, ast.Name) and node.func.id == 'dict':
+            return {
+                keyword.arg: value_of(keyword.value)
+                for keyword in node.keywords
+            }
+        try:
+            return ast.literal_eval(node)
+        except (ValueError, TypeError, RecursionError):
+            return None
+
+    try:
+        nodes = ast.parse(text if isinstance(text, str) else '').body
+    except (SyntaxError, ValueError, RecursionError):
+        return {}
+    settings = {
+        node.targets[0].id: value_of(node.value)
+        for node in nodes if isinstance(node, ast.Assign) and isinstance(
+            node.targets[0], ast.Name)
+    }
+    return {k: v for k, v in settings.items() if isinstance(v, dict)}
+
+
+def _unwrapped(model: Any) -> nn.Module:
+    """The model whose tensors mmengine loads."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def _averages(module: nn.Module) -> Tuple[str, ...]:
+    """What the names of all in moving averages begin with."""
+    return tuple(f'{name}.' for name, child in module.named_modules()
+                 if name and isinstance(child, BaseAveragedModel))
+
+
 def _tensors(module: nn.Module) -> Tensors:
-    """The tensors that pretraining gives (a count of batches is none)."""
+    """The tensors that a file gives: no counts, no moving averages."""
+    averages = _averages(module)
     return {
         key: value
         for key, value in module.state_dict().items()
         if not key.endswith('num_batches_tracked')
+        and not key.startswith(averages)
     }
+
+
+def _misfits(found: Tensors, wanted: Tensors) -> Tuple[List[str], List[str]]:
+    """The names that are not found, and those found in other shapes."""
+    lacking = [key for key in wanted if key not in found]
+    wrong = [
+        f'{key} {tuple(found[key].shape)} instead of '
+        f'{tuple(wanted[key].shape)}' for key in wanted
+        if key in found and found[key].shape != wanted[key].shape
+    ]
+    return lacking, wrong
+
+
+def _image_settings(model: nn.Module,
+                    cfg: dict) -> Dict[str, Tuple[str, Any]]:
+    """Mean, std and order of channels, each with its key in the config.
+
+    Empty if it cannot be told how the images are normalised.
+    """
+    images: Any = getattr(model, 'data_preprocessor', None)
+    place = 'model.data_preprocessor'
+    shared = cfg.get('data_preprocessor')  # mmengine gives it to the model
+    if shared and cfg.get('default_scope') == 'mmpretrain' and _as_dict(
+            cfg.get('model')).get('data_preprocessor', shared) == shared:
+        place = 'data_preprocessor'
+    while hasattr(images, 'data_preprocessor'):  # one for several branches
+        images, place = images.data_preprocessor, f'{place}.data_preprocessor'
+    normalises = getattr(images, '_enable_normalize', None)
+    if normalises is None or not normalises and _has_step(
+            cfg.get('train_dataloader'), 'Normalize'):
+        return {}
+    settings: Dict[str, Tuple[str, Any]] = {}
+    for key in ('mean', 'std'):
+        value = [
+            round(number, 4)
+            for number in getattr(images, key).flatten().tolist()
+        ] if normalises else None
+        settings[key] = (f'{place}.{key}', value)
+    swaps = getattr(images, '_channel_conversion',
+                    getattr(images, 'to_rgb', None))
+    name = 'to_rgb' if 'to_rgb' in inspect.signature(
+        type(images)).parameters else 'bgr_to_rgb'
+    settings['to_rgb'] = (f'{place}.{name}', swaps)
+    return settings
+
+
+def _has_step(node: Any, name: str) -> bool:
+    """Whether a step of that name is somewhere in a config."""
+    if isinstance(node, dict):
+        return _kind(node).endswith(name) or _has_step(
+            list(node.values()), name)
+    return isinstance(node, (list, tuple)) and any(
+        _has_step(child, name) for child in node)
+
+
+def _style(module: nn.Module) -> Optional[str]:
+    """Tell by its strides where bottlenecks have theirs; None without any."""
+    for block in module.modules():
+        if hasattr(block, 'conv3'):
+            for conv, style in (('conv1', 'caffe'), ('conv2', 'pytorch')):
+                stride = getattr(getattr(block, conv, None), 'stride', 1)
+                if stride not in (1, (1, 1)):
+                    return style
+    return None
+
+
+def _plausible(key: str, value: Any) -> bool:
+    """Whether a file's record may be one of these settings."""
+    if isinstance(RECIPE[key], list):
+        return isinstance(value, (list, tuple)) and all(
+            isinstance(number, (int, float)) for number in value)
+    return isinstance(value, type(RECIPE[key]))
+
+
+def _as_dict(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    if isinstance(value, (list, tuple)) and isinstance(
+            wanted, (list, tuple)) and len(value) == len(wanted):
+        return all(abs(a - b) < 1e-3 for a, b in zip(value, wanted))
+    return bool(value == wanted)
+
+
+def _kind(node: dict) -> str:
+    """Name of the class of a config's component, without the package."""
+    kind = node.get('type') or ''
+    return str(getattr(kind, '__name__', kind)).split('.')[-1]
 
 
 def _without(key: str, prefix: str) -> str:
@@ -291,16 +642,17 @@ def _some(names: Sequence[Any], count: int = 8) -> str:
     return f'{shown}, ...' if len(names) > count else shown
 
 
-def _datasets(node: Any) -> Iterator[dict]:
-    """Find the data sets with a json below a dataloader's config."""
+def _datasets(node: Any, ending: str = '.json') -> Iterator[dict]:
+    """Find the data sets with such a file below a dataloader's config."""
     if isinstance(node, dict):
-        if str(node.get('ann_file', '')).endswith('.json'):
+        file = node.get('ann_file')
+        if isinstance(file, str) and file.endswith(ending):
             yield node
         else:
             node = list(node.values())
     if isinstance(node, (list, tuple)):
         for child in node:
-            yield from _datasets(child)
+            yield from _datasets(child, ending)
 
 
 def _read_json(path: str, place: str) -> dict:
@@ -321,11 +673,38 @@ def _read_json(path: str, place: str) -> dict:
 
 
 def _classes(dataset: dict) -> Optional[Sequence[str]]:
-    metainfo = dataset.get('metainfo') or {}
-    if metainfo.get('classes'):
-        return metainfo['classes']
-    kind = DATASETS.get(f'mmdet.{dataset["type"].split(".")[-1]}')
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if isinstance(classes, str):
+        if not osp.isfile(classes):
+            raise ValueError(
+                f'metainfo.classes of a {_kind(dataset)} is the text '
+                f'{classes!r}, which is no file either: one class is written '
+                f'({classes!r}, ), with a comma')
+        with open(classes, encoding='utf-8') as file:
+            classes = file.read().splitlines()
+    if classes:
+        return classes
+    kind = dataset['type']
+    if not inspect.isclass(kind):
+        kind = DATASETS.get(f'mmdet.{_kind(dataset)}')
     return kind.METAINFO.get('classes') if kind else None
+
+
+def _class_heads(node: Any, place: str) -> Iterator[Tuple[str, int]]:
+    """Find ``num_classes`` of the heads below a model's config."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            for number, head in enumerate(
+                    child if isinstance(child, (list, tuple)) else [child]):
+                below = f'{place}.{key}' + (
+                    f'.{number}' if isinstance(child, (list, tuple)) else '')
+                if not isinstance(head, dict) or 'panoptic' in key:
+                    continue
+                if key in HEADS and isinstance(
+                        head.get('num_classes'), int) and (
+                            not head.get('class_agnostic')):
+                    yield f'{below}.num_classes', head['num_classes']
+                yield from _class_heads(head, below)
 
 
 def _check_categories(content: dict, dataset: dict, place: str) -> List[str]:
@@ -334,7 +713,7 @@ def _check_categories(content: dict, dataset: dict, place: str) -> List[str]:
     classes = _classes(dataset)
     if classes is None:
         return names
-    if 'LVIS' in dataset['type']:  # goes by the ids, not by the names
+    if 'LVIS' in _kind(dataset):  # goes by the ids, not by the names
         lacking = [] if len(names) == len(classes) else [
             f'{len(classes)} categories, but it has {len(names)}'
         ]
@@ -352,7 +731,7 @@ def _check_categories(content: dict, dataset: dict, place: str) -> List[str]:
 
 def _needs_masks(dataset: dict) -> bool:
     return any(
-        step.get('type') == 'LoadAnnotations' and step.get('with_mask')
+        _kind(step) == 'LoadAnnotations' and step.get('with_mask')
         for step in dataset.get('pipeline') or ())
 
 
@@ -368,8 +747,7 @@ def _check_masks(content: dict, place: str) -> None:
 
 def _check_lvis(cfg: Config) -> None:
     evaluator = cfg.get('val_evaluator') or {}
-    if not isinstance(evaluator, dict) or evaluator.get(
-            'type') != 'LVISMetric':
+    if not isinstance(evaluator, dict) or _kind(evaluator) != 'LVISMetric':
         return
     remedy = ('pip install --no-deps git+https://github.com/lvis-dataset/'
               'lvis-api.git')

@@ -8,18 +8,31 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel, BaseModule, Sequential
+from mmengine.evaluator import Evaluator
+from mmengine.model import (
+    BaseModel,
+    BaseModule,
+    ExponentialMovingAverage,
+    ImgDataPreprocessor,
+    Sequential,
+)
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmpretrain.models import ClsDataPreprocessor, ResNet
 from torch import nn
 from torch.utils.data import DataLoader
 
 from cyborgs_plugin.engine.transfer_check import (
+    RECIPE,
     PretrainedCheckHook,
     check_annotations,
+    check_checkpoint,
+    check_config,
     check_files,
     check_loaded,
     check_name_hash,
+    check_recipe,
+    recipe_of,
     sha256,
 )
 
@@ -188,6 +201,108 @@ def test_hook(tmp_path, caplog):
     logging.shutdown()
 
 
+class Averaged(Model):
+    """As CYBORGS: the target copies the online network and its init_cfg."""
+
+    def __init__(self, init_cfg, whole=None):
+        super().__init__(init_cfg)
+        self.init_cfg = whole
+        self.target_net = ExponentialMovingAverage(
+            nn.Sequential(self.backbone, self.head))
+
+
+def test_moving_averages_load_no_files(tmp_path):
+    path = write(tmp_path / 'x.pth')
+    model = Averaged(init(path))
+    model.init_weights()
+    line, = check_loaded(model)  # not one more for the target
+    assert 'model.backbone: 6 of 6' in line
+    assert not torch.equal(model.target_net.module[0].conv.weight,
+                           model.backbone.conv.weight)
+    runner(Averaged(init(path)), tmp_path / 'a').train()
+
+
+def test_a_whole_file_needs_no_moving_average(tmp_path):
+    path = tmp_path / 'x.pth'
+    torch.save(Model(None).state_dict(), path)
+    model = Averaged(None, dict(type='Pretrained', checkpoint=str(path)))
+    model.init_weights()
+    line, = check_loaded(model)
+    assert '8 of 8 tensors were loaded' in line
+
+
+def test_a_checkpoint_that_fits():
+    state = Averaged(None).state_dict()
+    for found in (state, dict(state_dict=state), {
+            f'module.{key}': value for key, value in state.items()}):
+        assert check_checkpoint(Averaged(None), found, 'x.pth') is None
+    online = {k: v for k, v in state.items() if 'target_net' not in k}
+    assert check_checkpoint(Averaged(None), online, 'x.pth') is None
+
+
+def test_half_a_checkpoint_is_told():
+    state = Model(None, width=8).state_dict()
+    state.pop('head.0.bias')
+    state['backbone.bn.weight'] = torch.ones(4)
+    said = check_checkpoint(Model(None), dict(state_dict=state), 'x.pth')
+    assert said.startswith('x.pth: only 1 of 8 tensors')
+    assert '1 are missing (head.0.bias), 6 have other shapes' in said
+    assert 'backbone.conv.weight (8, 3, 1, 1) instead of (4, 3, 1, 1)' in said
+
+
+@pytest.mark.parametrize('resume', [False, True])
+@pytest.mark.parametrize('other', [
+    dict(state_dict={'net4.conv.weight': torch.ones(2)},
+         meta=dict(arch='net4')),
+    {'net4.conv.weight': torch.ones(2)},
+    dict(meta=dict(epoch=3)),
+    # a count of batches is no weight
+    {'backbone.bn.num_batches_tracked': torch.tensor(3)},
+    {f'backbone.{key}': torch.ones(3, 3) for key in Body().state_dict()},
+])
+def test_a_load_of_nothing_stops(tmp_path, other, resume):
+    path = tmp_path / 'x.pth'
+    torch.save(other, path)
+    prefix = "'net4.'" if 'arch' in other.get('meta', ()) else r'\.\.\.'
+    with pytest.raises(ValueError, match=(
+            r'x.pth fits none of the 8 tensors.*backbone.conv.weight.*The '
+            rf'file has .*model.backbone.init_cfg=dict\(.*x.pth.*{prefix}')):
+        runner(Model(None), tmp_path / 'a', load_from=str(path),
+               resume=resume).train()
+
+
+def test_half_a_load_goes_on_and_is_logged(tmp_path):
+    path = tmp_path / 'x.pth'
+    state = dict(Model(None).state_dict())
+    state.pop('head.0.bias')
+    torch.save(dict(state_dict=state), path)
+    runner(Model(None), tmp_path / 'a', load_from=str(path)).train()
+    logging.shutdown()
+    log, = (tmp_path / 'a').glob('*/*.log')
+    assert 'WARNING' in log.read_text()
+    assert 'x.pth: only 7 of 8 tensors' in log.read_text()
+
+
+def test_an_evaluation_needs_no_pretrained_file(tmp_path):
+    """A detector's checkpoint has replaced all that it once gave."""
+    path = tmp_path / 'x.pth'
+    model = Model(init(str(tmp_path / 'gone.pth')))
+    torch.save(dict(state_dict=model.state_dict()), path)
+
+    def evaluate(source):
+        made = runner(
+            model, tmp_path / 'a', load_from=str(source),
+            test_dataloader=DataLoader([torch.ones(4)] * 2), test_cfg={},
+            test_evaluator=Evaluator([]))
+        made.model.test_step = lambda data: [None]
+        return made.test()
+
+    assert evaluate(path) == {}
+    other = write(tmp_path / 'y.pth', 'other.')
+    with pytest.raises(ValueError, match='y.pth fits none of the 8'):
+        evaluate(other)
+
+
 def test_hook_is_known_in_every_scope():
     init_default_scope('mmdet')
     assert isinstance(
@@ -198,6 +313,165 @@ def test_model_without_pretrained_parts():
     model = Model(None)
     assert check_files(model) == check_loaded(model) == []
     assert MODELS  # the registry of the toolbox
+
+
+IMAGES = dict(mean=RECIPE['mean'], std=RECIPE['std'], bgr_to_rgb=True)
+FULL = dict(RECIPE, epoch=3)
+AS_CONFIG = dict(config="""
+import os  # never done
+os.mkdir('canary')
+data_preprocessor = dict(mean=[1, 2, 3], std=[1, 1, 1])
+model = dict(
+    backbone=dict(depth=50, type='ResNet', init=os.getcwd()),
+    data_preprocessor=dict(
+        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+        to_rgb=True))
+""")
+
+
+class Network(BaseModel):
+
+    def __init__(self, path, images=None, depth=50, style='pytorch'):
+        super().__init__(images)
+        self.backbone = ResNet(
+            depth, style=style,
+            init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+
+    def forward(self, inputs):
+        pass
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write a file with such a meta (check_recipe reads no tensors)."""
+
+    def write_meta(meta):
+        content = dict(state_dict={})
+        torch.save(dict(content, meta=meta) if meta else content,
+                   tmp_path / 'x.pth')
+        return tmp_path / 'x.pth'
+
+    return write_meta
+
+
+@pytest.mark.parametrize('meta', [FULL, AS_CONFIG, None])
+@pytest.mark.parametrize('images, depth, style, said', [
+    (IMAGES, 50, 'pytorch', None),
+    (IMAGES, 18, 'caffe', None),  # without bottlenecks it means nothing
+    (IMAGES, 50, 'caffe',
+     "model.backbone.style is 'caffe', set it to 'pytorch'"),
+    (dict(IMAGES, mean=[103.53, 116.28, 123.675]), 50, 'pytorch',
+     r'model.data_preprocessor.mean is \[103.53, 116.28, 123.675\], set it '
+     r'to \[123.675, 116.28, 103.53\]'),
+    (dict(IMAGES, std=[1., 1., 1.]), 18, 'pytorch',
+     r'model.data_preprocessor.std is \[1.0, 1.0, 1.0\], set it to \[58.3'),
+    (dict(IMAGES, bgr_to_rgb=False), 18, 'pytorch',
+     'model.data_preprocessor.bgr_to_rgb is False, set it to True'),
+    ({}, 18, 'pytorch', 'model.data_preprocessor.mean is None, set it to'),
+])
+def test_images_and_strides(meta, images, depth, style, said, file, tmp_path,
+                            monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = file(meta)
+    model = Network(path, ImgDataPreprocessor(**images), depth, style)
+    assumed = 'x.pth itself does not say so: the recipe of this package'
+    if said is None:
+        line, = check_recipe(model)
+        assert 'x.pth was trained' in line
+        assert (assumed in line) == (meta is None)
+    else:
+        with pytest.raises(ValueError, match=said) as error:
+            check_recipe(model)
+        assert (assumed in str(error.value)) == (meta is None)
+    assert not (tmp_path / 'canary').exists()
+
+
+def test_style_is_where_the_stride_sits():
+    """The tensors are the same, the features are not."""
+    torch.manual_seed(0)
+    one, two = ResNet(50), ResNet(50, style='caffe')
+    two.load_state_dict(one.state_dict(), strict=True)
+    one.eval()
+    two.eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        a, b = one(image)[0], two(image)[0]
+    assert (a - b).abs().max() > 0.1 * a.abs().max()
+
+
+def test_files_trained_otherwise(file):
+    """What the file says of itself goes before the recipe."""
+    other = dict(
+        mean=[103.53, 116.28, 123.675], std=[1., 1., 1.], to_rgb=False,
+        style='caffe')
+    images = ImgDataPreprocessor(other['mean'], other['std'])
+    assert check_recipe(Network(file(other), images, style='caffe'))
+    with pytest.raises(ValueError) as error:
+        check_recipe(Network(file(other), ImgDataPreprocessor(**IMAGES)))
+    for key in ('mean', 'std', 'bgr_to_rgb'):
+        assert f'model.data_preprocessor.{key} is' in str(error.value)
+    assert "style is 'pytorch', set it to 'caffe'" in str(error.value)
+
+
+def test_the_key_of_mmpretrains_configs(file):
+    images = dict(mean=RECIPE['mean'], std=RECIPE['std'])
+    model = Network(file(None), ClsDataPreprocessor(**images))
+    for cfg, key in ((dict(data_preprocessor=images), ' data_preprocessor'),
+                     (dict(), ' model.data_preprocessor'),
+                     (dict(data_preprocessor=images,
+                           model=dict(data_preprocessor=dict(to_rgb=False))),
+                      ' model.data_preprocessor')):
+        with pytest.raises(ValueError, match=f'{key}.to_rgb is False'):
+            check_recipe(model, Config(dict(cfg, default_scope='mmpretrain')))
+
+
+def test_what_cannot_be_told(file):
+    line, = check_recipe(Network(file(None), depth=18))
+    assert 'cannot be told' in line
+    model = Network(file(None), ImgDataPreprocessor(), 18)
+    step = dict(type='mmcv.Normalize', mean=[0., 0., 0.])
+    line, = check_recipe(
+        model, dict(train_dataloader=dict(dataset=dict(pipeline=[step]))))
+    assert 'cannot be told' in line
+
+
+def test_addresses(monkeypatch):
+    from mmengine.runner import CheckpointLoader
+    monkeypatch.setattr(
+        CheckpointLoader, 'load_checkpoint', lambda *_: dict(state_dict={}))
+    bgr = ImgDataPreprocessor([103.53, 116.28, 123.675], [1., 1., 1.])
+    line, = check_recipe(
+        Network('open-mmlab://resnet50_caffe', bgr, style='caffe'))
+    assert 'cannot be told' in line
+    line, = check_recipe(
+        Network('torchvision://resnet50', ImgDataPreprocessor(**IMAGES)))
+    assert line.endswith('torchvision://resnet50 was trained.')
+    with pytest.raises(ValueError, match='bgr_to_rgb'):
+        check_recipe(Network('torchvision://resnet50', bgr))
+
+
+def test_hook_checks_images_and_strides(tmp_path):
+    path = write(tmp_path / 'x.pth')
+    made = runner(Model(init(path)), tmp_path / 'a')
+    made.model.data_preprocessor = ImgDataPreprocessor([1.], [1.])
+    with pytest.raises(ValueError, match=r'mean is \[1.0\], set it to'):
+        made.train()
+
+
+@pytest.mark.parametrize('meta, found', [
+    (None, {}),
+    (dict(cfg=3), {}),
+    (dict(cfg='model = ('), {}),
+    (dict(cfg='model = dict(backbone=[1], data_preprocessor=f(2))'), {}),
+    (dict(mean='x', std=['y'], to_rgb=1, style=None), {}),
+    (dict(cfg='data_preprocessor = dict(mean=(1., 2, 3), bgr_to_rgb=True)'),
+     dict(mean=(1., 2, 3), to_rgb=True)),
+    (dict(cfg="model = {'backbone': {'type': 'ResNetV1d', 'style': 'caffe'}}",
+          mean=[4.]), dict(style='caffe', mean=[4.])),
+    (dict(cfg="model = dict(backbone=dict(type='ConvNeXt'))"), {}),
+])
+def test_what_a_file_says_of_its_training(meta, found):
+    assert recipe_of(meta) == found
 
 
 CLASSES = ('cat', 'dog', 'cow')
@@ -304,3 +578,72 @@ def test_lvis_package(tmp_path, monkeypatch):
 
 def test_configs_without_annotations():
     assert check_annotations(Config(dict(train_dataloader=None))) == []
+
+
+def two_stage(classes=3, masks=3, **more):
+    return dict(
+        rpn_head=dict(num_classes=1),
+        roi_head=dict(
+            bbox_head=dict(num_classes=classes),
+            mask_head=dict(num_classes=masks, **more),
+            semantic_head=dict(num_classes=183)))
+
+
+@pytest.mark.parametrize('model, wrong', [
+    (two_stage(), []),
+    (two_stage(80), ['roi_head.bbox_head.num_classes=80']),
+    (two_stage(3, 80), ['roi_head.mask_head.num_classes=80']),
+    (two_stage(3, 80, class_agnostic=True), []),
+    (two_stage(80, 80), ['roi_head.bbox_head.num_classes=80',
+                         'roi_head.mask_head.num_classes=80']),
+    (dict(roi_head=dict(bbox_head=[dict(num_classes=n) for n in (3, 80, 3)],
+                        mask_head=[dict(num_classes=80)])),
+     ['roi_head.bbox_head.1.num_classes=80',
+      'roi_head.mask_head.0.num_classes=80']),
+    (dict(bbox_head=dict(num_classes=80)), ['bbox_head.num_classes=80']),
+    (dict(bbox_head=[dict(num_classes=80)]), ['bbox_head.0.num_classes=80']),
+    (dict(detector=two_stage(1)), ['detector.roi_head.bbox_head.'
+                                   'num_classes=1']),
+    (dict(panoptic_head=dict(num_things_classes=80, mask_head=dict(
+        num_classes=80))), []),
+    (dict(bbox_head=dict(num_classes=256), language_model=dict()), []),
+])
+def test_numbers_of_classes(tmp_path, model, wrong):
+    """No file is read: the config says it all."""
+    cfg = detection(tmp_path, model=model)
+    if not wrong:
+        check_config(cfg)
+        return
+    with pytest.raises(ValueError) as error:
+        check_config(cfg)
+    said = str(error.value)
+    assert 'train_dataloader (CocoDataset) has 3 classes (cat, dog, co' in said
+    assert ', '.join(f'model.{key}' for key in wrong) in said
+    assert said.count('num_classes') == len(wrong) and 'to 3, or' in said
+
+
+def test_numbers_of_classes_of_the_data_set_itself(tmp_path):
+    for kind, number in (('CocoDataset', 80), ('mmdet.VOCDataset', 20),
+                         ('LVISV1Dataset', 1203)):
+        cfg = detection(tmp_path, model=two_stage(number, number))
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            loader.dataset.dataset.pop('metainfo')
+            loader.dataset.dataset.type = kind
+        cfg.train_dataloader.dataset.dataset.ann_file = 'Main/train.txt'
+        assert f'model.roi_head.bbox_head.num_classes={number}' in (
+            check_config(cfg))
+        cfg.val_dataloader.dataset.dataset.metainfo = dict(classes=CLASSES)
+        with pytest.raises(ValueError, match='val_dataloader .* 3 classes'):
+            check_config(cfg)
+
+
+def test_classes_that_are_one_text(tmp_path):
+    cfg = detection(tmp_path, model=two_stage())
+    names = tmp_path / 'names.txt'
+    names.write_text('\n'.join(CLASSES))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.dataset.metainfo.classes = str(names)
+    assert check_config(cfg)
+    cfg.val_dataloader.dataset.dataset.metainfo.classes = 'cat'
+    with pytest.raises(ValueError, match=r"'cat', which .* \('cat', \)"):
+        check_config(cfg)

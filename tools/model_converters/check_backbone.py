@@ -4,8 +4,10 @@ Run: python tools/model_converters/check_backbone.py CONFIG \
          --cfg-options model.backbone.init_cfg.checkpoint=FILE
 
 Builds the model, loads the pretrained weights as mmengine does, compares every
-tensor with the file and stops with the list of those that are missing. What
-mmengine itself only logs is thereby an error, whatever trains afterwards.
+tensor with the file and stops with the list of those that are missing. It also
+stops if images and strides are not those of the pretraining, or if the heads
+and the data have other numbers of classes. What mmengine only logs, or does
+not notice, is thereby an error, whatever trains afterwards.
 """
 import argparse
 import sys
@@ -14,10 +16,13 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
+from cyborgs_plugin.config_path import find_config
 from cyborgs_plugin.engine.transfer_check import (
     check_annotations,
+    check_config,
     check_files,
     check_loaded,
+    check_recipe,
     pretrained_modules,
 )
 
@@ -36,13 +41,18 @@ def main() -> None:
         help='override settings: key.sub_key=value')
     args = parser.parse_args()
     try:
-        cfg = Config.fromfile(args.config)
+        cfg = Config.fromfile(find_config(args.config))
         cfg.merge_from_dict(args.cfg_options)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         MMLogger.get_instance('check_backbone', log_level='ERROR')
-        lines = [] if args.no_data else check_annotations(cfg)
+        lines = check_config(cfg)
+        if not args.no_data:
+            lines += check_annotations(cfg)
+        if cfg.get('data_preprocessor'):  # as mmengine's Runner does
+            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
         model = MODELS.build(cfg.model)
         check_files(model)
+        lines += check_recipe(model, cfg)
         if any(pretrained_modules(model)):
             model.init_weights()
             lines += check_loaded(model)

@@ -3,10 +3,12 @@
 Run: python tools/model_converters/publish_backbone.py CHECKPOINT
 
 Writes a ``.pth`` and a ``.safetensors`` file, each with its hash in the name
-and with how it was made. What the ``.pth`` holds, see backbone_files.py.
+and with how it was made. What the ``.pth`` holds, see backbone_files.py. The
+last line of the output is the path of the ``.pth``, for scripts.
 """
 import argparse
 import os.path as osp
+import shlex
 from typing import Any, Dict
 
 from backbone_files import (
@@ -16,7 +18,7 @@ from backbone_files import (
     write_backbone,
 )
 
-from cyborgs_plugin.engine.transfer_check import sha256
+from cyborgs_plugin.engine.transfer_check import recipe_of, sha256
 from cyborgs_plugin.version import __version__
 
 PREFIXES = dict(online='backbone.', target='target_net.module.0.')
@@ -77,6 +79,8 @@ def main() -> None:
         key: value if isinstance(value, (int, float, str)) else None
         for key, value in made.items()
     }
+    # what a fine-tuning must do alike: mean, std, to_rgb, style
+    made.update(recipe_of(meta))
     folder = args.out_dir or osp.dirname(path)
     stem = osp.splitext(osp.basename(path))[0] + f'_{args.network}-backbone'
     files = write_backbone(
@@ -84,9 +88,15 @@ def main() -> None:
     print(f'Wrote {files[0]} and {osp.basename(files[1])}: {len(tensors)} '
           f'tensors, {made}')
     arch = find_arch(tensors)
-    prefix = f", prefix='{arch}.'" if arch else ''
-    print("Use it in mmdet or mmpretrain: model.backbone.init_cfg=dict(type="
-          f"'Pretrained', checkpoint={files[0]!r}{prefix})")
+    init = dict(type='Pretrained', checkpoint=files[0])
+    if arch:
+        init['prefix'] = f'{arch}.'
+    key = 'model.backbone.init_cfg'
+    words = ', '.join(f'{name}={value!r}' for name, value in init.items())
+    options = ' '.join(
+        shlex.quote(f'{key}.{name}={value}') for name, value in init.items())
+    print(f'Use it in mmdet or mmpretrain: {key}=dict({words}) in a config, '
+          f'or\n--cfg-options {options}\n{files[0]}')
 
 
 if __name__ == '__main__':
