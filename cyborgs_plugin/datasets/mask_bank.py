@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from logging import WARNING
@@ -339,6 +340,49 @@ def prune_rounds(root: Path, max_keep: int,
         for number in doomed:
             _discard(round_path(root, number))
     return doomed
+
+
+def set_aside(root: Path, keep: Iterable[int] = ()) -> str | None:
+    """Move rounds to a folder ``earlier_<time>`` of the root; none is lost.
+
+    For rank 0 alone. The oldest goes first: if the process dies on the way,
+    each round is whole at one of the two places, and the newest, with which a
+    checkpoint goes on, at its own for as long as can be.
+
+    Args:
+        root (str): The bank's root.
+        keep (Iterable[int]): Rounds that stay. Defaults to ().
+
+    Returns:
+        str, optional: The folder; None where there was nothing to move.
+    """
+    kept = set(keep)
+    moved = [number for number in list_rounds(root) if number not in kept]
+    if not moved:
+        return None
+    root = _local(root)
+    folder = fileio.join_path(root, time.strftime('earlier_%Y%m%d_%H%M%S'))
+    with _explained(root):
+        while os.path.exists(folder):
+            folder += '~'
+        os.makedirs(folder)
+        for number in moved:
+            os.rename(round_path(root, number), round_path(folder, number))
+        for changed in (folder, root):
+            _fsync(changed)
+    return folder
+
+
+def find_aside(root: Path, round: int, hash: str) -> str | None:
+    """Folder in which :func:`set_aside` has put a round; None if in none."""
+    root = _local(root)
+    for name in sorted(os.listdir(root) if os.path.isdir(root) else []):
+        folder = fileio.join_path(root, name)
+        if name.startswith('earlier_') and round in list_rounds(folder):
+            with suppress(ValueError):  # a damaged one
+                if MaskBank(round_path(folder, round)).hash == hash:
+                    return folder
+    return None
 
 
 def clear_leftovers(root: Path) -> None:

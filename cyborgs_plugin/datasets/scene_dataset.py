@@ -1,5 +1,6 @@
 """Unlabelled scene photographs with the label maps of a mask round."""
 import logging
+import re
 from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -25,8 +26,9 @@ class SceneDataset(BaseDataset):
 
     Args:
         data_root (str): Root of the data. Defaults to ''.
-        data_prefix (dict): ``img_path`` is the image folder, searched with
-            all its subfolders; relative to ``data_root`` or absolute.
+        data_prefix (str or dict): The image folder, or
+            ``dict(img_path=...)`` of it, searched with all its subfolders;
+            relative to ``data_root`` or absolute.
             Defaults to ``dict(img_path='')``.
         ann_file (str): A COCO json whose ``images`` are to be used, relative
             to ``data_root`` or absolute. Defaults to '', all images of the
@@ -34,38 +36,46 @@ class SceneDataset(BaseDataset):
         mask_bank (str, optional): A bank to read from the start, for training
             with fixed masks. Defaults to None: ``MaskUpdateHook`` provides
             the rounds.
-        extensions (Sequence[str]): File name endings of images, lower case.
-            Defaults to :data:`IMG_EXTENSIONS`.
+        extensions (str or Sequence[str]): File name endings of images, with
+            or without the dot and in any case; a str may hold several,
+            separated by commas. Defaults to :data:`IMG_EXTENSIONS`.
         backend_args (dict, optional): Arguments of the file backend.
             Defaults to None.
         pipeline (Sequence[dict]): Transforms of a sample. Defaults to ().
         max_refetch (int): How many other images are tried in place of a
             broken one. Defaults to 100.
         lazy_init (bool): Do not list the images yet. Defaults to False.
-        indices (int or Sequence[int], optional): Use a part of the images.
-            Defaults to None.
+        indices (int or Sequence[int], optional): Use a part of the images:
+            so many of the first, of the last where it is negative, or those
+            at these places. Defaults to None, all.
 
     Raises:
         FileNotFoundError: If the folder or the json is missing.
-        ValueError: If there is no image, or the json has no list of images.
+        ValueError: If there is no image, fewer than ``indices`` ask for, the
+            json has no list of images, or an option is not as above.
     """
 
     METAINFO: dict = dict()
 
     def __init__(self,
                  data_root: str = '',
-                 data_prefix: dict = dict(img_path=''),
+                 data_prefix: Union[str, dict] = dict(img_path=''),
                  ann_file: str = '',
                  mask_bank: Optional[str] = None,
-                 extensions: Sequence[str] = IMG_EXTENSIONS,
+                 extensions: Union[str, Sequence[str]] = IMG_EXTENSIONS,
                  backend_args: Optional[dict] = None,
                  pipeline: Sequence[dict] = (),
                  max_refetch: int = 100,
                  lazy_init: bool = False,
                  indices: Optional[Union[int, Sequence[int]]] = None) -> None:
-        self.extensions = tuple(extensions)
+        self.extensions = _endings(extensions)
         self.backend_args = backend_args
-        self._prefix = data_prefix.get('img_path', '')
+        self._prefix = _image_folder(data_prefix)
+        if not isinstance(ann_file, str):
+            raise ValueError(
+                'SceneDataset.ann_file must be the path of one json, but is '
+                f'{ann_file!r}: join a data set for each of several by '
+                "dict(type='ConcatDataset', datasets=[...])")
         self._broken = 0
         self._bank = None if mask_bank is None else MaskBank.open(mask_bank)
         super().__init__(
@@ -139,12 +149,30 @@ class SceneDataset(BaseDataset):
                 f'ends in {", ".join(self.extensions)}'
                 if not self.ann_file else
                 f'No image of {self.ann_file!r} is in {folder!r}')
+        self._check_indices(len(names))
         relative = self._prefix and not is_abs(self._prefix)
         prefix = self._prefix.strip('/') + '/' if relative else ''
         return [
             dict(img_path=join_path(folder, name), key=prefix + name)
             for name in names
         ]
+
+    def _check_indices(self, count: int) -> None:
+        """Refuse indices that mmengine would cut, or fail at, unexplained."""
+        asked = self._indices
+        if asked is None:
+            return
+        if isinstance(asked, int):
+            valid = 0 < abs(asked) <= count
+        else:
+            valid = len(asked) > 0 and all(
+                -count <= index < count for index in asked)
+        if not valid:
+            raise ValueError(
+                f'SceneDataset.indices={asked!r} does not fit the {count} '
+                f'images of {self.data_prefix["img_path"]!r}: expected a '
+                f'number of images from 1 to {count} (negative: of the last '
+                f'ones), or a list of places below {count}')
 
     def _listed_in_json(self, files: set) -> List[str]:
         """The images that the json names and that exist, in its order."""
@@ -205,6 +233,38 @@ class SceneDataset(BaseDataset):
                     logger='current',
                     level=logging.WARNING)
             return None
+
+
+def _image_folder(data_prefix: Union[str, dict]) -> str:
+    """The image folder that ``data_prefix`` gives."""
+    if isinstance(data_prefix, str):  # as of mmpretrain's data sets
+        return data_prefix
+    unknown = sorted(set(data_prefix) - {'img_path'})
+    if unknown:
+        raise ValueError(
+            f'SceneDataset.data_prefix takes img_path, found '
+            f'{", ".join(map(str, unknown))}: set data_prefix=dict(img_path='
+            f'{data_prefix[unknown[0]]!r})')
+    folder = data_prefix.get('img_path', '')
+    if not isinstance(folder, str):
+        raise ValueError('SceneDataset.data_prefix.img_path must be one '
+                         f'folder, but is {folder!r}')
+    return folder
+
+
+def _endings(extensions: Union[str, Sequence[str]]) -> Tuple[str, ...]:
+    """File name endings as ``str.endswith`` takes them: '.jpg', '.png'."""
+    given = (extensions.split(',') if isinstance(extensions, str) else
+             extensions)
+    endings = tuple(str(part).strip().lower() for part in given)
+    wrong = [
+        part for part in endings if not re.fullmatch(r'\.?\w+(\.\w+)*', part)
+    ]
+    if wrong or not endings:
+        raise ValueError(
+            'SceneDataset.extensions must be file name endings such as '
+            f"'.jpg', but is {extensions!r}")
+    return tuple('.' + part.lstrip('.') for part in endings)
 
 
 class _Images(Sequence):

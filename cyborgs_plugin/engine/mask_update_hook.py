@@ -19,9 +19,11 @@ from torch.utils.data import ConcatDataset
 from ..datasets.mask_bank import (
     MaskBank,
     clear_leftovers,
+    find_aside,
     list_rounds,
     prune_rounds,
     round_path,
+    set_aside,
 )
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
 from ..segmentation.bootstrap import (
@@ -45,6 +47,10 @@ class MaskUpdateHook(Hook):
     before the epoch that follows ``interval`` more. The checkpoint of the
     epoch before is written by then: whoever is killed during an update goes
     on from there and makes the same round.
+
+    Rounds of an earlier run that a fresh one finds in its folder are set
+    aside, in ``earlier_<time>`` of that folder, and a warning says so. Only a
+    round 0 that is the very same stays.
 
     The current round's number and hash travel in the checkpoint, and a
     resumed run goes on with exactly that round. What the round was made from
@@ -198,7 +204,8 @@ class MaskUpdateHook(Hook):
              epoch: int,
              iteration: int,
              network: Optional[Dict[str, Tensor]] = None,
-             reuse: bool = True) -> MaskBank:
+             reuse: bool = True,
+             fresh: bool = False) -> MaskBank:
         """Make a round.
 
         Args:
@@ -211,6 +218,8 @@ class MaskUpdateHook(Hook):
                 a checkpoint holds it. Defaults to None, as it is now.
             reuse (bool): Take the same round if an earlier start made it and
                 was killed then. Defaults to True.
+            fresh (bool): Set all other rounds of the folder aside, as a run
+                does that begins. Defaults to False.
 
         Returns:
             MaskBank: The published round.
@@ -239,7 +248,11 @@ class MaskUpdateHook(Hook):
             network=network)
         parts: List[Any] = [scenes.images() for scenes in self._scenes]
         images: Any = ConcatDataset(parts)
-        if reuse and self._is_made(runner, number, images, meta):
+        made = reuse and self._is_made(runner, number, images, meta)
+        if fresh:
+            together(lambda: self._set_aside(runner, [number] if made else [])
+                     if runner.rank == 0 else None)
+        if made:
             return MaskBank.open(round_path(self.root, number))
         return make_round(
             source,
@@ -275,7 +288,8 @@ class MaskUpdateHook(Hook):
         """Make a round, tell of it, and train with it."""
         start, previous, origin = time.perf_counter(), self.bank, self._origin
         try:
-            bank = self.make(runner, number, source_cfg, epoch, iteration)
+            bank = self.make(runner, number, source_cfg, epoch, iteration,
+                             fresh=number == 0)
         except MaskRoundError:
             self._origin = origin
             raise
@@ -334,6 +348,17 @@ class MaskUpdateHook(Hook):
                                'settings: it is used again')
         return same[0]
 
+    def _set_aside(self, runner: Runner, keep: Sequence[int]) -> None:
+        """Make room for a fresh run, so that no other run's round is its."""
+        folder = set_aside(self.root, keep)
+        if folder is not None:
+            runner.logger.warning(
+                f'{self.root} held mask rounds of an earlier run '
+                f'({len(list_rounds(folder))}), and this run begins anew: '
+                f'they are now in {folder}, none is deleted. To go on with '
+                'the earlier run instead, stop this one, move them back and '
+                'start with --resume')
+
     def _resumed(self, runner: Runner) -> MaskBank:
         """The round of the checkpoint."""
         number = runner.message_hub.get_info(ROUND_KEY)
@@ -346,6 +371,11 @@ class MaskUpdateHook(Hook):
         mend = ('make the round again from the checkpoint, which holds what '
                 'it takes: python tools/generate_masks.py '
                 f'{config} {checkpoint} --again')
+        aside = find_aside(self.root, number, expected)
+        if aside is not None:
+            mend = ('a run that began without --resume has set it aside: move '
+                    f'the rounds of {aside} back to {self.root}, in place of '
+                    'those there')
         if not osp.isdir(path):
             raise FileNotFoundError(
                 f'The checkpoint goes on with mask round {number}, but '
@@ -432,4 +462,5 @@ def _plain(config: Any) -> Any:
         return {key: _plain(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
         return [_plain(value) for value in config]
-    return config
+    # configs in pure Python name classes instead of strings
+    return config.__name__ if isinstance(config, type) else config

@@ -2,12 +2,29 @@
 import contextlib
 import io
 import os.path as osp
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import mmcv
 import numpy as np
 from mmengine.fileio import get, load
 from pycocotools.coco import COCO
+
+TURNED = (
+    'images are read upright, by their EXIF orientation, whereas their '
+    'annotations were made without it, or width and height are swapped in the '
+    'json. Correct the json; or take the orientation out of the files '
+    '(exiftool -Orientation= FILES), and make the masks again if there are '
+    'any')
+"""What it means where :func:`is_turned` holds, and how to mend it."""
 
 
 class Instances(NamedTuple):
@@ -27,7 +44,11 @@ class CocoTruth:
     """Instance and, where given, panoptic annotations of a set of images.
 
     Classes are supercategories (12 of COCO's things, 27 with its stuff), or
-    categories in a json whose categories have no supercategory.
+    categories where those tell nothing: where the annotated objects have
+    fewer than two of them, or one is missing, empty or 'none'.
+
+    A file that is listed under several ids, as in jsons that were merged, has
+    the annotations of all of them.
 
     Args:
         ann_file (str): COCO instance json.
@@ -37,15 +58,15 @@ class CocoTruth:
             Defaults to None, ``panoptic_file`` without ``.json``.
 
     Attributes:
-        names (List[str]): ``file_name`` of each image, in the order of the
-            json.
+        names (List[str]): ``file_name`` of each image, once, in the order of
+            the json.
         classes (List[str]): Names of the classes of instances.
         segment_classes (List[str]): Names of the classes of
             :meth:`semantic`.
 
     Raises:
         FileNotFoundError: If a json is missing.
-        ValueError: If it is not what it should be.
+        ValueError: If it is not what it should be; names what is wrong.
     """
 
     def __init__(self,
@@ -54,32 +75,37 @@ class CocoTruth:
                  panoptic_dir: Optional[str] = None) -> None:
         self.ann_file = ann_file
         self._coco = COCO()
-        self._coco.dataset = _load(ann_file,
-                                   ('images', 'annotations', 'categories'))
+        content = load_coco(ann_file, ('images', 'annotations', 'categories'))
+        self._images = list_images(ann_file, content['images'])
+        self._coco.dataset = content
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco.createIndex()
-        self._ids = {
-            image['file_name']: image['id']
-            for image in self._coco.dataset['images']
-        }
-        categories = self._coco.dataset['categories']
-        self.classes, self._class_of = _classes(categories)
+        self.classes, self._class_of = _classes(
+            ann_file, content['categories'], {
+                annotation['category_id']
+                for annotation in content['annotations']
+                if annotation['image_id'] in self._coco.imgs
+            })
         self._panoptic: Dict[int, dict] = {}
         if panoptic_file is None:
             self.segment_classes = ['background', *self.classes]
         else:
-            content = _load(panoptic_file,
-                            ('images', 'annotations', 'categories'))
+            content = load_coco(panoptic_file,
+                                ('images', 'annotations', 'categories'))
             self._panoptic_dir = panoptic_dir or osp.splitext(panoptic_file)[0]
             self._panoptic = {
                 annotation['image_id']: annotation
                 for annotation in content['annotations']
             }
             self.segment_classes, self._segment_class_of = _classes(
-                content['categories'])
+                panoptic_file, content['categories'], {
+                    info['category_id']
+                    for annotation in content['annotations']
+                    for info in annotation['segments_info']
+                })
         self.names: List[str] = [
-            name for name, number in self._ids.items()
-            if panoptic_file is None or number in self._panoptic
+            name for name in self._images
+            if panoptic_file is None or self._panoptic_ids(name)
         ]
         if not self.names:
             raise ValueError(f'{ann_file!r} has no image'
@@ -87,14 +113,12 @@ class CocoTruth:
                                 if panoptic_file else ''))
 
     def __contains__(self, name: str) -> bool:
-        number = self._ids.get(name)
-        return number is not None and (not self._panoptic
-                                       or number in self._panoptic)
+        return name in self._images and (not self._panoptic
+                                         or bool(self._panoptic_ids(name)))
 
     def size(self, name: str) -> Tuple[int, int]:
-        """Height and width of an image in pixels."""
-        image = self._coco.imgs[self._ids[name]]
-        return image['height'], image['width']
+        """Height and width of an image in pixels, as annotated."""
+        return self._images[name].size
 
     def instances(self, name: str) -> Instances:
         """Decode the objects of an image.
@@ -103,12 +127,15 @@ class CocoTruth:
             name (str): The image's ``file_name``.
 
         Returns:
-            Instances: In the order of the json.
+            Instances: In the order of the json, id by id.
 
         Raises:
             ValueError: If an annotation has no usable segmentation.
         """
-        annotations = self._coco.imgToAnns[self._ids[name]]
+        annotations = [
+            annotation for number in self._images[name].ids
+            for annotation in self._coco.imgToAnns[number]
+        ]
         masks = np.zeros((len(annotations), *self.size(name)), dtype=bool)
         for mask, annotation in zip(masks, annotations):
             try:
@@ -180,7 +207,12 @@ class CocoTruth:
 
     def _read_panoptic(self, name: str) -> Tuple[np.ndarray, List[dict]]:
         """Segment ids (H, W), int64, and what the json says of them."""
-        annotation = self._panoptic[self._ids[name]]
+        ids = self._panoptic_ids(name)
+        if len(ids) > 1:
+            raise ValueError(
+                f'{self.ann_file} lists {name!r} under ids {ids}, each of '
+                'which has a panoptic picture: leave one')
+        annotation = self._panoptic[ids[0]]
         path = osp.join(self._panoptic_dir, annotation['file_name'])
         colours = mmcv.imfrombytes(
             get(path), channel_order='rgb', backend='cv2')
@@ -189,8 +221,15 @@ class CocoTruth:
             raise ValueError(f'{path}: expected a PNG of size '
                              f'{self.size(name)}, as {name!r} has, but found '
                              f'{found}')
-        ids = colours.astype(np.int64) @ np.array([1, 256, 65536])
-        return ids, annotation['segments_info']
+        return (colours.astype(np.int64) @ np.array([1, 256, 65536]),
+                annotation['segments_info'])
+
+    def _panoptic_ids(self, name: str) -> List[int]:
+        """The ids of a file that have panoptic segments."""
+        return [
+            number for number in self._images[name].ids
+            if number in self._panoptic
+        ]
 
 
 def evenly(names: Sequence[str], count: Optional[int]) -> List[str]:
@@ -201,7 +240,20 @@ def evenly(names: Sequence[str], count: Optional[int]) -> List[str]:
     return [names[int(index)] for index in chosen]
 
 
-def _load(path: str, lists: Tuple[str, ...]) -> dict:
+def load_coco(path: str, lists: Tuple[str, ...]) -> dict:
+    """Read a json that must hold these lists.
+
+    Args:
+        path (str): The json.
+        lists (Tuple[str, ...]): Such as ``('images', 'annotations')``.
+
+    Returns:
+        dict: What it holds.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If a list is.
+    """
     if not osp.isfile(path) and '://' not in path:
         raise FileNotFoundError(f'The annotation file {path!r} does not exist')
     content: Any = load(path)
@@ -212,12 +264,93 @@ def _load(path: str, lists: Tuple[str, ...]) -> dict:
     return content
 
 
-def _classes(categories: List[dict]) -> Tuple[List[str], Dict[int, int]]:
-    """Names of the classes and the class of each category id."""
-    key = 'supercategory' if all(
-        category.get('supercategory') for category in categories) else 'name'
-    names = list(dict.fromkeys(category[key] for category in categories))
-    return names, {c['id']: names.index(c[key]) for c in categories}
+class ListedImage(NamedTuple):
+    """What a json lists of a file."""
+
+    ids: List[int]
+    """Ids that the file is listed under."""
+    size: Tuple[int, int]
+    """Height and width in pixels."""
+
+
+def list_images(path: str, images: Sequence[dict]) -> Dict[str, ListedImage]:
+    """Find the ids and the size of each file of a json.
+
+    Args:
+        path (str): The json, for messages.
+        images (Sequence[dict]): Its images.
+
+    Returns:
+        Dict[str, ListedImage]: By ``file_name``, in the order of the json.
+
+    Raises:
+        ValueError: If an image lacks what it needs, a file has two sizes, or
+            two files have one id.
+    """
+    names: Dict[int, str] = {}
+    listed: Dict[str, ListedImage] = {}
+    for image in images:
+        try:
+            number, name = image['id'], image['file_name']
+            size = image['height'], image['width']
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f'{path}: expected id, file_name, height and width of each '
+                f'image, but found {image!r}') from error
+        if names.setdefault(number, name) != name:
+            raise ValueError(
+                f'{path}: the files {names[number]!r} and {name!r} have the '
+                f'same id {number}, so that it is not known whose annotations '
+                'are whose. Give new ids when you merge jsons')
+        found = listed.setdefault(name, ListedImage([], size))
+        if found.size != size:
+            raise ValueError(
+                f'{path}: {name!r} has height and width {found.size} under id '
+                f'{found.ids[0]}, but {size} under id {number}: correct one '
+                'of them, or rename one if it is another image')
+        if number not in found.ids:
+            found.ids.append(number)
+    return listed
+
+
+def is_turned(shape: Tuple[int, ...], size: Tuple[int, int]) -> bool:
+    """Whether an image stands upright and its annotations lie, or vice versa.
+
+    Of an image that is mirrored or upside down nobody can tell by its shape;
+    nor of a nearly square one by that of a label map whose sides are equal.
+
+    Args:
+        shape (Tuple[int, ...]): Height and width of the image in pixels, or
+            of a label map of it in cells (h, w).
+        size (Tuple[int, int]): Height and width as annotated.
+    """
+    return (shape[0] - shape[1]) * (size[0] - size[1]) < 0
+
+
+def _classes(path: str, categories: List[dict],
+             used: Set[int]) -> Tuple[List[str], Dict[int, int]]:
+    """Names of the classes and the class of each category id.
+
+    Exporters such as Roboflow's put all categories into one supercategory.
+    """
+    known = {category['id'] for category in categories}
+    if not used <= known:
+        raise ValueError(
+            f'{path}: annotations have the category ids '
+            f'{sorted(used - known)[:5]}, which its categories lack')
+    groups = {
+        str(category.get('supercategory') or 'none').lower()
+        for category in categories if category['id'] in (used or known)
+    }
+    key = ('name' if len(groups) < 2 or 'none' in groups else 'supercategory')
+    # A category that no object has may lack its supercategory.
+    labels = {
+        category['id']: category.get(key) or category['name']
+        for category in categories
+    }
+    names = list(dict.fromkeys(labels.values()))
+    return names, {number: names.index(label)
+                   for number, label in labels.items()}
 
 
 def _large_to_small(found: Instances) -> List[int]:

@@ -1,9 +1,11 @@
 """How well label maps cut images into their objects."""
+import logging
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 from mmpretrain.registry import METRICS
 from scipy.ndimage import distance_transform_edt
 from skimage.metrics import variation_of_information
@@ -12,11 +14,12 @@ from sklearn.metrics import adjusted_rand_score
 
 from ..datasets.mask_bank import MaskBank
 from ..datasets.transforms import crop_label_map
-from .coco_truth import CocoTruth, evenly
+from .coco_truth import TURNED, CocoTruth, evenly, is_turned
 
 SIZES = dict(small=(0., 32.**2), medium=(32.**2, 96.**2),
              large=(96.**2, float('inf')))
 """COCO's size classes: from, and below, this area in pixels."""
+_NAMED = 5  # how many images a message names
 
 
 @METRICS.register_module()
@@ -44,6 +47,11 @@ class MaskQuality(BaseMetric):
     region on a stride-8 grid can fit them, but their pixels stay labelled.
     Images with fewer than two segments have no grouping to find and count
     for overlaps only.
+
+    Images are read upright. One whose annotations lie on their side, as the
+    shape of its map tells (:func:`~.coco_truth.is_turned`), is left out with a
+    warning. The map of a nearly square image has as many rows as columns and
+    does not tell.
 
     Args:
         ann_file (str): COCO instance json.
@@ -84,6 +92,7 @@ class MaskQuality(BaseMetric):
         self.min_area = min_area
         self.tolerance = tolerance
         self.max_images = max_images
+        self._turned: List[str] = []
 
     def keys(self) -> List[str]:
         """Keys of the images that are scored, as far as a bank has them."""
@@ -128,6 +137,9 @@ class MaskQuality(BaseMetric):
 
         Returns:
             Dict[str, float]: The scores, on every rank.
+
+        Raises:
+            ValueError: If the annotations of all images lie on their side.
         """
         for key, label_map in maps:
             self.process({}, [dict(key=key, label_map=label_map)])
@@ -148,8 +160,40 @@ class MaskQuality(BaseMetric):
                 raise ValueError(f'{self.truth.ann_file} has no annotations '
                                  f'of {key!r} (key_prefix is '
                                  f'{self.key_prefix!r})')
-            self.results.append(
-                self._score(name, np.asarray(sample['label_map'])))
+            label_map = np.asarray(sample['label_map'])
+            # Cells that are regions each, GridMasks', have no image's shape.
+            if (is_turned(label_map.shape, self.truth.size(name))
+                    and len(np.unique(label_map)) < label_map.size):
+                self._turned.append(key)
+            else:
+                self.results.append(self._score(name, label_map))
+
+    def evaluate(self, size: int) -> Dict[str, float]:
+        """Average what was scored, and tell what was left out.
+
+        Args:
+            size (int): Images of all ranks.
+
+        Returns:
+            Dict[str, float]: The scores, on every rank.
+
+        Raises:
+            ValueError: If all images were left out.
+        """
+        turned: List[str] = sum(all_gather_object(self._turned), [])
+        self._turned = []
+        if turned:
+            message = (
+                f'{self.truth.ann_file} has height and width the other way '
+                f'round than the masks of {len(turned)} of {size} images, '
+                f'such as {turned[:_NAMED]}: {TURNED}')
+            if len(turned) >= size:
+                raise ValueError(message)
+            print_log(
+                f'Left out of the scores: {message}',
+                logger='current',
+                level=logging.WARNING)
+        return super().evaluate(size)
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Average the scores of objects and of images.

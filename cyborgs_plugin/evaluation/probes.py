@@ -5,12 +5,14 @@ classes of regions, classes of locations, labels of whole images. Every
 classifier standardises its input and chooses its regularisation on images
 held out from the training images, so that no probe favours one network.
 """
+import logging
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.fileio import join_path
+from mmengine.logging import print_log
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV, GroupShuffleSplit
@@ -22,7 +24,7 @@ from torch import nn
 
 from ..datasets.image_io import at_long_side, read_image
 from ..models.regions import cell_labels
-from .coco_truth import CocoTruth, evenly
+from .coco_truth import TURNED, CocoTruth, evenly, is_turned
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse regularisation strengths to choose from."""
@@ -30,6 +32,7 @@ REGION_SPLITS = 5
 """Regions are few: one split of their images chooses nearly at random."""
 IGNORE = 255
 """The class of locations that are neither learnt nor scored."""
+_NAMED = 5  # how many images a message names
 
 
 class FrozenFeatures:
@@ -373,6 +376,9 @@ def run_probes(features: FrozenFeatures,
                seed: int = 0) -> Dict[str, Dict[str, float]]:
     """Run all three probes on annotated images, each image read once.
 
+    An image whose height and width are the other way round in the json
+    (:func:`~.coco_truth.is_turned`) is left out with a warning.
+
     Args:
         features (FrozenFeatures): The frozen backbone.
         train (ProbeImages): Images to learn the classifiers from.
@@ -388,7 +394,8 @@ def run_probes(features: FrozenFeatures,
         and ``images``.
 
     Raises:
-        ValueError: If both sides have not the same classes.
+        ValueError: If both sides have not the same classes, or all images
+            of one are left out.
     """
     for name in ('classes', 'segment_classes'):
         pair = [(getattr(side.truth, name), getattr(side.scenes, name))
@@ -430,8 +437,14 @@ def _collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
     labelled = set(evenly(side.scenes.names, max_images))
     names = evenly(side.truth.names, max_images)
     names += sorted(labelled.difference(names))
+    turned: List[str] = []
     for number, name in enumerate(names):
-        dense, whole = features(read_image(join_path(side.root, name)))
+        image = read_image(join_path(side.root, name))
+        truth = side.truth if name in side.truth else side.scenes
+        if is_turned(image.shape[:2], truth.size(name)):
+            turned.append(name)
+            continue
+        dense, whole = features(image)
         if name in labelled:
             maps.append((dense, side.scenes.semantic(name, IGNORE)))
         if name not in side.truth:
@@ -445,6 +458,17 @@ def _collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
             pooled.append(pool_masks(dense, found.masks[kept]))
             classes.append(found.classes[kept])
             origins.append(np.full(int(kept.sum()), number))
+    if turned:
+        message = (
+            f'{side.truth.ann_file} has height and width the other way round '
+            f'than {len(turned)} of {len(names)} images in {side.root}, such '
+            f'as {turned[:_NAMED]}: {TURNED}')
+        if len(turned) == len(names):
+            raise ValueError(message)
+        print_log(
+            f'Left out of the probes: {message}',
+            logger='current',
+            level=logging.WARNING)
     if not pooled:
         raise ValueError(f'{side.truth.ann_file} has no object of at least '
                          f'{min_area} pixels')

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import sys
@@ -31,12 +32,14 @@ from cyborgs_plugin.datasets.mask_bank import (
     MaskBank,
     MaskBankWriter,
     clear_leftovers,
+    find_aside,
     give_up_round,
     is_given_up,
     list_rounds,
     prune_rounds,
     publish_round,
     round_path,
+    set_aside,
 )
 
 META = dict(seed=7, checkpoint='sha256:ab', epoch=3, broken_images=[])
@@ -321,6 +324,64 @@ def test_what_cannot_be_deleted_now_is_tried_again(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ['round_0000', 'round_0001']
 
 
+def test_rounds_are_set_aside_whole(tmp_path):
+    for number in (0, 1, 7):
+        make_round(tmp_path, number, make_scenes(seed=number))
+    old = {n: content(tmp_path / f'round_{n:04d}') for n in (0, 1, 7)}
+    hashes = {n: MaskBank(round_path(tmp_path, n)).hash for n in (0, 1, 7)}
+    first = set_aside(tmp_path, keep=iter([0]))
+    assert Path(first).parent == tmp_path
+    assert re.fullmatch(r'earlier_\d{8}_\d{6}', Path(first).name)
+    assert list_rounds(tmp_path) == [0] and list_rounds(first) == [1, 7]
+    second = set_aside(tmp_path)  # within the same second, at times
+    assert second != first and list_rounds(second) == [0]
+    for number, folder in ((0, second), (1, first), (7, first)):
+        assert content(round_path(folder, number)) == old[number]
+        assert find_aside(tmp_path, number, hashes[number]) == folder
+    assert find_aside(tmp_path, 7, hashes[1]) is None
+    assert find_aside(tmp_path, 2, hashes[1]) is None
+    assert set_aside(tmp_path) is None
+    assert set_aside(tmp_path / 'absent') is None
+    assert find_aside(tmp_path / 'absent', 0, '') is None
+    # Nobody takes what lies there for rounds of the root.
+    clear_leftovers(tmp_path)
+    assert list_rounds(tmp_path) == [] and prune_rounds(tmp_path, 1) == []
+    with pytest.raises(FileNotFoundError):
+        MaskBank.open(tmp_path)
+    make_round(tmp_path, 0, make_scenes())
+    assert prune_rounds(tmp_path, 1) == []
+    assert list_rounds(first) == [1, 7] and list_rounds(second) == [0]
+
+
+@pytest.mark.parametrize('nth', [1, 2, 3])
+def test_setting_aside_that_is_killed(tmp_path, monkeypatch, nth):
+    """Each round is whole at one place; the newest is the last to go."""
+    for number in range(3):
+        make_round(tmp_path, number, make_scenes(seed=number))
+    old = {n: content(tmp_path / f'round_{n:04d}') for n in range(3)}
+    rename, calls = os.rename, []
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        rename(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'rename', killed)
+        with pytest.raises(KeyboardInterrupt):
+            set_aside(tmp_path)
+    assert list_rounds(tmp_path) == [0, 1, 2][nth - 1:]
+    clear_leftovers(tmp_path)
+    set_aside(tmp_path)
+    assert list_rounds(tmp_path) == []
+    found = {}
+    for folder in tmp_path.glob('earlier_*/round_*'):
+        assert folder.name not in found
+        found[folder.name] = content(folder)
+    assert found == {f'round_{n:04d}': old[n] for n in range(3)}
+
+
 # -- Bad input -------------------------------------------------------------
 
 
@@ -340,7 +401,7 @@ def test_nothing_to_open_says_how_to_make_masks(tmp_path):
 @pytest.mark.parametrize('use', [
     MaskBank.open, list_rounds, clear_leftovers, lambda p: round_path(p, 0),
     lambda p: MaskBankWriter(p, 0), lambda p: publish_round(p, 0, 1, {}),
-    lambda p: prune_rounds(p, 1)
+    lambda p: prune_rounds(p, 1), set_aside, lambda p: find_aside(p, 0, '')
 ])
 def test_remote_paths_are_refused(use):
     with pytest.raises(ValueError, match="memory-mapped.*'s3://bucket/masks'"):

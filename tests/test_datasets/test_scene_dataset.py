@@ -82,6 +82,56 @@ def test_absolute_folder_alone(photo_root):
     assert data.images()[0][0] == '00.png'
 
 
+@pytest.mark.parametrize('prefix', ['train2017', 'train2017/'])
+def test_folder_as_text(photo_root, prefix):
+    write_photo(photo_root / 'other' / 'x.png')
+    data = scenes(photo_root, data_prefix=prefix)
+    assert len(data) == 12 and data.images()[0][0] == 'train2017/00.png'
+
+
+@pytest.mark.parametrize('prefix', [
+    dict(img='train2017/'), dict(img_path='', img='train2017/')])
+def test_other_keys_of_the_prefix_are_refused(photo_root, prefix):
+    with pytest.raises(ValueError, match='takes img_path, found img: set '
+                       r"data_prefix=dict\(img_path='train2017/'\)"):
+        scenes(photo_root, data_prefix=prefix)
+
+
+@pytest.mark.parametrize('option, value', [
+    ('data_prefix', dict(img_path=['a', 'b'])), ('ann_file', ['a.json']),
+    ('extensions', ''), ('extensions', '.'), ('extensions', ()),
+    ('extensions', ['*.png', '.jpg']), ('extensions', '.png .jpg'),
+    ('indices', 13), ('indices', -13), ('indices', 0), ('indices', []),
+    ('indices', [3, 12]), ('indices', [-13])])
+def test_bad_options_name_their_key(photo_root, option, value):
+    with pytest.raises(ValueError, match=f'SceneDataset.{option}'):
+        scenes(photo_root, **{option: value})
+
+
+@pytest.mark.parametrize('extensions, expected', [
+    ('.png', ['a.png', 'b.PNG']),
+    ('PNG', ['a.png', 'b.PNG']),
+    (['Png', '.JPG'], ['a.png', 'b.PNG', 'c.jpg']),
+    ('.png,.jpg', ['a.png', 'b.PNG', 'c.jpg']),
+    ('png, jpg', ['a.png', 'b.PNG', 'c.jpg']),
+    (('.tar.gz', ), ['e.tar.gz'])])
+def test_endings(tmp_path, extensions, expected):
+    names = ['a.png', 'b.PNG', 'c.jpg', 'd.txt', 'e.tar.gz', 'png', 'f.gpn']
+    for name in names:
+        (tmp_path / name).touch()
+    data = scenes(tmp_path, data_prefix='', extensions=extensions)
+    assert [key for key, _ in data.images()] == expected
+
+
+@pytest.mark.parametrize('indices, expected', [
+    (12, range(12)), (2, [0, 1]), (-1, [11]), (-12, range(12)),
+    ([11, -12], [11, 0])])
+def test_part_of_the_images(photo_root, indices, expected):
+    data = scenes(photo_root, indices=indices)
+    assert [key for key, _ in data.images()] == [
+        f'train2017/{number:02d}.png' for number in expected]
+
+
 def test_json_lists_images_and_absent_ones_are_left_out(photo_root, caplog):
     content = dict(images=[
         dict(file_name=name) for name in ('03.png', '01.png', 'gone.png')

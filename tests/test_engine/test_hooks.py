@@ -82,6 +82,107 @@ def test_resume_goes_on_with_the_same_round(photo_root, tmp_path):
         MaskBank.open(round_path(masks, n)).hash for n in range(3)]
 
 
+def test_a_fresh_run_sets_the_rounds_of_an_earlier_one_aside(
+        photo_root, tmp_path, monkeypatch):
+    work_dir, masks = tmp_path / 'w', str(tmp_path / 'w' / 'masks')
+
+    def start(seed, epochs, **options):
+        runner = small_run(photo_root, work_dir, **{
+            'train_cfg.max_epochs': epochs, 'randomness.seed': seed,
+            'experiment_name': f'{seed} {epochs} {options}', **options})
+        logged = []
+        monkeypatch.setattr(runner.logger, 'warning', logged.append)
+        runner.train()
+        return [text for text in logged if 'earlier run' in str(text)]
+
+    def earlier():
+        return sorted(work_dir.glob('masks/earlier_*'), key=os.path.getmtime)
+
+    def hashes(folder=masks):
+        return [MaskBank(round_path(folder, number), verify=True).hash
+                for number in list_rounds(folder)]
+
+    assert not start(0, 3) and list_rounds(masks) == [0, 1, 2]
+    first = hashes()
+    assert not start(0, 4, resume=True) and not earlier()
+    first = hashes()
+    assert len(first) == 4
+    # Other masks from the start: the older run's are kept, and apart.
+    warned = start(1, 2)
+    assert list_rounds(masks) == [0, 1] and not set(hashes()) & set(first)
+    folder, = earlier()
+    assert hashes(folder) == first
+    assert len(warned) == 1 and str(folder) in warned[0]
+    assert 'earlier run (4)' in warned[0] and '--resume' in warned[0]
+    # The very same round 0 stays.
+    kept = MaskBank(round_path(masks, 0))
+    inode, second = os.stat(kept.path).st_ino, hashes()
+    warned = start(1, 1)
+    assert os.stat(kept.path).st_ino == inode and list_rounds(masks) == [0]
+    assert len(earlier()) == 2 and hashes(earlier()[1]) == second[1:]
+    assert len(warned) == 1 and 'earlier run (1)' in warned[0]
+    # As if killed after its round 0: nothing to set aside.
+    assert not start(1, 1) and len(earlier()) == 2
+    # Who wants to go on with the first run reads where its masks are.
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_4.pth'))
+    with pytest.raises(FileNotFoundError, match=(
+            f'round 3.*gone.*rounds of {folder} back to {masks}')):
+        start(0, 5, resume=True)
+    shutil.rmtree(round_path(masks, 0))
+    for path in folder.iterdir():
+        path.rename(osp.join(masks, path.name))
+    assert not start(0, 5, resume=True)
+    assert hashes()[:4] == first and list_rounds(masks) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_setting_aside_by_two_that_is_killed(photo_root, tmp_path,
+                                             monkeypatch):
+    """Rank 0 dies between two renames: the next start is right."""
+    from . import test_kills as kills
+    monkeypatch.setitem(kills.STEPS, 'setting aside',
+                        (os, 'rename', r'earlier_\d+_\d+/round_\d+$', None))
+    work_dir, masks = tmp_path / 'w', str(tmp_path / 'w' / 'masks')
+
+    def start(seed, fault=None):
+        return kills.run(photo_root, work_dir, 3, fault, 2, resume=False,
+                         **{'randomness.seed': seed})
+
+    def rounds():
+        folders = [masks, *work_dir.glob('masks/earlier_*')]
+        return sorted(
+            MaskBank(round_path(folder, number), verify=True).hash
+            for folder in folders for number in list_rounds(folder))
+
+    codes, logs = start(0)
+    assert codes == [0, 0], logs[0][-3000:]
+    first = rounds()
+    codes, logs = start(1, (0, 'setting aside', 2, kills.kill))
+    assert codes[0] == -9 and codes[1] == 1, logs[1][-3000:]
+    assert list_rounds(masks) == [1, 2] and rounds() == first
+    codes, logs = start(1)
+    assert codes == [0, 0], logs[0][-3000:]
+    assert list_rounds(masks) == [0, 1, 2]
+    assert set(first) < set(rounds()) and len(rounds()) == 6
+    assert 'of an earlier run (2)' in logs[0]
+    assert 'earlier run (' not in logs[1]
+
+
+def test_making_a_round_by_hand_sets_nothing_aside(photo_root, tmp_path):
+    small_run(photo_root, tmp_path / 'w', **{
+        'train_cfg.max_epochs': 2}).train()
+    runner = small_run(photo_root, tmp_path / 'w', experiment_name='again',
+                       **{'randomness.seed': 1})
+    runner.train_loop  # noqa: B018
+    runner._init_model_weights()
+    hook, = (hook for hook in runner.hooks
+             if isinstance(hook, MaskUpdateHook))
+    hook.find_data(runner)  # as tools/generate_masks.py does
+    hook.make(runner, 0, hook.initial_cfg, 0, 0)
+    assert sorted(os.listdir(tmp_path / 'w' / 'masks')) == [
+        'round_0000', 'round_0001']
+
+
 def test_masks_do_not_depend_on_batches_and_workers(photo_root, tmp_path):
     hashes = set()
     for number, (batch, workers) in enumerate([(4, 0), (3, 2)]):
@@ -273,6 +374,7 @@ def test_target_follows_once_an_optimiser_step(photo_root, tmp_path):
             'optim_wrapper.accumulative_counts': 3
         })
     seen = []
+    share = runner.cfg.model.target_ema.momentum
     update = runner.model.update_target
 
     def watched():
@@ -285,8 +387,9 @@ def test_target_follows_once_an_optimiser_step(photo_root, tmp_path):
         after = list(runner.model.target_net.module[0].parameters())
         seen.append(
             all(
-                torch.allclose(a, o if not seen else 0.996 * b + 0.004 * o,
-                               atol=1e-7)
+                torch.allclose(
+                    a, o if not seen else (1 - share) * b + share * o,
+                    atol=1e-7)
                 for a, b, o in zip(after, before, online)))
 
     runner.model.update_target = watched

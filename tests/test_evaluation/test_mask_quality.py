@@ -7,7 +7,7 @@ import pytest
 from mmpretrain.registry import METRICS
 
 from cyborgs_plugin.datasets.mask_bank import MaskBankWriter, publish_round
-from cyborgs_plugin.evaluation import CocoTruth, color_kmeans
+from cyborgs_plugin.evaluation import CocoTruth, color_kmeans, mask_quality
 
 from .conftest import SIZE
 
@@ -188,3 +188,44 @@ def test_color_kmeans_finds_flat_patches():
     ids = color_kmeans(patches, 2)
     assert (ids[:, :12] == ids[0, 0]).all()
     assert (ids[:, 12:] == ids[0, -1]).all() and ids[0, 0] != ids[0, -1]
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What the metric has logged."""
+    logged = []
+    monkeypatch.setattr(mask_quality, 'print_log',
+                        lambda text, **_: logged.append(text))
+    return logged
+
+
+@pytest.mark.parametrize('shape', [(5, 6), SIZE, (10, 12)])
+def test_images_that_lie_in_the_json_are_left_out(annotated, warnings, shape):
+    """As of photographs with an EXIF rotation, or swapped sizes."""
+    random = np.random.default_rng(0)
+    metric = build(annotated, False)
+    maps = {name: random.integers(0, 4, shape) for name in metric.truth.names}
+    upright = [*maps.items()][1:]
+    expected = metric.evaluate_maps(iter(upright), 3)
+    assert not warnings
+    maps['0.png'] = maps['0.png'].T
+    assert metric.evaluate_maps(iter(maps.items()), 4) == expected
+    assert expected['masks/images'] == 3
+    assert len(warnings) == 1
+    assert "1 of 4 images, such as ['0.png']" in warnings[0]
+    assert 'EXIF' in warnings[0] and str(annotated) in warnings[0]
+    # what was left out once is not told again
+    assert metric.evaluate_maps(iter(upright), 3) == expected
+    assert len(warnings) == 1
+    lying = {name: ids.T if name != '0.png' else ids
+             for name, ids in maps.items()}
+    with pytest.raises(ValueError, match='4 of 4 images.*EXIF'):
+        metric.evaluate_maps(iter(lying.items()), 4)
+    assert metric.evaluate_maps(iter(upright), 3) == expected
+
+
+def test_rectangles_that_are_the_same_for_all_images_lie_nowhere(annotated):
+    metric = build(annotated, False)
+    grid = np.arange(24).reshape(8, 3)
+    assert metric.evaluate_maps(
+        iter([('0.png', grid)]), 1)['masks/images'] == 1

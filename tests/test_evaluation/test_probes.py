@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from cyborgs_plugin.evaluation import CocoTruth
+from cyborgs_plugin.evaluation import CocoTruth, probes
 from cyborgs_plugin.evaluation.probes import (
     FrozenFeatures,
     ProbeImages,
@@ -264,3 +264,37 @@ def test_all_probes_with_images_that_differ(pictures):
         run_probes(FrozenFeatures(Stages()), side,
                    ProbeImages(side.root, odd, odd))
     assert SIZE == truth.size(truth.names[0])
+
+
+def test_images_that_lie_in_the_json_are_left_out(pictures, monkeypatch):
+    """The scores are those without them, and a warning says so."""
+    import json
+    content = json.loads(pictures.read_text())
+    bare = {image['id'] for image in content['images'][:6]}
+    content['annotations'] = [
+        a for a in content['annotations']
+        if a['image_id'] not in bare or a['category_id'] != 3
+    ]
+    for image in content['images'][5:7]:
+        path = str(pictures.parent / image['file_name'])
+        cv2.imwrite(path, cv2.imread(path).transpose(1, 0, 2))
+    lying = {image['id'] for image in content['images'][5:7]}
+
+    def scores(images):
+        pictures.write_text(json.dumps(dict(content, images=images)))
+        truth = CocoTruth(str(pictures))
+        side = ProbeImages(str(pictures.parent), truth, truth)
+        return run_probes(FrozenFeatures(Stages(), grid_stride=8), side, side,
+                          min_area=30)
+
+    expected = scores([i for i in content['images'] if i['id'] not in lying])
+    logged = []
+    monkeypatch.setattr(probes, 'print_log',
+                        lambda text, **_: logged.append(text))
+    assert scores(content['images']) == expected
+    assert len(logged) == 2  # of either side
+    name = content['images'][5]['file_name']
+    assert f'2 of {len(content["images"])} images' in logged[0]
+    assert name in logged[0] and 'EXIF' in logged[0]
+    with pytest.raises(ValueError, match=r'2 of 2 images.*EXIF'):
+        scores([i for i in content['images'] if i['id'] in lying])
