@@ -2,12 +2,13 @@
 # On one node: bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [ARGUMENTS OF tools/test.py]
 # On several: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each.
 set -euo pipefail
+[ $# -ge 3 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
 CONFIG=$1
 CHECKPOINT=$2
 GPUS=$3
 REST=("${@:4}")
 
-python -m torch.distributed.run \
+"${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

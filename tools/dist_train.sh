@@ -2,11 +2,12 @@
 # On one node: bash tools/dist_train.sh CONFIG GPUS [ARGUMENTS OF tools/train.py]
 # On several: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each.
 set -euo pipefail
+[ $# -ge 2 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
 CONFIG=$1
 GPUS=$2
 REST=("${@:3}")
 
-python -m torch.distributed.run \
+"${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

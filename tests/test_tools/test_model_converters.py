@@ -3,6 +3,7 @@ import copyreg
 import glob
 import os.path as osp
 import pickle
+import shlex
 import sys
 
 import numpy as np
@@ -121,6 +122,40 @@ def test_published_twice_is_the_same_file(tmp_path, call):
     assert sorted(name.split('.')[-1] for name in names) == [
         'pth', 'safetensors'
     ]
+
+
+def test_files_of_the_current_folder(tmp_path, call, monkeypatch):
+    """Their names have no folder; and the last line is what was written."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / 'epoch_3.pth')
+    published = call(publish_backbone, 'epoch_3.pth').splitlines()[-1]
+    assert (tmp_path / published).is_file()
+    torch.save(
+        dict(state_dict={
+            f'net.{key}': value
+            for key, value in trained(18).state_dict().items()
+        }), tmp_path / 'theirs.pth')
+    for tool, name in ((to_torchvision, published), (to_timm, published),
+                       (to_detectron2, published),
+                       (from_published, 'theirs.pth')):
+        before = set(tmp_path.iterdir())
+        call(tool, name)
+        assert set(tmp_path.iterdir()) > before
+
+
+def test_the_printed_options_start_from_the_file(tmp_path, call):
+    folder = tmp_path / "it's here"
+    folder.mkdir()
+    checkpoint(folder / 'epoch_3.pth')
+    said = call(publish_backbone, folder / 'epoch_3.pth').splitlines()
+    words = shlex.split(said[-2])
+    assert words[0] == '--cfg-options'
+    options = dict(word.split('=', 1) for word in words[1:])
+    assert options == {
+        'model.backbone.init_cfg.type': 'Pretrained',
+        'model.backbone.init_cfg.checkpoint': said[-1],
+        'model.backbone.init_cfg.prefix': 'resnet18.'
+    }
 
 
 @pytest.mark.parametrize('depth', [18, 50])

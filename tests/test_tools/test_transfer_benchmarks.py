@@ -369,7 +369,8 @@ STUB = """#!/usr/bin/env bash
 printf '%s|' "$(basename "$0")" "$@" "B=${BACKBONE:-}" >> {log}
 echo >> {log}
 case $1 in *publish_backbone.py)
-    echo 'Wrote out/e_online-backbone-0123abcd.pth and x.safetensors: 1' ;;
+    echo 'Wrote out/e_online-backbone-0123abcd.pth and x.safetensors: 1'
+    echo out/e_online-backbone-0123abcd.pth ;;
 -c) exec {python} "$@" ;;
 esac
 """
@@ -388,6 +389,7 @@ def shell(tmp_path):
         log.write_text('')
         done = subprocess.run(
             ['bash', osp.join(TOOLS, 'transfer.sh'), *arguments],
+            cwd=tmp_path,  # any folder will do
             capture_output=True,
             text=True,
             env={
@@ -396,7 +398,7 @@ def shell(tmp_path):
                 'PYTHON': 'python',  # make exports another
                 **environment
             })
-        return done, log.read_text().splitlines()
+        return done, log.read_text().replace(f'{ROOT}/', '').splitlines()
 
     return run
 

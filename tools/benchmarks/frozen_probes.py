@@ -1,7 +1,7 @@
 r"""Linear probes of a frozen backbone on any data in COCO's format.
 
 Run: python tools/benchmarks/frozen_probes.py BACKBONE.pth \
-         --root ../shared/data/coco_mini --out probes.json
+         --root data/coco_mini --out probes.json
 
 Classes of regions (the features pooled over ground-truth masks), of locations
 (linear semantic segmentation; with panoptic labels if there are any) and of

@@ -1,7 +1,7 @@
 r"""CYBORGS and its baselines on one budget, then frozen probes of all.
 
 Run: python tools/benchmarks/mini_coco.py --budget full \
-         --data-root ../shared/data/coco_mini
+         --data-root data/coco_mini
      python tools/benchmarks/mini_coco.py --data-root data/coco --gpus 8 \
          --depth 50 --view-size 224 --grid-stride 32 --batch-size 128 \
          --steps 90000 --pretrain-on train2017 --max-eval-images 2000

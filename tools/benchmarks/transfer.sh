@@ -10,9 +10,10 @@
 # SEED=0, WORK=work_dirs/transfer and PYTHON=python can be set; so can
 # COCO_ROOT, LVIS_ROOT, VOC_ROOT, IMAGENET_ROOT (data/coco and so on) and
 # NAME, how the run is called. MIM=1 trains by "mim train", with nothing of ours.
+# Paths are relative to the folder that it is called from.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-[ $# -ge 2 ] || { sed -n '2,/^set/{/^#/s/^# \?//p}' "tools/benchmarks/transfer.sh" >&2; exit 2; }
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+[ $# -ge 2 ] || { sed -n '2,/^set/{/^#/s/^# \?//p}' "$root/tools/benchmarks/transfer.sh" >&2; exit 2; }
 TASK=$1
 CHECKPOINT=$2
 GPUS=${3:-1}
@@ -28,9 +29,9 @@ case $CHECKPOINT in
     random | supervised) start=$CHECKPOINT ;;
     *-backbone-????????.pth) export BACKBONE=$CHECKPOINT ;;
     *)
-        said=$("$PYTHON" tools/model_converters/publish_backbone.py "$CHECKPOINT")
+        said=$("$PYTHON" "$root/tools/model_converters/publish_backbone.py" "$CHECKPOINT")
         echo "$said"
-        BACKBONE=$(sed -n 's/^Wrote \(.*\.pth\) and .*/\1/p' <<<"$said")
+        BACKBONE=$(tail -n 1 <<<"$said")
         export BACKBONE
         ;;
 esac
@@ -42,7 +43,7 @@ frozen() {  # SCRIPT ARGUMENTS
     local source=${BACKBONE:-}
     [ $start = supervised ] && { echo "$TASK takes a file, or random" >&2; exit 2; }
     [ $start = random ] && source=${ARCH:-resnet50}
-    "$PYTHON" "tools/benchmarks/$1" "$source" --seed "$SEED" \
+    "$PYTHON" "$root/tools/benchmarks/$1" "$source" --seed "$SEED" \
         --out "$out/$TASK.json" "${@:2}" "${REST[@]}"
 }
 
@@ -64,10 +65,10 @@ case $TASK in
 esac
 
 if [ -n "$config" ]; then
-    config=configs/transfer/$config.py
+    config=$root/configs/transfer/$config.py
     [ -f "$config" ] || { echo "$TASK has no config from $start: $config" >&2; exit 2; }
     # What mmengine only logs stops here.
-    "$PYTHON" tools/model_converters/check_backbone.py "$config"
+    "$PYTHON" "$root/tools/model_converters/check_backbone.py" "$config"
     options=(randomness.seed="$SEED")
     case $TASK in  # pycocotools scores these anew
         coco-* | dino) options+=(val_evaluator.outfile_prefix="$out/detections") ;;
@@ -89,9 +90,9 @@ packages_distributions as names; print(names()['$package'][0])")
         mim train "$found" "$config" --gpus "$GPUS" --launcher $launcher \
             --work-dir "$out" "${arguments[@]}"
     elif [ "$GPUS" -gt 1 ]; then
-        bash tools/dist_train.sh "$config" "$GPUS" --work-dir "$out" "${arguments[@]}"
+        bash "$root/tools/dist_train.sh" "$config" "$GPUS" --work-dir "$out" "${arguments[@]}"
     else
-        "$PYTHON" tools/train.py "$config" --work-dir "$out" "${arguments[@]}"
+        "$PYTHON" "$root/tools/train.py" "$config" --work-dir "$out" "${arguments[@]}"
     fi
 fi
-"$PYTHON" tools/benchmarks/collect.py "$WORK"
+"$PYTHON" "$root/tools/benchmarks/collect.py" "$WORK"

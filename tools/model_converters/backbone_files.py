@@ -61,7 +61,7 @@ class _LogSkipper(pickle.Unpickler):
                ('torch._utils', '_rebuild_parameter')}
     HARMLESS = {('_codecs', 'encode'), ('builtins', 'getattr'),
                 ('__builtin__', 'getattr'), ('collections', 'deque'),
-                ('collections', 'defaultdict')}
+                ('collections', 'defaultdict'), ('collections', 'Counter')}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.ALLOWED or (
@@ -309,7 +309,7 @@ def write_hashed(folder: str, stem: str, suffix: str,
     """Write a file and put the beginning of its SHA-256 into its name.
 
     Args:
-        folder (str): Where to write; it is made.
+        folder (str): Where to write; it is made. '' is the current folder.
         stem (str): Name of the file up to the hash.
         suffix (str): Ending of the name.
         write (Callable): Writes to the path that it is given.
@@ -317,7 +317,7 @@ def write_hashed(folder: str, stem: str, suffix: str,
     Returns:
         str: The path.
     """
-    os.makedirs(folder, exist_ok=True)
+    os.makedirs(folder or '.', exist_ok=True)
     partial = osp.join(folder, f'.{stem}.partial')
     write(partial)
     final = osp.join(folder, f'{stem}-{sha256(partial)[:8]}{suffix}')

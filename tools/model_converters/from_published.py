@@ -60,9 +60,9 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.ALLOWED or (module.startswith(
             ('numpy.core.', 'numpy._core.')) and name in self.NUMPY):
-            return super().find_class(
-                module.replace('numpy.core.', 'numpy._core.') if
-                np.__version__ >= '2' else module, name)
+            if np.lib.NumpyVersion(np.__version__) >= '2.0.0':
+                module = module.replace('numpy.core.', 'numpy._core.')
+            return super().find_class(module, name)
         if (module, name) == ('_codecs', 'encode'):  # bytes of old pickles
             return _encode
         raise pickle.UnpicklingError(f'it asks for {module}.{name}')
