@@ -106,6 +106,30 @@ def test_pins_agree():
                 assert line in text, f'{line} of {name}.txt'
 
 
+def test_imports_are_declared():
+    """Whatever the package imports at once is a requirement of its own."""
+    distributions = dict(
+        cv2='opencv-python', skimage='scikit-image', sklearn='scikit-learn')
+    declared = {'torch', 'torchvision', 'mmcv', 'mmengine', 'mmpretrain'}
+    text = (PACKAGE.parent / 'requirements' / 'runtime.txt').read_text()
+    declared |= {
+        line.strip() for line in text.splitlines() if line[:1] not in '#'
+    }
+    for source in PACKAGE.rglob('*.py'):
+        if '.mim' in source.parts:
+            continue
+        for node in ast.parse(source.read_text()).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in {name.split('.')[0] for name in names}:
+                assert (name in sys.stdlib_module_names
+                        or distributions.get(name, name) in declared), \
+                    f'{source}:{node.lineno}: {name}'
+
+
 def test_package_never_imports_mmdet():
     sources = list(PACKAGE.rglob('*.py'))
     assert len(sources) > 10
