@@ -95,13 +95,18 @@ class CYBORGS(BaseSelfSupervisor):
         label_maps = torch.stack([sample.mask for sample in data_samples], 1)
         cells = [self.neck.cells(label_map) for label_map in label_maps]
 
-        online_feats = [self.backbone(view) for view in inputs]
+        online_feats = [
+            self.neck.channels_first(self.backbone(view)) for view in inputs
+        ]
         online = [
             self.neck(feats, cell) for feats, cell in zip(online_feats, cells)
         ]
         with torch.no_grad():
             target_backbone, target_neck = self.target_net.module
-            target_feats = [target_backbone(view) for view in inputs]
+            target_feats = [
+                target_neck.channels_first(target_backbone(view))
+                for view in inputs
+            ]
             target = [
                 target_neck(feats, cell)
                 for feats, cell in zip(target_feats, cells)

@@ -22,7 +22,9 @@ class MaskGroundedNeck(BaseModule):
 
     The chosen stages are averaged (or, where coarser than the grid, repeated)
     to one grid and concatenated in the order of ``in_indices``, each with
-    weight 1. A region's vector is the mean over its cells.
+    weight 1. A region's vector is the mean over its cells. Stages may have
+    their channels last, as timm's Swin gives them: the projector's
+    ``in_channels`` tell.
 
     Implementation of the mask-grounded features of `CYBORGS
     <https://arxiv.org/abs/2203.09343>`_, Sec. 3.1.
@@ -67,6 +69,7 @@ class MaskGroundedNeck(BaseModule):
                 f'model.neck.num_ids >= num_regions={num_regions}, but got '
                 f'num_ids={num_ids}')
         self.projector = MODELS.build(projector)
+        self._in_channels: Optional[int] = projector.get('in_channels')
         self.num_regions = num_regions
         self.grid_stride = grid_stride
         self.in_indices = tuple(in_indices)
@@ -111,24 +114,60 @@ class MaskGroundedNeck(BaseModule):
 
         Args:
             feats (Tuple[Tensor, ...]): Outputs of the backbone, each
-                (B, C_i, H_i, W_i).
+                (B, C_i, H_i, W_i), or all of them (B, H_i, W_i, C_i).
             grid (Tuple[int, int]): The grid's height and width (h, w).
 
         Returns:
             Tensor: Shape (B, sum of C_i, h, w).
 
         Raises:
-            ValueError: If the backbone gives too few stages.
+            ValueError: See :meth:`channels_first`.
+        """
+        feats = self.channels_first(feats)
+        return torch.cat([
+            F.adaptive_avg_pool2d(feats[index], grid)
+            for index in self.in_indices
+        ], 1)
+
+    def channels_first(self, feats: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
+        """Bring all outputs of the backbone to one layout.
+
+        Args:
+            feats (Tuple[Tensor, ...]): Each (B, C_i, H_i, W_i), or all of
+                them (B, H_i, W_i, C_i).
+
+        Returns:
+            Tuple[Tensor, ...]: Each (B, C_i, H_i, W_i), without a copy.
+
+        Raises:
+            ValueError: If the backbone gives too few stages, or stages whose
+                channels are not those of the projector.
         """
         if max(self.in_indices) >= len(feats):
             raise ValueError(
                 f'model.neck.in_indices={self.in_indices} needs '
                 f'{max(self.in_indices) + 1} outputs of the backbone, but it '
                 f'gives {len(feats)}: set model.backbone.out_indices')
-        return torch.cat([
-            F.adaptive_avg_pool2d(feats[index], grid)
-            for index in self.in_indices
-        ], 1)
+        shapes = [tuple(feats[index].shape) for index in self.in_indices]
+        if any(len(shape) != 4 for shape in shapes):
+            raise ValueError(
+                f'model.neck.in_indices={self.in_indices} needs maps '
+                '(B, C, H, W) or (B, H, W, C), but the backbone gives '
+                f"{shapes}: set model.backbone.out_type='featmap' (a "
+                'transformer of mmpretrain) or features_only=True (of timm)')
+        first, last = (sum(shape[axis] for shape in shapes)
+                       for axis in (1, -1))
+        if self._in_channels in (None, first):
+            return feats
+        if self._in_channels == last:
+            return tuple(feat.permute(0, 3, 1, 2) for feat in feats)
+        # Of square views the channels are the axis that is unlike the others.
+        likely = last if all(s[1] == s[2] != s[3] for s in shapes) else first
+        raise ValueError(
+            f'model.neck.projector.in_channels={self._in_channels}, but the '
+            f'outputs {self.in_indices} of the backbone, {shapes}, have '
+            f'{first} channels in axis 1 and {last} in axis 3: set '
+            f'model.neck.projector.in_channels={likely}')
 
     def forward(self, feats: Tuple[Tensor, ...],
                 cells: Tensor) -> Tuple[Tensor, Tensor]:

@@ -9,10 +9,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
+from mmengine.logging import print_log
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms.functional import gaussian_blur
 
 from ..datasets.image_io import at_long_side
+from .layer_output import LayerOutput
 
 _MAX_PIXELS = 1 << 22
 """Pixels of one forward, about 14 photographs of 640x480 ..."""
@@ -21,20 +24,17 @@ _MAX_PIXELS_CPU = 1 << 18
 faster (docs/mask_update.md)."""
 
 
-class _LayerReached(Exception):
-    """Ends a forward once the layer's output is known."""
-
-
 class FeatureExtractor:
     """Unit feature vectors of a layer for images of any size.
 
-    It works on a frozen copy of the backbone (evaluation mode, convolutions
-    and batch norms fused, channels last): the network in training is not
-    touched.
+    It works on a frozen copy of the backbone (evaluation mode, channels last,
+    convolutions and batch norms fused where that is seen to change nothing):
+    the network in training is not touched.
 
     Args:
         backbone (nn.Module): The backbone.
-        layer (str): Name of a submodule with a map (B, C, h, w) as output.
+        layer (str): Name of a submodule whose output is a map: (B, C, h, w),
+            (B, h, w, C) or tokens (B, h * w, C), also after a class token.
             Defaults to 'layer2.2', the third block of ResNet's stage 2.
         mean (Sequence[float]): Mean of each channel, in the order of
             ``to_rgb``. Defaults to ImageNet's (123.675, 116.28, 103.53).
@@ -53,9 +53,13 @@ class FeatureExtractor:
         long_side (int, optional): Bring images to this long side first, in
             pixels; ``reflect`` and ``smooth`` count those pixels.
             Defaults to None, each image at its own size.
+        max_pixels (int, optional): Reduce images of more pixels to about so
+            many first, as ``long_side`` does, which comes before it.
+            Defaults to None, no limit.
 
     Raises:
-        ValueError: If the backbone has no such layer.
+        ValueError: If the backbone has no such layer, or the layer gives no
+            maps.
     """
 
     def __init__(
@@ -68,7 +72,8 @@ class FeatureExtractor:
         dtype: torch.dtype = torch.float32,
         reflect: int = 0,
         smooth: float = 0.,
-        long_side: Optional[int] = None
+        long_side: Optional[int] = None,
+        max_pixels: Optional[int] = None
     ) -> None:
         names = dict(backbone.named_modules())
         if not layer or layer not in names:
@@ -76,11 +81,21 @@ class FeatureExtractor:
             raise ValueError(
                 f'The backbone {type(backbone).__name__} has no layer '
                 f'{layer!r}; the nearest are {near}')
-        copy = deepcopy(backbone).requires_grad_(False)
+        copy: Any = deepcopy(backbone).requires_grad_(False)
         copy.eval()  # which returns None in mmpretrain's backbones
-        self._backbone = fuse_conv_bn(copy).to(
-            dtype=dtype, memory_format=torch.channels_last)
-        self._backbone.get_submodule(layer).register_forward_hook(self._stop)
+        self._maps = LayerOutput(copy, layer)
+        if _fuses(copy, self._maps):
+            copy = fuse_conv_bn(copy)
+        else:
+            print_log(
+                f'{type(backbone).__name__}: convolutions and batch norms are '
+                f'not fused for the mask round, since {layer!r} would give '
+                'other features',
+                logger='current')
+        self._backbone = copy.to(dtype)
+        for tensor in (*copy.parameters(), *copy.buffers()):
+            if tensor.ndim == 4:  # of others there is no such format
+                tensor.data = tensor.to(memory_format=torch.channels_last)
         self._device = next(backbone.parameters()).device
         self._mean = torch.tensor(mean, device=self._device).view(-1, 1, 1)
         self._std = torch.tensor(std, device=self._device).view(-1, 1, 1)
@@ -89,13 +104,9 @@ class FeatureExtractor:
         self._reflect = reflect
         self._smooth = smooth
         self._long_side = long_side
+        self._reduce_to = max_pixels
         self._max_pixels = (_MAX_PIXELS_CPU if self._device.type == 'cpu' else
                             _MAX_PIXELS)
-        self._output: Any = None
-
-    def _stop(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._output = output
-        raise _LayerReached
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> List[Tensor]:
@@ -110,9 +121,14 @@ class FeatureExtractor:
         Returns:
             List[Tensor]: For each image (h, w, C), float32, unit vectors, on
             the device of the backbone.
+
+        Raises:
+            LayerError: If the network fails for an image; names its size.
         """
         if self._long_side:
             images = [at_long_side(i, self._long_side) for i in images]
+        elif self._reduce_to:
+            images = [_reduced(image, self._reduce_to) for image in images]
         if self._reflect:
             images = [
                 mmcv.impad(
@@ -137,12 +153,8 @@ class FeatureExtractor:
         if self._to_rgb:
             batch = batch.flip(1)
         batch = (batch.float() - self._mean) / self._std
-        try:
-            self._backbone(batch.to(
-                dtype=self._dtype, memory_format=torch.channels_last))
-        except _LayerReached:
-            pass
-        output, self._output = self._output, None
+        output = self._maps(self._backbone, batch.to(
+            dtype=self._dtype, memory_format=torch.channels_last))
         if self._reflect:
             # In cells; rounding undoes that the last cell may be a part.
             cut = round(self._reflect * output.shape[2] / images.shape[1])
@@ -152,6 +164,55 @@ class FeatureExtractor:
             size = [side - 2 * self._reflect for side in images.shape[1:3]]
             unit = F.normalize(_smoothed(unit, self._smooth, size), dim=1)
         return unit.permute(0, 2, 3, 1)
+
+
+def _fuses(network: nn.Module, maps: LayerOutput) -> bool:
+    """Whether ``fuse_conv_bn`` leaves the maps of a network as they are.
+
+    It takes the batch norm that is registered after a convolution for the
+    one that follows it, and replaces it by an identity: wrong where a norm
+    comes first, or carries the activation. The network's own statistics may
+    hide that, as those of a fresh one do, so drawn ones are tried as well; on
+    the CPU, whose float32 is not TF32.
+    """
+    network = deepcopy(network).cpu()
+    random = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, *maps.example_size, generator=random)
+    for _ in range(2):
+        try:
+            plain = maps(network, image)
+            fused = maps(fuse_conv_bn(deepcopy(network)), image)
+        except Exception:  # such as a norm without weights: no proof
+            return False
+        allowed = 1e-4 * (plain.abs() + plain.abs().mean())
+        if not bool(((plain - fused).abs() <= allowed).all()):
+            return False
+        for module in network.modules():
+            if (isinstance(module, _BatchNorm) and module.affine
+                    and module.track_running_stats):
+                _draw_statistics(module, random)
+    return True
+
+
+def _draw_statistics(norm: Any, random: torch.Generator) -> None:
+    """Change all that a batch norm holds, each by about its own size."""
+    # A weight of 0, as residual branches begin with, would hide its branch.
+    gain, variance = (tensor.abs().mean().item() or 1.
+                      for tensor in (norm.weight, norm.running_var))
+    for tensor, size in ((norm.weight, gain), (norm.running_var, variance)):
+        tensor.copy_(size * (torch.rand(len(tensor), generator=random) + 0.5))
+    for tensor, size in ((norm.bias, gain),
+                         (norm.running_mean, variance**0.5)):
+        tensor += 0.3 * size * torch.randn(len(tensor), generator=random)
+
+
+def _reduced(image: np.ndarray, max_pixels: int) -> np.ndarray:
+    """Reduce an image that has more pixels to about so many."""
+    height, width = image.shape[:2]
+    if height * width <= max_pixels:
+        return image
+    scale = (max_pixels / (height * width))**0.5
+    return at_long_side(image, max(1, int(max(height, width) * scale)))
 
 
 def _smoothed(maps: Tensor, sigma: float, size: Sequence[int]) -> Tensor:

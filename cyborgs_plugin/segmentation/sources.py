@@ -1,4 +1,5 @@
 """Where masks come from: the network itself, or a fixed procedure."""
+import logging
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
@@ -7,12 +8,17 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from mmengine.fileio import load
 from mmengine.logging import print_log
 from mmpretrain.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from ..datasets.mask_bank import MaskBank
+from ..evaluation.coco_truth import (
+    TURNED,
+    is_turned,
+    list_images,
+    load_coco,
+)
 from ..precision import warn_if_bfloat16_is_slow
 from .features import FeatureExtractor
 from .kmeans import kmeans
@@ -74,7 +80,9 @@ class NetworkMasks(MaskSource):
         layer (str): Name of the backbone's submodule. Defaults to 'layer2.2'.
         num_clusters (int or Tuple[int, int]): K, or the closed range from
             which it is drawn uniformly; lowered to the number of locations of
-            the smallest image, which is logged once a round.
+            the smallest image, which is logged once a round. Tiny images do
+            not count for that: those with fewer locations than the lower end
+            of the range, or than a hundredth of the group's median.
             Defaults to (2, 256).
         num_iters (int): Largest number of iterations. Defaults to 20.
         kmeans_init (str): Where k-means starts: 'random', at random points
@@ -102,6 +110,11 @@ class NetworkMasks(MaskSource):
             pixels before the forward, of which ``reflect`` and ``smooth``
             then count the pixels. Defaults to None, each at its own size, as
             published: COCO's is 640, other photographs may be far from it.
+        max_pixels (int, optional): Reduce images of more pixels to about so
+            many before the forward, since the features of a group are held
+            at once; ``reflect`` and ``smooth`` then count the pixels that are
+            left. Not with ``long_side``, which bounds them too. None: no
+            limit. Defaults to 2097152, of which 1920x1080 stays below.
         dtype (str): Precision of the network's forward, 'float32' or
             'bfloat16', which takes half the time where the hardware has it
             and many times as long on a CPU that does not, which is warned
@@ -124,6 +137,7 @@ class NetworkMasks(MaskSource):
                  reflect: int = 0,
                  smooth: float = 0.,
                  long_side: Optional[int] = None,
+                 max_pixels: Optional[int] = 1 << 21,
                  backend: str = 'torch',
                  dtype: str = 'float32',
                  checkpoint: Optional[str] = None) -> None:
@@ -149,6 +163,8 @@ class NetworkMasks(MaskSource):
         _expect(smooth >= 0, 'smooth', smooth, '0 or more')
         _expect(long_side is None or long_side >= 32, 'long_side', long_side,
                 'None, or 32 or more')
+        _expect(max_pixels is None or max_pixels >= 32 * 32, 'max_pixels',
+                max_pixels, 'None, or 1024 or more')
         _expect(backend in ('torch', 'faiss'), 'backend', backend,
                 "'torch' or 'faiss'")
         _expect(dtype in ('float32', 'bfloat16'), 'dtype', dtype,
@@ -167,6 +183,7 @@ class NetworkMasks(MaskSource):
         self.reflect = reflect
         self.smooth = smooth
         self.long_side = long_side
+        self.max_pixels = max_pixels
         self.checkpoint = checkpoint
         self._kmeans: Callable[..., Tuple[Tensor, Tensor]] = (
             partial(kmeans, init=kmeans_init) if backend == 'torch' else
@@ -180,7 +197,8 @@ class NetworkMasks(MaskSource):
         """Copy the network as it is now, or with the checkpoint's weights.
 
         Raises:
-            ValueError: If the checkpoint's weights do not fit.
+            ValueError: If the checkpoint's weights do not fit, or the
+                backbone has no such layer, or the layer gives no maps.
         """
         if self.checkpoint is not None:
             backbone = _with_weights(backbone, self.checkpoint)
@@ -190,7 +208,8 @@ class NetworkMasks(MaskSource):
                 "Take default_hooks.mask_update.source.dtype='float32'")
         self._extractor = FeatureExtractor(backbone, self.layer, mean, std,
                                            to_rgb, self._dtype, self.reflect,
-                                           self.smooth, self.long_side)
+                                           self.smooth, self.long_side,
+                                           self.max_pixels)
         self._lowered = False
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
@@ -244,8 +263,7 @@ class NetworkMasks(MaskSource):
             places = _positions(sizes).to(points) * self.position_weight
             points = torch.cat([points, places], dim=1)
         random = np.random.default_rng(list(seed))
-        smallest = min(range(len(keys)), key=lambda i: np.prod(sizes[i]))
-        most = int(np.prod(sizes[smallest]))
+        smallest, most = _smallest(sizes, self.num_clusters[0])
         labels = []
         for _ in range(self.num_clusterings):
             count = int(random.integers(self.num_clusters[0],
@@ -272,6 +290,19 @@ def _expect(valid: bool, name: str, found: Any, expected: str) -> None:
     if not valid:
         raise ValueError(f'default_hooks.mask_update.source.{name} must be '
                          f'{expected}, but is {found!r}')
+
+
+def _smallest(sizes: Sequence[Tuple[int, ...]],
+              fewest: int) -> Tuple[int, int]:
+    """The smallest image of a group that is not tiny, and its locations.
+
+    A single icon among photographs would decide K for all of them.
+    """
+    counts = np.prod(sizes, axis=1)
+    tiny = counts < max(fewest, np.median(counts) / 100)
+    ordinary = np.where(tiny & ~tiny.all(), counts.max() + 1, counts)
+    smallest = int(ordinary.argmin())
+    return smallest, int(counts[smallest])
 
 
 def _with_weights(backbone: nn.Module, path: str) -> nn.Module:
@@ -440,30 +471,73 @@ class AnnotatedMasks(MaskSource):
     """Take the instances of a COCO json: an upper bound, not a method.
 
     Pixels of no instance are region 0; where instances overlap, the smaller
-    one is on top.
+    one is on top. An image that lies on its side in the json
+    (:func:`~cyborgs_plugin.evaluation.coco_truth.is_turned`) gets one region,
+    and a warning.
 
     Args:
         ann_file (str): The json.
         key_prefix (str): What the images' keys have before ``file_name``.
             Defaults to ''.
+
+    Raises:
+        FileNotFoundError: If the json is missing.
+        ValueError: If it is not what it should be.
     """
 
+    _most_turned = 5  # so many are named, and stop it if there are no others
+
     def __init__(self, ann_file: str, key_prefix: str = '') -> None:
-        content = load(ann_file)
-        names = {image['id']: image for image in content['images']}
+        content = load_coco(ann_file, ('images', 'annotations'))
+        listed = list_images(ann_file, content['images'])
+        self._ann_file = ann_file
         self._sizes = {
-            key_prefix + image['file_name']: (image['height'], image['width'])
-            for image in names.values()
+            key_prefix + name: image.size for name, image in listed.items()
         }
         self._instances: dict = {key: [] for key in self._sizes}
+        keys = {
+            number: key_prefix + name
+            for name, image in listed.items() for number in image.ids
+        }
         for annotation in content['annotations']:
-            name = names[annotation['image_id']]['file_name']
-            self._instances[key_prefix + name].append(annotation)
+            if annotation['image_id'] in keys:
+                self._instances[keys[annotation['image_id']]].append(
+                    annotation)
+        self._num_upright = self._num_turned = 0
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
                    seed: Sequence[int]) -> List[np.ndarray]:
-        """Draw the instances of a group; see :class:`MaskSource`."""
-        return [self._draw(key) for key in keys]
+        """Draw the instances of a group; see :class:`MaskSource`.
+
+        Raises:
+            ValueError: If the json lacks an image, or the first images that
+                come all lie on their side in it.
+        """
+        maps = [self._draw(key) for key in keys]
+        turned = []
+        for index, image in enumerate(images):
+            shape = image.shape[:2]
+            if is_turned(shape, self._sizes[keys[index]]):
+                turned.append(keys[index])
+                maps[index] = _reduce(np.zeros(shape, dtype=np.int64))
+        self._num_upright += len(images) - len(turned)
+        self._warn_of(turned)
+        return maps
+
+    def _warn_of(self, turned: List[str]) -> None:
+        """Tell of the first images that lie on their side."""
+        named = turned[:max(0, self._most_turned - self._num_turned)]
+        self._num_turned += len(turned)
+        message = (f'{self._ann_file} has height and width the other way '
+                   f'round than {named}: {TURNED}')
+        if self._num_turned >= self._most_turned and not self._num_upright:
+            raise ValueError(f'AnnotatedMasks: {message}')
+        if named:
+            print_log(
+                f'{message}. Such images get one region each; those after the '
+                f'first {self._most_turned} are not reported',
+                logger='current',
+                level=logging.WARNING)
 
     def _draw(self, key: str) -> np.ndarray:
         from pycocotools import mask as coco_mask

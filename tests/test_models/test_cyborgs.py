@@ -395,16 +395,70 @@ def test_neck_fuses_and_checks():
         feats[2].repeat_interleave(2, 2).repeat_interleave(2, 3)
     ], 1)
     torch.testing.assert_close(fused, expected)
-    model.neck.in_indices = (2, 0)
     torch.testing.assert_close(
-        model.neck.fuse(feats, (4, 4)),
+        small_neck((2, 0), 640).fuse(feats, (4, 4)),
         torch.cat([expected[:, -512:], expected[:, :128]], 1))
-    model.neck.in_indices = (0, 1, 2)
     with pytest.raises(ValueError, match='out_indices'):
         model.neck.fuse(feats[:2], (4, 4))
     with pytest.raises(ValueError, match='num_ids'):
         small_model(empty_regions=True)
     assert model.neck.cells(torch.zeros(1, 50, 64).long()).shape == (1, 4, 4)
+
+
+def small_neck(in_indices, in_channels):
+    cfg = small_config().neck
+    cfg.in_indices = in_indices
+    cfg.projector.in_channels = in_channels
+    return MODELS.build(cfg)
+
+
+def test_neck_takes_channels_last():
+    torch.manual_seed(0)
+    feats = [torch.randn(2, 24 * 2**i, 8 // 2**i, 8 // 2**i)
+             for i in range(3)]
+    last = [feat.permute(0, 2, 3, 1) for feat in feats]
+    neck = small_neck((0, 1, 2), 168)
+    assert torch.equal(neck.fuse(tuple(last), (2, 2)),
+                       neck.fuse(tuple(feats), (2, 2)))
+    cells = torch.arange(4).view(1, 2, 2).repeat(2, 1, 1)
+    projections, _ = neck(tuple(last), cells)
+    assert projections.shape == (2, neck.num_regions, 8)
+
+
+def test_layout_of_the_backbone_changes_no_loss():
+    """The segmentation loss, which sees the maps too, included."""
+    found = []
+    for last in (False, True):
+        cfg = small_config()
+        cfg.head.segmentation_loss.loss_weight = 0.5
+        torch.manual_seed(0)
+        model = MODELS.build(cfg)
+        if last:
+            model.backbone.register_forward_hook(
+                lambda module, inputs, outputs: tuple(
+                    output.permute(0, 2, 3, 1) for output in outputs))
+        model.target_net = MODELS.build(
+            cfg.target_ema, default_args=dict(model=model._online()))
+        model.update_target()
+        found.append(losses_of(model, fake_batch()))
+    assert found[0]['loss_segmentation'] > 0
+    for name, loss in found[0].items():
+        torch.testing.assert_close(found[1][name], loss)
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_neck_names_the_channels_to_set(last):
+    feats = [torch.randn(2, 24, 8, 8), torch.randn(2, 48, 4, 4)]
+    if last:
+        feats = [feat.permute(0, 2, 3, 1) for feat in feats]
+    with pytest.raises(ValueError, match='projector.in_channels=3584, but '
+                       '.*set model.neck.projector.in_channels=72'):
+        small_neck((0, 1), 3584).fuse(tuple(feats), (2, 2))
+
+
+def test_neck_refuses_tokens():
+    with pytest.raises(ValueError, match=r"\(2, 17, 24\).*out_type='featmap'"):
+        small_neck((0, ), 24).fuse((torch.randn(2, 17, 24), ), (2, 2))
 
 
 def test_stride_need_not_divide_the_view():

@@ -1,4 +1,6 @@
 """The truncated, fused forward equals the whole network's layer."""
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -6,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.models.backbones import ResNet
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
+from cyborgs_plugin.segmentation import features
 from cyborgs_plugin.segmentation.features import FeatureExtractor
 
 
@@ -47,12 +51,12 @@ def test_equals_the_whole_network(depth, layer):
         random.integers(0, 256, (*size, 3), dtype=np.uint8)
         for size in [(40, 64), (33, 50), (40, 64), (3, 2)]
     ]
-    features = FeatureExtractor(model, layer)(images)
-    for image, feature in zip(images, features):
+    found = FeatureExtractor(model, layer)(images)
+    for image, feature in zip(images, found):
         expected = whole_forward(model, layer, image)
         assert feature.shape == expected.shape
         torch.testing.assert_close(feature, expected, rtol=0, atol=1e-5)
-    assert features[0].shape[:2] == ((5, 8) if layer != 'layer3' else (3, 4))
+    assert found[0].shape[:2] == ((5, 8) if layer != 'layer3' else (3, 4))
 
 
 def test_mirrored_border():
@@ -137,6 +141,24 @@ def test_long_side(long_side, grid):
     assert torch.equal(feature, expected)
 
 
+def test_max_pixels():
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (*size, 3), dtype=np.uint8)
+              for size in [(96, 144), (60, 90), (900, 1)]]
+    model, limit = network(), 60 * 90
+    reduced, *others = FeatureExtractor(
+        model, 'layer2.1', max_pixels=limit)(images)
+    small = cv2.resize(images[0], (90, 60), interpolation=cv2.INTER_AREA)
+    plain = FeatureExtractor(model, 'layer2.1')
+    for found, expected in zip([reduced, *others],
+                               plain([small, *images[1:]])):
+        assert torch.equal(found, expected)
+    # the long side comes before it
+    both = dict(layer='layer2.1', long_side=144, max_pixels=limit)
+    assert torch.equal(FeatureExtractor(model, **both)(images[:1])[0],
+                       plain(images[:1])[0])
+
+
 def test_long_side_of_a_strip_leaves_a_row():
     feature, = FeatureExtractor(network(), 'layer2.1', long_side=64)(
         [np.zeros((2, 5000, 3), np.uint8)])
@@ -161,7 +183,6 @@ def test_unknown_layer_names_the_near_ones():
 
 
 def test_large_groups_are_split_by_pixels(monkeypatch):
-    from cyborgs_plugin.segmentation import features
     monkeypatch.setattr(features, '_MAX_PIXELS_CPU', 2 * 32 * 32)
     model, random = network(), np.random.default_rng(1)
     images = list(random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8))
@@ -170,3 +191,102 @@ def test_large_groups_are_split_by_pixels(monkeypatch):
         torch.testing.assert_close(
             feature, whole_forward(model, 'layer2.1', image), rtol=0,
             atol=1e-5)
+
+
+class NormThatActs(nn.BatchNorm2d):
+    """As timm's: an activation goes with the norm."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Net(nn.Module):
+    """Two convolutions in the order of ``steps``."""
+
+    def __init__(self, steps, norm=nn.BatchNorm2d):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1, self.norm1 = nn.Conv2d(3, 8, 3, 2, 1), norm(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, 2, 1), norm(8)
+        self.steps = steps
+
+    def forward(self, x):
+        for step in self.steps:
+            x = x.relu() if step == 'relu' else getattr(self, step)(x)
+        return x
+
+
+PLAIN = ['conv1', 'norm1', 'relu', 'conv2', 'norm2']
+
+
+@pytest.mark.parametrize('steps, layer, norm, fused', [
+    (PLAIN, 'norm2', nn.BatchNorm2d, True),
+    # a fresh norm only scales, and after a ReLU one that acts does not act
+    (['conv1', 'relu', 'norm1', 'conv2'], 'conv2', nn.BatchNorm2d, False),
+    (['conv1', 'relu', 'norm1', 'conv2'], 'conv2', NormThatActs, False),
+    (PLAIN, 'norm2', NormThatActs, False),
+    (['conv1', 'conv2', 'norm2'], 'norm2', nn.BatchNorm2d, False),
+    (PLAIN, 'conv2', nn.BatchNorm2d, False),  # before its own norm
+    (PLAIN, 'norm2', partial(nn.BatchNorm2d, affine=False), False),
+    (PLAIN, 'norm2', partial(nn.BatchNorm2d, track_running_stats=False),
+     False)])
+def test_fuses_where_nothing_changes(steps, layer, norm, fused, monkeypatch):
+    lines = []
+    monkeypatch.setattr(features, 'print_log',
+                        lambda text, logger: lines.append(text))
+    model = Net(steps, norm)
+    image = np.random.default_rng(0).integers(
+        0, 256, (33, 50, 3), dtype=np.uint8)
+    state = torch.random.get_rng_state()
+    extractor = FeatureExtractor(model, layer)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert (extractor._backbone.conv2.bias.abs().sum()
+            != model.conv2.bias.abs().sum()) == fused
+    feature, = extractor([image])
+    expected = whole_forward(model, layer, image)
+    torch.testing.assert_close(feature, expected, rtol=0, atol=1e-5)
+    assert len(lines) == (not fused)
+    assert fused or 'not fused' in lines[0] and repr(layer) in lines[0]
+
+
+def test_zero_weights_hide_no_branch():
+    """Residual branches that begin with 0 are fused, or not, as any other."""
+
+    class Branch(nn.Module):
+
+        def __init__(self, steps):
+            super().__init__()
+            self.stem, self.branch = nn.Conv2d(3, 8, 3, 1, 1), Net(steps)
+            self.branch.conv1 = nn.Conv2d(8, 8, 3, 1, 1)
+            self.branch.conv2.stride = 1, 1
+            nn.init.zeros_(self.branch.norm2.weight)
+            self.layer = nn.Identity()
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.layer(x + self.branch(x))
+
+    for steps, fused in ((PLAIN, True), (
+            ['conv1', 'relu', 'norm1', 'conv2', 'norm2'], False)):
+        extractor = FeatureExtractor(Branch(steps), 'layer')
+        assert isinstance(extractor._backbone.branch.norm1,
+                          nn.Identity) == fused
+
+
+def test_weights_of_five_axes():
+    """Channels last is a format of four axes only."""
+
+    class Lambda(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+            self.deep = nn.Conv3d(8, 8, (1, 3, 3), padding=(0, 1, 1))
+
+        def forward(self, x):
+            return self.deep(self.conv(x).unsqueeze(2)).squeeze(2)
+
+    model, image = Lambda(), np.full((32, 48, 3), 9, dtype=np.uint8)
+    feature, = FeatureExtractor(model, 'conv')([image])
+    torch.testing.assert_close(
+        feature, whole_forward(model, 'conv', image), rtol=0, atol=1e-5)

@@ -1,4 +1,6 @@
 """The options of each mask source against an independent computation."""
+import json
+
 import faiss
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ from mmengine.logging import HistoryBuffer
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
-from cyborgs_plugin.datasets import MaskBank
+from cyborgs_plugin.datasets import MaskBank, read_image
 from cyborgs_plugin.segmentation import (
+    AnnotatedMasks,
     BankMasks,
     FelzenszwalbMasks,
     NetworkMasks,
@@ -105,6 +108,39 @@ def test_too_high_k_is_logged_once_a_round(images, monkeypatch):
     source.prepare(network(), **STATISTICS)
     source.label_maps(images, KEYS, SEED)
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize('num_clusters, locations, most', [
+    ((2, 256), [4800, 4700, 1, 4800], 4700),  # below the range's lower end
+    ((2, 256), [4800, 4700, 47, 4800], 4700),  # below a hundredth
+    ((2, 256), [4800, 4700, 63, 4800], 63),  # the smallest of COCO, about
+    (100, [4800, 99, 120, 4800], 120),
+    (100, [99, 98, 97, 96], 96),  # all are tiny
+    ((2, 256), [1, 1, 1, 4800], 4800),
+    ((2, 9), [1], 1)])
+def test_tiny_images_do_not_lower_k(num_clusters, locations, most):
+    sizes = [(1, number) for number in locations]
+    source = network_masks(num_clusters=num_clusters)
+    smallest, found = sources._smallest(sizes, source.num_clusters[0])
+    assert (found, locations[smallest]) == (most, most)
+
+
+def test_a_single_pixel_leaves_k_alone(images, tmp_path):
+    pixel = write_photo(tmp_path / 'x.png', (1, 1))
+    ids = flat(network_masks(num_clusters=9).label_maps(
+        [*images, pixel], [*KEYS, 'x.png'], SEED))
+    assert set(ids) == set(range(9))
+    alone, = network_masks(num_clusters=9).label_maps([pixel], ['x'], SEED)
+    assert alone.tolist() == [[0]]
+
+
+def test_max_pixels_bounds_the_maps(images):
+    source = network_masks(max_pixels=1024)
+    assert [f.shape[0] * f.shape[1] for f in source.features(images)] == [
+        4 * 5, 5 * 4, 4 * 5, 6 * 3]
+    default = [network_masks(**kwargs)._extractor._reduce_to
+               for kwargs in ({}, dict(max_pixels=None))]
+    assert 1920 * 1080 <= default[0] < 1600 * 1400 and default[1] is None
 
 
 def test_principal_components_equal_those_of_sklearn(images):
@@ -235,7 +271,7 @@ def test_weights_that_do_not_fit(tmp_path):
 @pytest.mark.parametrize('option, value', [
     ('num_iters', -1), ('num_clusterings', 0), ('pca_dim', 0),
     ('position_weight', -1.), ('reflect', 16), ('smooth', -1.),
-    ('long_side', 8), ('kmeans_init', 'kmeans'),
+    ('long_side', 8), ('max_pixels', 9), ('kmeans_init', 'kmeans'),
     ('backend', 'sklearn'),
     ('dtype', 'float16')])
 def test_bad_options_name_their_key(option, value):
@@ -287,3 +323,65 @@ def test_felzenszwalb_finds_flat_areas():
     expected[:, 6:] = 1
     expected[2:6, 1:5] = 2
     assert adjusted_rand_score(expected.ravel(), ids.ravel()) == 1
+
+
+def annotated(path, images, annotations):
+    """AnnotatedMasks of squares, each of (image id, x, y, side)."""
+    path.write_text(json.dumps(dict(
+        images=[dict(id=number, file_name=name, height=size[0], width=size[1])
+                for number, name, size in images],
+        annotations=[
+            dict(image_id=number, area=side**2, segmentation=[[
+                x, y, x + side, y, x + side, y + side, x, y + side]])
+            for number, x, y, side in annotations])))
+    return AnnotatedMasks(str(path))
+
+
+def test_annotations_of_a_file_under_several_ids(tmp_path):
+    images = [(1, 'x.jpg', (32, 48)), (2, 'y.jpg', (32, 48)),
+              (3, 'x.jpg', (32, 48))]
+    squares = [(1, 0, 0, 16), (3, 16, 16, 16), (2, 0, 0, 8), (77, 0, 0, 8)]
+    ids, = annotated(tmp_path / 'a.json', images, squares).label_maps(
+        [np.zeros((32, 48, 3), np.uint8)], ['x.jpg'], SEED)
+    expected = np.zeros((4, 6))
+    expected[:2, :2], expected[2:, 2:4] = 1, 2
+    np.testing.assert_array_equal(ids, expected)
+    images[2] = (3, 'x.jpg', (32, 40))
+    with pytest.raises(ValueError, match=r'a.json.*x.jpg.*48.*40'):
+        annotated(tmp_path / 'a.json', images, squares)
+    images[2] = (1, 'z.jpg', (32, 48))
+    with pytest.raises(ValueError, match=r'x.jpg.*z.jpg.*same id 1'):
+        annotated(tmp_path / 'a.json', images, squares)
+    with pytest.raises(FileNotFoundError, match='gone.json'):
+        AnnotatedMasks(str(tmp_path / 'gone.json'))
+
+
+def test_annotations_of_images_that_lie_in_the_json(tmp_path, monkeypatch):
+    """A photograph with an EXIF rotation, as it is read, gets one region."""
+    from PIL import Image
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    names = [f'{number}.jpg' for number in range(9)]
+    for name in names:
+        Image.new('RGB', (48, 32)).save(tmp_path / name, exif=exif)
+    images = [read_image(str(tmp_path / name)) for name in names]
+    assert images[0].shape == (48, 32, 3)
+    json_images = [(number, name, (32, 48)) if number else (0, name, (48, 32))
+                   for number, name in enumerate(names)]
+    squares = [(number, 0, 0, 16) for number in range(9)]
+    logged = []
+    monkeypatch.setattr(sources, 'print_log',
+                        lambda text, **_: logged.append(text))
+    source = annotated(tmp_path / 'a.json', json_images, squares)
+    maps = source.label_maps(images[:2], names[:2], SEED)
+    assert [ids.shape for ids in maps] == [(6, 4), (6, 4)]
+    assert maps[0][:2, :2].all() and not maps[1].any()
+    assert len(logged) == 1 and "['1.jpg']" in logged[0]
+    assert 'EXIF' in logged[0] and 'a.json' in logged[0]
+    source.label_maps(images[2:], names[2:], SEED)
+    assert len(logged) == 2 and str(names[2:6]) in logged[1]  # five in all
+    source.label_maps(images[2:], names[2:], SEED)
+    assert len(logged) == 2
+    other = annotated(tmp_path / 'a.json', json_images, squares)
+    with pytest.raises(ValueError, match=r"AnnotatedMasks.*'1.jpg'.*EXIF"):
+        other.label_maps(images[1:], names[1:], SEED)
