@@ -3,6 +3,8 @@ import os.path as osp
 
 from mmengine.config import Config
 
+from .errors import MissingFileError, MissingPackageError, UserError
+
 _PREFIX = 'cyborgs_plugin::'
 
 
@@ -28,9 +30,33 @@ def find_config(name: str) -> str:
         hint = ('see the folder for what there is' if osp.isdir(folder) else
                 'the folder is missing: install the package (`make setup` or '
                 '`pip install -e .` in a checkout)')
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'There is no config {inside!r} in {folder}; {hint}')
     return path
+
+
+def load_config(name: str) -> Config:
+    """Read a config.
+
+    Args:
+        name (str): As :func:`find_config` takes it.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        UserError: If it, or a base of it, is missing or is no Python.
+    """
+    try:
+        return Config.fromfile(find_config(name))
+    except FileNotFoundError as error:
+        raise MissingFileError(f'{name}: {error}') from error
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f'{name}: {error}. Its _base_ or custom_imports need it: see the '
+            'extras of requirements/') from error
+    except SyntaxError as error:
+        raise UserError(f'{name} is no Python: {error}') from error
 
 
 def resolve_own_configs() -> None:
@@ -50,7 +76,7 @@ def resolve_own_configs() -> None:
         try:
             return find_config(cfg_path), None
         except FileNotFoundError as error:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'`_base_` of {filename} names {cfg_path}. {error}') from error
 
     Config._get_cfg_path = staticmethod(get_cfg_path)

@@ -3,6 +3,8 @@
 import importlib
 from types import ModuleType
 
+from .errors import MissingPackageError
+
 __version__ = '0.1.0'
 
 # Module, lowest version, first version too new, and the requirement that
@@ -59,7 +61,7 @@ def require_mmcv_ops() -> None:
     try:
         import mmcv.ops  # noqa: F401
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f'Detectors and segmentors need the compiled ops of mmcv, but '
             f'mmcv {mmcv.__version__} in {_where(mmcv)} has none that load '
             f'({error}): it is mmcv-lite, or was built with build isolation '

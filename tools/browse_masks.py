@@ -13,9 +13,11 @@ from typing import Dict, List
 import numpy as np
 
 from cyborgs_plugin.datasets import BrokenImageError, MaskBank, read_image
+from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.visualization import contact_sheet
 
 
+@reported()
 def main() -> None:
     """Write the contact sheet."""
     parser = argparse.ArgumentParser(
@@ -50,10 +52,10 @@ def main() -> None:
             for key in keys
         ]
     except BrokenImageError as error:
-        raise SystemExit(f'{error}. Keys are relative to the data_root of '
-                         f'the config; given was {args.data_root}') from error
+        raise UserError(f'{error}. Keys are relative to the data_root of '
+                        f'the config; given was {args.data_root}') from error
     except (FileNotFoundError, KeyError, ValueError) as error:
-        raise SystemExit(f'{error.args[0]}') from error
+        raise UserError(f'{error.args[0]}') from error
     print(f'Wrote {contact_sheet(images, columns, args.out)}: {len(keys)} '
           f'images, {", ".join(columns)}')
 

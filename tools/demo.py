@@ -16,13 +16,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 WORK = osp.join('work_dirs', 'demo')
 DATA = osp.join('data', 'toy_scenes')
 STATE = osp.join(WORK, 'state.json')
 TRANSFER = 'configs/transfer/mask-rcnn_r18_fpn_{}_toy.py'
 SHOWN = ('Epoch(train)', 'Mask round', 'coco/', 'Saving', 'Going on',
-         'Published', 'wrote', 'Wrote')
+         'Published', 'wrote', 'Wrote', '| round', '| masks')
 
 
 def main() -> None:
@@ -44,11 +46,7 @@ def main() -> None:
         checkpoint = file.read().strip()
     stage('publish', 'tools/model_converters/publish_backbone.py', checkpoint,
           '--out-dir', WORK)
-    backbone = max(
-        glob.glob(osp.join(WORK, '*.pth')), key=osp.getmtime, default=None)
-    if backbone is None:
-        raise SystemExit(f'No published backbone in {WORK}: run again with '
-                         '--fresh')
+    backbone = published()
     scores = {}
     for start, name in (('CYBORGS', 'cyborgs-pre'), ('random', 'random')):
         folder = osp.join(WORK, name)
@@ -58,6 +56,8 @@ def main() -> None:
         stage(name, 'tools/train.py', TRANSFER.format(name), '--resume',
               '--work-dir', folder, *options)
         scores[start] = read_scores(folder)
+    stage('masks', 'tools/evaluate_masks.py', osp.join(pretrained, 'masks'),
+          '--ann', osp.join(DATA, 'annotations', 'instances_train2017.json'))
     sheet = draw_sheet(osp.join(pretrained, 'masks'))
     report(scores, backbone, sheet, pretrained)
 
@@ -107,6 +107,17 @@ def read_state() -> dict:
         return json.load(file)
 
 
+def published() -> str:
+    """The backbone: publish_backbone names it in its last line."""
+    with open(osp.join(WORK, 'publish.log'), encoding='utf-8') as file:
+        named = [line.strip() for line in file
+                 if line.rstrip().endswith('.pth')]
+    if not named or not osp.isfile(named[-1]):
+        raise SystemExit(f'{file.name} names no backbone that is there: run '
+                         'again with --fresh')
+    return named[-1]
+
+
 def read_scores(folder: str) -> dict:
     """The last COCO evaluation that a run has logged."""
     last: dict = {}
@@ -125,7 +136,6 @@ def read_scores(folder: str) -> dict:
 def draw_sheet(bank_root: str) -> str:
     """Pictures, ground truth and the masks of each round in one PNG."""
     import cv2
-    import numpy as np
     from pycocotools.coco import COCO
 
     from cyborgs_plugin.datasets.mask_bank import (
@@ -152,12 +162,38 @@ def draw_sheet(bank_root: str) -> str:
                     sorted(annotations, key=lambda a: -a['area']), 1):
                 ids[coco.annToMask(annotation) > 0] = number
             truth.append(ids)
+            ids = truth[-1]
             for column, bank in zip(maps, banks):
-                column.append(bank.label_map(f'train2017/{name}'))
+                ids = renamed(bank.label_map(f'train2017/{name}'), ids)
+                column.append(ids)
     columns = {'ground truth': truth}
     for bank, column in zip(banks, maps):
-        columns[f'round {bank.round}'] = column
+        columns[f'round {bank.round}, epoch {bank.manifest["epoch"]}'] = column
     return contact_sheet(images, columns, osp.join(WORK, 'masks.png'))
+
+
+def renamed(ids: np.ndarray, previous: np.ndarray) -> np.ndarray:
+    """Give regions the ids, and so the colours, of those they lie on.
+
+    Args:
+        ids (np.ndarray): Label map, integer, (h, w).
+        previous (np.ndarray): That of the column before, (h', w').
+
+    Returns:
+        np.ndarray: The label map with other ids, int64, (h, w).
+    """
+    from scipy.optimize import linear_sum_assignment
+    rows, cols = (
+        np.arange(new) * old // new
+        for new, old in zip(ids.shape, previous.shape))
+    previous = previous[rows[:, None], cols]
+    shared = np.zeros((int(ids.max()) + 1, int(previous.max()) + 1))
+    np.add.at(shared, (ids, previous), 1)
+    # regions beyond those of before get ids of their own
+    spare = np.zeros((len(shared), len(shared)))
+    found = linear_sum_assignment(
+        np.concatenate([shared, spare], 1), maximize=True)[1]
+    return found[ids]
 
 
 def report(scores: dict, backbone: str, sheet: str, pretrained: str) -> None:

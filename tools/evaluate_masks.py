@@ -18,6 +18,7 @@ from mmengine.utils import track_iter_progress
 
 from cyborgs_plugin.datasets import MaskBank, read_image
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
+from cyborgs_plugin.errors import reported
 from cyborgs_plugin.evaluation import MaskQuality, color_kmeans
 
 COLUMNS = ('regions', 'mBO', 'mBO_small', 'mBO_medium', 'mBO_large', 'ARI',
@@ -57,19 +58,16 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+@reported()
 def main() -> None:
     """Score and print a table."""
     args = parse_args()
-    try:
-        metric = MaskQuality(
-            args.ann,
-            key_prefix=args.img_prefix,
-            panoptic_file=args.panoptic,
-            max_images=args.max_images)
-        scores = floor(metric, args) if args.floor else rounds(
-            metric, args.bank)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f'{type(error).__name__}: {error}') from error
+    metric = MaskQuality(
+        args.ann,
+        key_prefix=args.img_prefix,
+        panoptic_file=args.panoptic,
+        max_images=args.max_images)
+    scores = floor(metric, args) if args.floor else rounds(metric, args.bank)
     first = next(iter(scores.values()))
     print(f'\n{first["objects"]:.0f} objects of {first["images"]:.0f} images')
     columns = [name for name in COLUMNS if name in first]

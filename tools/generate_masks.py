@@ -16,26 +16,29 @@ import sys
 import time
 from typing import Any, Dict
 
-from mmengine.config import Config, DictAction
+from _options import add_options, parse
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
-from train import USER_ERRORS, _is_ours, merge_args
 
+from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.engine import MaskUpdateHook
+from cyborgs_plugin.engine.config_checks import check_load_from
+from cyborgs_plugin.engine.config_options import (
+    complete_loaders,
+    merge_options,
+)
 from cyborgs_plugin.engine.launch import prepare_launch
 from cyborgs_plugin.engine.mask_update_hook import (
     HASH_KEY,
     ORIGIN_KEY,
     ROUND_KEY,
 )
+from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.segmentation.bootstrap import describe_round
-
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)),
-                            'model_converters'))
-from backbone_files import read_checkpoint  # noqa: E402
+from cyborgs_plugin.transfer.backbone_file import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,31 +52,12 @@ def parse_args() -> argparse.Namespace:
         '--again',
         action='store_true',
         help='make the round again that the checkpoint goes on with')
-    parser.add_argument('--work-dir', help='folder of the training run')
     parser.add_argument(
         '--out-dir',
         help='folder of the rounds (default: {work_dir}/offline_masks; with '
         '--again that of the training run)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help='override settings, as of tools/train.py')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    # what merge_args asks of tools/train.py's own options
-    parser.set_defaults(
-        amp=False,
-        resume=None,
-        auto_scale_lr=False,
-        no_pin_memory=True,
-        no_persistent_workers=True)
-    args = parser.parse_args()
+    add_options(parser)
+    args = parse(parser)
     if args.again and args.checkpoint is None:
         parser.error('--again needs a CHECKPOINT')
     return args
@@ -82,8 +66,10 @@ def parse_args() -> argparse.Namespace:
 def build_runner(args: argparse.Namespace,
                  checkpoint: Dict[str, Any]) -> Runner:
     """A runner with model and data as training has them at its start."""
-    cfg = Config.fromfile(args.config)
-    merge_args(cfg, args)
+    cfg = load_config(args.config)
+    merge_options(cfg, args.cfg_options, args.launcher, args.work_dir)
+    check_load_from(cfg)
+    complete_loaders(cfg, pin_memory=False, persistent_workers=False)
     cfg.resume = False
     seed = checkpoint.get('meta', {}).get('seed')
     if seed is not None:  # where the config has none, each run draws one
@@ -105,7 +91,7 @@ def make_masks(runner: Runner, hook: MaskUpdateHook, checkpoint: Dict[str,
     """Make the round that the arguments ask for."""
     if args.again:
         if ORIGIN_KEY not in checkpoint:
-            raise SystemExit(
+            raise UserError(
                 f'{args.checkpoint} does not hold what a mask round can be '
                 'made from again: expected a checkpoint of a run with '
                 'MaskUpdateHook and without a fixed mask_bank')
@@ -120,7 +106,7 @@ def make_masks(runner: Runner, hook: MaskUpdateHook, checkpoint: Dict[str,
     try:
         get_ori_model(runner.model).backbone.load_state_dict(state)
     except RuntimeError as error:
-        raise SystemExit(
+        raise UserError(
             f'{args.checkpoint} does not fit the model of {args.config}; '
             f'expected a checkpoint of its training: {error}') from error
     meta = checkpoint.get('meta', {})
@@ -130,35 +116,30 @@ def make_masks(runner: Runner, hook: MaskUpdateHook, checkpoint: Dict[str,
                      meta.get('epoch', 0), meta.get('iter', 0))
 
 
+@reported()
 def main() -> None:
     """Make a round, and say what came of it."""
     args = parse_args()
-    try:
-        checkpoint = {} if args.checkpoint is None else read_checkpoint(
-            args.checkpoint, own=True)
-        runner = build_runner(args, checkpoint)
-        hooks = [
-            hook for hook in runner.hooks if isinstance(hook, MaskUpdateHook)
-        ]
-        if not hooks:
-            raise SystemExit(f'{args.config} has no MaskUpdateHook: expected '
-                             'a config that pretrains, as '
-                             'configs/cyborgs_coco.py')
-        hook = hooks[0]
-        hook.find_data(runner)
-        if args.out_dir or not args.again:
-            hook.root = args.out_dir or osp.join(runner.work_dir,
-                                                 'offline_masks')
-        if not hook._scenes:
-            raise SystemExit(f'{args.config}: the data have fixed masks '
-                             '(train_dataloader.dataset.mask_bank)')
-        start = time.perf_counter()
-        bank = make_masks(runner, hook, checkpoint, args)
-    except USER_ERRORS as error:
-        if _is_ours(error):
-            print_log(f'{type(error).__name__}: {error}', level=40)
-            sys.exit(1)
-        raise
+    checkpoint = {} if args.checkpoint is None else read_checkpoint(
+        args.checkpoint, own=True)
+    runner = build_runner(args, checkpoint)
+    hooks = [
+        hook for hook in runner.hooks if isinstance(hook, MaskUpdateHook)
+    ]
+    if not hooks:
+        raise UserError(f'{args.config} has no MaskUpdateHook: expected '
+                        'a config that pretrains, as '
+                        'configs/cyborgs_coco.py')
+    hook = hooks[0]
+    hook.find_data(runner)
+    if args.out_dir or not args.again:
+        hook.root = args.out_dir or osp.join(runner.work_dir,
+                                             'offline_masks')
+    if not hook._scenes:
+        raise UserError(f'{args.config}: the data have fixed masks '
+                        '(train_dataloader.dataset.mask_bank)')
+    start = time.perf_counter()
+    bank = make_masks(runner, hook, checkpoint, args)
     if runner.rank == 0:
         report(bank, time.perf_counter() - start, checkpoint, args)
 

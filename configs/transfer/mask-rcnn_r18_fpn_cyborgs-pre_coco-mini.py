@@ -58,8 +58,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10.))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
-    dict(
-        type='CosineAnnealingLR', by_epoch=False, begin=0, end=max_iters)
+    dict(type='CosineAnnealingLR', by_epoch=False)
 ]
 default_hooks = dict(
     logger=dict(interval=10),

@@ -22,4 +22,6 @@ val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(optimizer=dict(lr=0.3, momentum=0.9, weight_decay=0.))
+# the base's 100 epochs, but to the end of a run of any length
+param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=True)]
 default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=3))

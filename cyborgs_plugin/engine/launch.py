@@ -7,6 +7,8 @@ from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 
+from ..errors import UserError
+
 
 def prepare_launch(cfg: Config) -> None:
     """Let a config run under torchrun where there is no accelerator.
@@ -24,8 +26,8 @@ def prepare_launch(cfg: Config) -> None:
     if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
         return
     if cfg.launcher != 'pytorch':
-        raise ValueError('Without an accelerator only --launcher pytorch '
-                         f'(torchrun) works, but got {cfg.launcher!r}')
+        raise UserError('Without an accelerator only --launcher pytorch '
+                        f'(torchrun) works, but got {cfg.launcher!r}')
     if not is_distributed():
         torch_dist.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(

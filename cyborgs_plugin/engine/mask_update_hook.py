@@ -4,6 +4,7 @@ import os
 import os.path as osp
 import re
 import time
+from bisect import bisect_right
 from copy import deepcopy
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -26,6 +27,7 @@ from ..datasets.mask_bank import (
     set_aside,
 )
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
+from ..errors import MissingFileError, UserError
 from ..segmentation.bootstrap import (
     MaskRoundError,
     describe_round,
@@ -99,15 +101,15 @@ class MaskUpdateHook(Hook):
                  exact_resume: bool = True,
                  evaluator: Optional[dict] = None) -> None:
         if interval == 0 or interval < -1:
-            raise ValueError('default_hooks.mask_update.interval must be a '
-                             'positive number of epochs, or -1 to keep the '
-                             f'initial masks, but is {interval}')
+            raise UserError('default_hooks.mask_update.interval must be a '
+                            'positive number of epochs, or -1 to keep the '
+                            f'initial masks, but is {interval}')
         if start < 0:
-            raise ValueError('default_hooks.mask_update.start must be a '
-                             f'number of epochs, but is {start}')
+            raise UserError('default_hooks.mask_update.start must be a '
+                            f'number of epochs, but is {start}')
         if group_size < 1:
-            raise ValueError('default_hooks.mask_update.group_size must be '
-                             f'at least 1, but is {group_size}')
+            raise UserError('default_hooks.mask_update.group_size must be '
+                            f'at least 1, but is {group_size}')
         self.interval = interval
         self.start = start
         self.source_cfg = source
@@ -128,13 +130,13 @@ class MaskUpdateHook(Hook):
         """Make round 0, or open the round of the checkpoint.
 
         Raises:
-            TypeError: If training is not by epochs or knows no
+            UserError: If training is not by epochs or knows no
                 ``SceneDataset``.
             ValueError: If the round of the checkpoint was altered.
             FileNotFoundError: If it is gone.
         """
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise TypeError('MaskUpdateHook counts epochs: set '
+            raise UserError('MaskUpdateHook counts epochs: set '
                             'train_cfg=dict(by_epoch=True, max_epochs=...)')
         self._began = time.perf_counter()
         self.find_data(runner)
@@ -184,12 +186,12 @@ class MaskUpdateHook(Hook):
         """Find the data sets that need masks, and the place of the rounds.
 
         Raises:
-            TypeError: If the training data have no ``SceneDataset``.
+            UserError: If the training data have no ``SceneDataset``.
         """
         dataset = runner.train_loop.dataloader.dataset
         found = list(scene_datasets(dataset))
         if not found:
-            raise TypeError(
+            raise UserError(
                 'MaskUpdateHook needs a SceneDataset in train_dataloader, but '
                 f'found {type(dataset).__name__}')
         self._scenes: List[SceneDataset] = [
@@ -228,16 +230,21 @@ class MaskUpdateHook(Hook):
         source = TASK_UTILS.build(source_cfg)
         meta: Dict[str, Any] = dict(
             source=_plain(source_cfg), epoch=epoch, iter=iteration)
+        fingerprint = source.fingerprint()
+        if fingerprint is not None:
+            meta['fingerprint'] = fingerprint
         if source.uses_network:
             if network is None:
-                network = network_state(model.backbone,
-                                        getattr(source, 'layer', None))
+                network = network_state(
+                    source.network(model.backbone),
+                    getattr(source, 'layer', None))
                 # Batch norms that are not synchronised differ by rank.
                 shared = [network]
                 broadcast_object_list(shared)
                 network = shared[0]
             backbone = deepcopy(model.backbone)
             backbone.load_state_dict(network, strict=False)
+            source.checkpoint = None  # its weights are in the network by now
             source.prepare(backbone, **_normalisation(model.data_preprocessor))
             meta['network'] = _hash(network)
         self._origin = dict(
@@ -245,7 +252,8 @@ class MaskUpdateHook(Hook):
             source=meta['source'],
             epoch=epoch,
             iter=iteration,
-            network=network)
+            network=network,
+            fingerprint=fingerprint)
         parts: List[Any] = [scenes.images() for scenes in self._scenes]
         images: Any = ConcatDataset(parts)
         made = reuse and self._is_made(runner, number, images, meta)
@@ -262,7 +270,8 @@ class MaskUpdateHook(Hook):
             runner.seed,
             group_size=self.group_size,
             previous=self._previous(number),
-            backend_args=self._scenes[0].backend_args,
+            backend_args=lambda index: self._scenes[bisect_right(
+                images.cumulative_sizes, index)].backend_args,
             decode_threads=self.decode_threads,
             meta=meta)
 
@@ -274,13 +283,16 @@ class MaskUpdateHook(Hook):
             checkpoint (dict): A checkpoint of a run with this hook.
         """
         origin = checkpoint[ORIGIN_KEY]
+        network = origin['network']
+        if 'fingerprint' not in origin and origin['source'].get('checkpoint'):
+            network = None  # that of v0.1.0 is not the file's, but training's
         return self.make(
             runner,
             origin['round'],
             origin['source'],
             origin['epoch'],
             origin['iter'],
-            network=origin['network'],
+            network=network,
             reuse=False)
 
     def _renew(self, runner: Runner, number: int, source_cfg: dict, epoch: int,
@@ -377,19 +389,19 @@ class MaskUpdateHook(Hook):
                     f'the rounds of {aside} back to {self.root}, in place of '
                     'those there')
         if not osp.isdir(path):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'The checkpoint goes on with mask round {number}, but '
                 f'{path} is gone: {mend}')
         try:
             bank = MaskBank.open(path, verify=True)
         except (ValueError, FileNotFoundError) as error:
-            raise ValueError(f'{error}. That is, {mend}') from error
+            raise UserError(f'{error}. That is, {mend}') from error
         if bank.hash != expected:
             message = (
                 f'The checkpoint goes on with mask round {number} of hash '
                 f'{expected[:12]}, but {path} has {bank.hash[:12]}')
             if self.exact_resume:
-                raise ValueError(
+                raise UserError(
                     f'{message}: {mend}. To go on with the masks that are '
                     'there: --cfg-options '
                     'default_hooks.mask_update.exact_resume=False')

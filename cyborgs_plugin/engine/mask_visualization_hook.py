@@ -10,6 +10,7 @@ from mmpretrain.registry import HOOKS
 from ..datasets.image_io import BrokenImageError, read_image
 from ..datasets.mask_bank import MaskBank
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
+from ..errors import UserError
 from ..visualization import draw_sheet
 
 
@@ -31,8 +32,8 @@ class MaskVisualizationHook(Hook):
 
     def __init__(self, num_images: int = 8) -> None:
         if num_images < 1:
-            raise ValueError('MaskVisualizationHook.num_images must be at '
-                             f'least 1, but is {num_images}')
+            raise UserError('MaskVisualizationHook.num_images must be at '
+                            f'least 1, but is {num_images}')
         self.num_images = num_images
         self._images: List[Tuple[str, np.ndarray]] = []
         self._columns: Dict[str, List[np.ndarray]] = {}

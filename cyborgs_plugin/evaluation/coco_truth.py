@@ -18,6 +18,8 @@ import numpy as np
 from mmengine.fileio import get, load
 from pycocotools.coco import COCO
 
+from ..errors import MissingFileError, UserError
+
 TURNED = (
     'images are read upright, by their EXIF orientation, whereas their '
     'annotations were made without it, or width and height are swapped in the '
@@ -108,9 +110,9 @@ class CocoTruth:
             if panoptic_file is None or self._panoptic_ids(name)
         ]
         if not self.names:
-            raise ValueError(f'{ann_file!r} has no image'
-                             + (f' that {panoptic_file!r} has too'
-                                if panoptic_file else ''))
+            raise UserError(f'{ann_file!r} has no image'
+                            + (f' that {panoptic_file!r} has too'
+                               if panoptic_file else ''))
 
     def __contains__(self, name: str) -> bool:
         return name in self._images and (not self._panoptic
@@ -141,7 +143,7 @@ class CocoTruth:
             try:
                 mask[:] = self._coco.annToMask(annotation) > 0
             except Exception as error:  # pycocotools raises bare ones
-                raise ValueError(
+                raise UserError(
                     f'{self.ann_file}: annotation {annotation.get("id")} of '
                     f'{name!r} has no usable segmentation ({error!r}): '
                     'expected polygons or RLE of the size of the image'
@@ -209,7 +211,7 @@ class CocoTruth:
         """Segment ids (H, W), int64, and what the json says of them."""
         ids = self._panoptic_ids(name)
         if len(ids) > 1:
-            raise ValueError(
+            raise UserError(
                 f'{self.ann_file} lists {name!r} under ids {ids}, each of '
                 'which has a panoptic picture: leave one')
         annotation = self._panoptic[ids[0]]
@@ -218,9 +220,9 @@ class CocoTruth:
             get(path), channel_order='rgb', backend='cv2')
         if colours is None or colours.shape[:2] != self.size(name):
             found = 'no image' if colours is None else colours.shape[:2]
-            raise ValueError(f'{path}: expected a PNG of size '
-                             f'{self.size(name)}, as {name!r} has, but found '
-                             f'{found}')
+            raise UserError(f'{path}: expected a PNG of size '
+                            f'{self.size(name)}, as {name!r} has, but found '
+                            f'{found}')
         return (colours.astype(np.int64) @ np.array([1, 256, 65536]),
                 annotation['segments_info'])
 
@@ -255,12 +257,12 @@ def load_coco(path: str, lists: Tuple[str, ...]) -> dict:
         ValueError: If a list is.
     """
     if not osp.isfile(path) and '://' not in path:
-        raise FileNotFoundError(f'The annotation file {path!r} does not exist')
+        raise MissingFileError(f'The annotation file {path!r} does not exist')
     content: Any = load(path)
     if not isinstance(content, dict) or not all(
             isinstance(content.get(key), list) for key in lists):
-        raise ValueError(f'{path!r} is no COCO json: expected the lists '
-                         f'{", ".join(lists)}')
+        raise UserError(f'{path!r} is no COCO json: expected the lists '
+                        f'{", ".join(lists)}')
     return content
 
 
@@ -294,17 +296,17 @@ def list_images(path: str, images: Sequence[dict]) -> Dict[str, ListedImage]:
             number, name = image['id'], image['file_name']
             size = image['height'], image['width']
         except (KeyError, TypeError) as error:
-            raise ValueError(
+            raise UserError(
                 f'{path}: expected id, file_name, height and width of each '
                 f'image, but found {image!r}') from error
         if names.setdefault(number, name) != name:
-            raise ValueError(
+            raise UserError(
                 f'{path}: the files {names[number]!r} and {name!r} have the '
                 f'same id {number}, so that it is not known whose annotations '
                 'are whose. Give new ids when you merge jsons')
         found = listed.setdefault(name, ListedImage([], size))
         if found.size != size:
-            raise ValueError(
+            raise UserError(
                 f'{path}: {name!r} has height and width {found.size} under id '
                 f'{found.ids[0]}, but {size} under id {number}: correct one '
                 'of them, or rename one if it is another image')
@@ -335,7 +337,7 @@ def _classes(path: str, categories: List[dict],
     """
     known = {category['id'] for category in categories}
     if not used <= known:
-        raise ValueError(
+        raise UserError(
             f'{path}: annotations have the category ids '
             f'{sorted(used - known)[:5]}, which its categories lack')
     groups = {

@@ -14,6 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from ..datasets.mask_bank import MaskBank
 from ..datasets.transforms import crop_label_map
+from ..errors import UserError
 from .coco_truth import TURNED, CocoTruth, evenly, is_turned
 
 SIZES = dict(small=(0., 32.**2), medium=(32.**2, 96.**2),
@@ -85,8 +86,8 @@ class MaskQuality(BaseMetric):
                  prefix: Optional[str] = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if min_area < 1:
-            raise ValueError('MaskQuality.min_area must be at least 1 pixel, '
-                             f'but is {min_area}')
+            raise UserError('MaskQuality.min_area must be at least 1 pixel, '
+                            f'but is {min_area}')
         self.truth = CocoTruth(ann_file, panoptic_file)
         self.key_prefix = key_prefix
         self.min_area = min_area
@@ -117,7 +118,7 @@ class MaskQuality(BaseMetric):
         known = set(bank.keys())
         keys = [key for key in self.keys() if key in known]
         if not keys:
-            raise ValueError(
+            raise UserError(
                 f'{bank.path} has none of the images of '
                 f'{self.truth.ann_file}: its keys look like '
                 f'{bank.keys()[0]!r}, those of the annotations like '
@@ -157,9 +158,9 @@ class MaskQuality(BaseMetric):
             key = sample['key']
             name = key[len(self.key_prefix):]
             if not key.startswith(self.key_prefix) or name not in self.truth:
-                raise ValueError(f'{self.truth.ann_file} has no annotations '
-                                 f'of {key!r} (key_prefix is '
-                                 f'{self.key_prefix!r})')
+                raise UserError(f'{self.truth.ann_file} has no annotations '
+                                f'of {key!r} (key_prefix is '
+                                f'{self.key_prefix!r})')
             label_map = np.asarray(sample['label_map'])
             # Cells that are regions each, GridMasks', have no image's shape.
             if (is_turned(label_map.shape, self.truth.size(name))
@@ -188,7 +189,7 @@ class MaskQuality(BaseMetric):
                 f'round than the masks of {len(turned)} of {size} images, '
                 f'such as {turned[:_NAMED]}: {TURNED}')
             if len(turned) >= size:
-                raise ValueError(message)
+                raise UserError(message)
             print_log(
                 f'Left out of the scores: {message}',
                 logger='current',

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from ..datasets.image_io import at_long_side, read_image
+from ..errors import UserError
 from ..models.regions import cell_labels
 from .coco_truth import TURNED, CocoTruth, evenly, is_turned
 
@@ -118,8 +119,8 @@ def pool_masks(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
         ValueError: If a mask is empty.
     """
     if not masks.any(axis=(1, 2)).all():
-        raise ValueError('A region without a pixel has no feature: leave '
-                         'empty masks out')
+        raise UserError('A region without a pixel has no feature: leave '
+                        'empty masks out')
     weight = F.adaptive_avg_pool2d(
         torch.from_numpy(masks).float()[:, None], features.shape[1:])
     weight = weight.flatten(1)
@@ -280,7 +281,7 @@ def segmentation_scores(confusion: np.ndarray) -> Dict[str, float]:
     union = confusion.sum(0) + confusion.sum(1) - hits
     occurs = confusion.sum(1) > 0
     if not occurs.any():
-        raise ValueError('There is no labelled pixel to score on')
+        raise UserError('There is no labelled pixel to score on')
     return dict(
         mIoU=float(np.mean(hits[occurs] / union[occurs])),
         pixel_accuracy=float(hits.sum() / confusion.sum()))
@@ -314,7 +315,7 @@ def classify_images(train: Tuple[np.ndarray, np.ndarray],
         count = presence.sum(0)
         enough &= (count >= min_positive) & (count < len(presence))
     if not enough.any():
-        raise ValueError(
+        raise UserError(
             f'No class occurs in {min_positive} images of both sets: lower '
             'min_positive or give more images')
     classifier = make_pipeline(
@@ -349,12 +350,12 @@ def _one_thread() -> threadpool_limits:
 def _check(features: np.ndarray, labels: np.ndarray,
            images: np.ndarray) -> None:
     if len(np.unique(labels)) < 2 or len(np.unique(images)) < 5:
-        raise ValueError(
+        raise UserError(
             'A linear probe needs two classes and five images to learn from, '
             f'but got {len(np.unique(labels))} and {len(np.unique(images))}')
     if not np.isfinite(features).all():
-        raise ValueError('The features hold NaN or infinite values: the '
-                         'network has diverged')
+        raise UserError('The features hold NaN or infinite values: the '
+                        'network has diverged')
 
 
 class ProbeImages(NamedTuple):
@@ -401,7 +402,7 @@ def run_probes(features: FrozenFeatures,
         pair = [(getattr(side.truth, name), getattr(side.scenes, name))
                 for side in (train, val)]
         if pair[0] != pair[1]:
-            raise ValueError(
+            raise UserError(
                 f'{train.truth.ann_file} and {val.truth.ann_file} (or their '
                 f'panoptic files) must have the same classes, but have '
                 f'{pair[0]} and {pair[1]}')
@@ -464,14 +465,14 @@ def _collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
             f'than {len(turned)} of {len(names)} images in {side.root}, such '
             f'as {turned[:_NAMED]}: {TURNED}')
         if len(turned) == len(names):
-            raise ValueError(message)
+            raise UserError(message)
         print_log(
             f'Left out of the probes: {message}',
             logger='current',
             level=logging.WARNING)
     if not pooled:
-        raise ValueError(f'{side.truth.ann_file} has no object of at least '
-                         f'{min_area} pixels')
+        raise UserError(f'{side.truth.ann_file} has no object of at least '
+                        f'{min_area} pixels')
     return _Collected((np.concatenate(pooled), np.concatenate(classes),
                        np.concatenate(origins)), maps,
                       (np.stack(vectors), np.stack(presence)))

@@ -8,6 +8,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 # More steps than anyone accumulates gradients over.
 _MAX_LOSSES_WITHOUT_UPDATE = 4096
 
@@ -116,11 +118,11 @@ class CYBORGS(BaseSelfSupervisor):
     def _check(self, inputs: List[Tensor],
                data_samples: List[DataSample]) -> None:
         if len(inputs) != 2:
-            raise ValueError(
+            raise UserError(
                 f'CYBORGS contrasts two views, but got {len(inputs)}: give '
                 'MaskedMultiView two pipelines')
         if not all('mask' in sample for sample in data_samples):
-            raise ValueError(
+            raise UserError(
                 'A data sample carries no `mask`: load with SceneDataset and '
                 'put MaskedMultiView before PackInputs in the pipeline')
         self._losses_since_update += 1

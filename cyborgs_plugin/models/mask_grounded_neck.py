@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
+from ..errors import UserError
 from .regions import (
     cell_labels,
     map_regions,
@@ -61,10 +62,10 @@ class MaskGroundedNeck(BaseModule):
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
         super().__init__(init_cfg=init_cfg)
         if num_regions < 1:
-            raise ValueError('model.neck.num_regions must be at least 1, but '
-                             f'got {num_regions}')
+            raise UserError('model.neck.num_regions must be at least 1, but '
+                            f'got {num_regions}')
         if empty_regions and (num_ids is None or num_ids < num_regions):
-            raise ValueError(
+            raise UserError(
                 'model.neck.empty_regions=True draws absent ids and needs '
                 f'model.neck.num_ids >= num_regions={num_regions}, but got '
                 f'num_ids={num_ids}')
@@ -144,13 +145,13 @@ class MaskGroundedNeck(BaseModule):
                 channels are not those of the projector.
         """
         if max(self.in_indices) >= len(feats):
-            raise ValueError(
+            raise UserError(
                 f'model.neck.in_indices={self.in_indices} needs '
                 f'{max(self.in_indices) + 1} outputs of the backbone, but it '
                 f'gives {len(feats)}: set model.backbone.out_indices')
         shapes = [tuple(feats[index].shape) for index in self.in_indices]
         if any(len(shape) != 4 for shape in shapes):
-            raise ValueError(
+            raise UserError(
                 f'model.neck.in_indices={self.in_indices} needs maps '
                 '(B, C, H, W) or (B, H, W, C), but the backbone gives '
                 f"{shapes}: set model.backbone.out_type='featmap' (a "
@@ -163,7 +164,7 @@ class MaskGroundedNeck(BaseModule):
             return tuple(feat.permute(0, 3, 1, 2) for feat in feats)
         # Of square views the channels are the axis that is unlike the others.
         likely = last if all(s[1] == s[2] != s[3] for s in shapes) else first
-        raise ValueError(
+        raise UserError(
             f'model.neck.projector.in_channels={self._in_channels}, but the '
             f'outputs {self.in_indices} of the backbone, {shapes}, have '
             f'{first} channels in axis 1 and {last} in axis 3: set '

@@ -6,7 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 import torch
@@ -26,13 +36,15 @@ from ..datasets.mask_bank import (
     publish_round,
     round_path,
 )
+from ..errors import UserError
 from .layer_output import run_to_layer
 from .sources import MaskSource, NonFiniteFeaturesError
 
 _NAMED = 10
+BackendArgs = Union[dict, Callable[[int], Optional[dict]], None]
 
 
-class MaskRoundError(RuntimeError):
+class MaskRoundError(UserError, RuntimeError):
     """A mask round failed on some rank; raised on all of them.
 
     Attributes:
@@ -52,7 +64,7 @@ def make_round(source: MaskSource,
                seed: int,
                group_size: int = 16,
                previous: Optional[MaskBank] = None,
-               backend_args: Optional[dict] = None,
+               backend_args: BackendArgs = None,
                decode_threads: int = 2,
                meta: Optional[Dict[str, Any]] = None) -> MaskBank:
     """Segment all images and publish the label maps as a round.
@@ -72,7 +84,8 @@ def make_round(source: MaskSource,
         previous (MaskBank, optional): The round before: an image that cannot
             be decoded keeps its map of that round. Defaults to None, a map
             of one region.
-        backend_args (dict, optional): Arguments of the file backend.
+        backend_args (dict or Callable, optional): Arguments of the file
+            backend, or what gives those of the image at an index.
             Defaults to None.
         decode_threads (int): Threads that decode the next group meanwhile.
             Defaults to 2.
@@ -102,8 +115,10 @@ def make_round(source: MaskSource,
             def decode(number: int) -> Dict[int, Any]:
                 first = number * group_size
                 return {
-                    index: pool.submit(_try_read, images[index],
-                                       backend_args)
+                    index: pool.submit(
+                        _try_read, images[index],
+                        backend_args(index)
+                        if callable(backend_args) else backend_args)
                     for index in order[first:first + group_size].tolist()
                 }
 

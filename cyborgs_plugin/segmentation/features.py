@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms.functional import gaussian_blur
 
 from ..datasets.image_io import at_long_side
+from ..errors import UserError
 from .layer_output import LayerOutput
 
 _MAX_PIXELS = 1 << 22
@@ -78,7 +79,7 @@ class FeatureExtractor:
         names = dict(backbone.named_modules())
         if not layer or layer not in names:
             near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4)
-            raise ValueError(
+            raise UserError(
                 f'The backbone {type(backbone).__name__} has no layer '
                 f'{layer!r}; the nearest are {near}')
         copy: Any = deepcopy(backbone).requires_grad_(False)

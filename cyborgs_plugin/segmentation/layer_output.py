@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 SIDES = (32, 64, 128, 224)
 """What a network may want sides to be multiples of; 224 is 7 windows of 32."""
 
@@ -149,8 +151,8 @@ class LayerOutput:
         if axes == 'NLC':
             output = output[:, num_prefix:].transpose(1, 2).unflatten(2, grid)
         if list(output.shape[2:]) != grid:
-            raise ValueError(f'{grid} cells at stride {stride} are expected, '
-                             f'but it gives {list(output.shape[2:])}')
+            raise UserError(f'{grid} cells at stride {stride} are expected, '
+                            f'but it gives {list(output.shape[2:])}')
         return output
 
     def _recognise(self, network: nn.Module) -> Tuple[_Layout, int]:

@@ -1,4 +1,5 @@
 """Where masks come from: the network itself, or a fixed procedure."""
+import hashlib
 import logging
 from copy import deepcopy
 from functools import partial
@@ -8,11 +9,13 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
+from mmengine.fileio import get
 from mmengine.logging import print_log
 from mmpretrain.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from ..datasets.mask_bank import MaskBank
+from ..errors import MissingPackageError, UserError
 from ..evaluation.coco_truth import (
     TURNED,
     is_turned,
@@ -41,6 +44,34 @@ class MaskSource:
 
     num_clusterings = 1
     """Label maps of each image; V."""
+
+    checkpoint: Optional[str] = None
+    """File of weights in place of those of the network in training."""
+
+    def fingerprint(self) -> Optional[str]:
+        """Hash what the masks depend on beside config, network and images.
+
+        Returns:
+            str, optional: SHA-256 of the content of files. A round is used
+            again only where it is the same. None: of no file.
+        """
+        return None
+
+    def network(self, backbone: nn.Module) -> nn.Module:
+        """The network that is clustered, with the checkpoint's weights if any.
+
+        Args:
+            backbone (nn.Module): The network in training; left as it is.
+
+        Returns:
+            nn.Module: It, or a copy with other weights.
+
+        Raises:
+            UserError: If the checkpoint's weights do not fit.
+        """
+        if self.checkpoint is None:
+            return backbone
+        return _with_weights(backbone, self.checkpoint)
 
     def prepare(self, backbone: nn.Module, mean: Sequence[float],
                 std: Sequence[float], to_rgb: bool) -> None:
@@ -170,7 +201,7 @@ class NetworkMasks(MaskSource):
         _expect(dtype in ('float32', 'bfloat16'), 'dtype', dtype,
                 "'float32' or 'bfloat16'")
         if backend == 'faiss' and find_spec('faiss') is None:
-            raise ImportError(
+            raise MissingPackageError(
                 "default_hooks.mask_update.source.backend='faiss', but faiss "
                 'is not installed: pip install faiss-cpu, or take '
                 "backend='torch'")
@@ -200,8 +231,7 @@ class NetworkMasks(MaskSource):
             ValueError: If the checkpoint's weights do not fit, or the
                 backbone has no such layer, or the layer gives no maps.
         """
-        if self.checkpoint is not None:
-            backbone = _with_weights(backbone, self.checkpoint)
+        backbone = self.network(backbone)
         if (self._dtype == torch.bfloat16
                 and next(backbone.parameters()).device.type == 'cpu'):
             warn_if_bfloat16_is_slow(
@@ -288,8 +318,8 @@ class NetworkMasks(MaskSource):
 def _expect(valid: bool, name: str, found: Any, expected: str) -> None:
     """Check an option of :class:`NetworkMasks`."""
     if not valid:
-        raise ValueError(f'default_hooks.mask_update.source.{name} must be '
-                         f'{expected}, but is {found!r}')
+        raise UserError(f'default_hooks.mask_update.source.{name} must be '
+                        f'{expected}, but is {found!r}')
 
 
 def _smallest(sizes: Sequence[Tuple[int, ...]],
@@ -310,7 +340,7 @@ def _with_weights(backbone: nn.Module, path: str) -> nn.Module:
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except UnpicklingError as error:
-        raise ValueError(
+        raise UserError(
             f'{path} holds more than tensors, as a training checkpoint does: '
             'take its backbone out by tools/model_converters/'
             'publish_backbone.py first') from error
@@ -323,7 +353,7 @@ def _with_weights(backbone: nn.Module, path: str) -> nn.Module:
         if prefix + name not in state and 'num_batches_tracked' not in name
     ]
     if missing:
-        raise ValueError(
+        raise UserError(
             f'{path} lacks {len(missing)} of the {len(own)} tensors of '
             f'{type(backbone).__name__}, such as {prefix}{missing[0]}; it has '
             f'{sorted(state)[:3]} and so on')
@@ -394,6 +424,10 @@ class BankMasks(MaskSource):
         self._bank = MaskBank.open(path)
         self.num_clusterings = self._bank.num_clusterings
 
+    def fingerprint(self) -> str:
+        """The bank's hash."""
+        return self._bank.hash
+
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
                    seed: Sequence[int]) -> List[np.ndarray]:
         """Look up a group of images; see :class:`MaskSource`.
@@ -404,7 +438,7 @@ class BankMasks(MaskSource):
         bank, number = self._bank, self.num_clusterings
         missing = [key for key in keys if key not in bank]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f'BankMasks: {bank.path} has no masks of {missing[0]!r} (nor '
                 f'of {len(missing) - 1} others of its group); its {len(bank)} '
                 f'keys are such as {bank.keys(1)[0]!r}. A key is the path '
@@ -505,6 +539,10 @@ class AnnotatedMasks(MaskSource):
                     annotation)
         self._num_upright = self._num_turned = 0
 
+    def fingerprint(self) -> str:
+        """The hash of the json."""
+        return hashlib.sha256(get(self._ann_file)).hexdigest()
+
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
                    seed: Sequence[int]) -> List[np.ndarray]:
         """Draw the instances of a group; see :class:`MaskSource`.
@@ -531,7 +569,7 @@ class AnnotatedMasks(MaskSource):
         message = (f'{self._ann_file} has height and width the other way '
                    f'round than {named}: {TURNED}')
         if self._num_turned >= self._most_turned and not self._num_upright:
-            raise ValueError(f'AnnotatedMasks: {message}')
+            raise UserError(f'AnnotatedMasks: {message}')
         if named:
             print_log(
                 f'{message}. Such images get one region each; those after the '
@@ -542,8 +580,8 @@ class AnnotatedMasks(MaskSource):
     def _draw(self, key: str) -> np.ndarray:
         from pycocotools import mask as coco_mask
         if key not in self._sizes:
-            raise ValueError(f'AnnotatedMasks knows no image {key!r}: check '
-                             'its ann_file and key_prefix')
+            raise UserError(f'AnnotatedMasks knows no image {key!r}: check '
+                            'its ann_file and key_prefix')
         size = self._sizes[key]
         ids = np.zeros(size, dtype=np.int64)
         instances = sorted(
@@ -565,6 +603,6 @@ def _reduce(ids: np.ndarray) -> np.ndarray:
     """Bring a full-size map (H, W) to the grid, sampling cell centres."""
     height, width = ids.shape
     rows, cols = -(-height // GRID), -(-width // GRID)
-    row = np.minimum((2 * np.arange(rows) + 1) * height // (2 * rows), height)
-    col = np.minimum((2 * np.arange(cols) + 1) * width // (2 * cols), width)
+    row = (2 * np.arange(rows) + 1) * height // (2 * rows)
+    col = (2 * np.arange(cols) + 1) * width // (2 * cols)
     return ids[row[:, None], col]

@@ -8,6 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from skimage.segmentation import find_boundaries
 
+from ..errors import UserError
+
 GROUND_TRUTH = 'ground truth'
 
 
@@ -55,8 +57,8 @@ def _draw(images: Sequence[np.ndarray],
           columns: Mapping[str, Sequence[np.ndarray]]) -> FigureCanvasAgg:
     for title, maps in columns.items():
         if len(maps) != len(images):
-            raise ValueError(f'Column {title!r} has {len(maps)} label maps '
-                             f'for {len(images)} images')
+            raise UserError(f'Column {title!r} has {len(maps)} label maps '
+                            f'for {len(images)} images')
     figure = Figure(figsize=(2 * (1 + len(columns)), 1.6 * len(images)))
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(

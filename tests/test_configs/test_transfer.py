@@ -13,10 +13,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from cyborgs_plugin.engine.transfer_check import (
-    PretrainedCheckHook,
-    check_annotations,
-)
+from cyborgs_plugin.engine import PretrainedCheckHook
+from cyborgs_plugin.transfer.annotation_check import check_annotations
 
 from ..conftest import write_photo
 from ..test_models.test_cyborgs import ROOT

@@ -30,6 +30,8 @@ def small_config(photo_root, work_dir, **options):
     cfg.model.backbone.update(base_channels=16, stem_channels=16)
     cfg.model.neck.projector.update(in_channels=224, hid_channels=32)
     cfg.model.head.predictor.update(hid_channels=32)
+    # pictures of 64 pixels as they are
+    cfg.default_hooks.mask_update.source.update(long_side=None, smooth=8)
     cfg.merge_from_dict({
         'train_dataloader.batch_size': 4,
         'train_dataloader.num_workers': 0,
@@ -361,7 +363,7 @@ def test_bad_settings(bad):
 def test_iteration_based_training_is_refused(photo_root, tmp_path):
     runner = small_run(photo_root, tmp_path / 'w')
     runner._train_loop = dict(type='IterBasedTrainLoop', max_iters=2)
-    with pytest.raises(TypeError, match='by_epoch=True'):
+    with pytest.raises(ValueError, match='by_epoch=True'):
         runner.train()
 
 

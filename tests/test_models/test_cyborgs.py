@@ -556,6 +556,7 @@ def test_learning_rate_of_800_epochs():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
     schedulers = []
     for scheduler in Config.fromfile(RECIPE).param_scheduler:
+        scheduler.setdefault('end', 800)  # as mmengine's Runner does
         kind = PARAM_SCHEDULERS.get(scheduler.pop('type'))
         if scheduler.pop('convert_to_iter_based', False):
             schedulers.append(

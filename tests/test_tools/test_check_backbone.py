@@ -9,7 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from safetensors import safe_open
 
-from cyborgs_plugin.engine.transfer_check import check_config, check_recipe
+from cyborgs_plugin.transfer.annotation_check import check_config
+from cyborgs_plugin.transfer.recipe_check import check_recipe
 
 from ..test_models.test_cyborgs import ROOT
 from .test_model_converters import (

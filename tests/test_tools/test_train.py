@@ -7,6 +7,10 @@ import sys
 import pytest
 from mmengine.config import Config
 
+from cyborgs_plugin.engine import config_options
+from cyborgs_plugin.engine.config_checks import check_keys, check_options
+from cyborgs_plugin.engine.config_options import move_data
+
 from ..test_models.test_cyborgs import ROOT
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
@@ -27,14 +31,14 @@ def config():
 ])
 def test_unknown_options_are_refused(option, near):
     if near is None:  # an argument of a component
-        train.check_options(config(), {option: 1})
+        check_options(config(), {option: 1})
     else:
         with pytest.raises(ValueError, match=near):
-            train.check_options(config(), {option: 1})
+            check_options(config(), {option: 1})
 
 
 def test_known_options():
-    train.check_options(
+    check_options(
         config(), {
             'model.neck.num_regions': 3,
             'default_hooks.mask_update.initial': 'x',
@@ -52,21 +56,19 @@ def test_known_options():
 ])
 def test_misspelt_keys_of_a_config_are_refused(key, meant):
     cfg = config()
-    train.check_keys(cfg)
+    check_keys(cfg)
     cfg[key] = dict()
     with pytest.raises(ValueError, match=f'{key}.*{meant}'):
-        train.check_keys(cfg)
+        check_keys(cfg)
 
 
-def test_detectors_need_the_ops_of_mmcv(tmp_path, monkeypatch, capsys):
+def test_detectors_need_the_ops_of_mmcv(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
     path = tmp_path / 'detector.py'
     path.write_text("default_scope = 'mmdet'")
     monkeypatch.setattr(sys, 'argv', ['train.py', str(path)])
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match='onedl-mmcv'):
         train.main()
-    assert stop.value.code == 1
-    assert 'onedl-mmcv' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('device, kind', [
@@ -76,7 +78,7 @@ def test_detectors_need_the_ops_of_mmcv(tmp_path, monkeypatch, capsys):
 ])
 def test_mixed_precision(monkeypatch, device, kind):
     monkeypatch.setattr(sys, 'argv', ['train.py', TOY, '--amp'])
-    monkeypatch.setattr(train, 'get_device', lambda: device)
+    monkeypatch.setattr(config_options, 'get_device', lambda: device)
     monkeypatch.setenv('LOCAL_RANK', '0')
     cfg = config()
     cfg.optim_wrapper.loss_scale = 512.  # of a config for a GPU
@@ -89,23 +91,23 @@ def test_detectors_have_no_mixed_precision_on_a_cpu(monkeypatch):
     path = osp.join(ROOT, 'configs', 'transfer',
                     'mask-rcnn_r18_fpn_random_toy.py')
     monkeypatch.setattr(sys, 'argv', ['train.py', path, '--amp'])
-    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(config_options, 'get_device', lambda: 'cpu')
     with pytest.raises(ValueError, match='--amp .*_toy.py needs a GPU'):
         train.merge_args(Config.fromfile(path), train.parse_args())
 
 
 def test_data_root_moves_the_data():
     cfg = config()
-    train.move_data(cfg, cfg.data_root, '/elsewhere')
+    move_data(cfg, cfg.data_root, '/elsewhere')
     assert cfg.train_dataloader.dataset.data_root == '/elsewhere/'
     cfg = Config.fromfile(
         osp.join(ROOT, 'configs', 'transfer',
                  'mask-rcnn_r18_fpn_random_toy.py'))
-    train.move_data(cfg, cfg.data_root, '/elsewhere')
+    move_data(cfg, cfg.data_root, '/elsewhere')
     assert cfg.val_evaluator.ann_file == (
         '/elsewhere/annotations/instances_val2017.json')
     with pytest.raises(ValueError, match='data_root'):
-        train.move_data(cfg, 'no/such/root', '/x')
+        move_data(cfg, 'no/such/root', '/x')
 
 
 def run(arguments, launcher=(), check=True):
@@ -133,6 +135,7 @@ def small(photo_root, work_dir, epochs, *options):
         f'data_root={photo_root}/', 'train_dataloader.batch_size=3',
         f'train_cfg.max_epochs={epochs}',
         'default_hooks.mask_update.interval=1',
+        'default_hooks.mask_update.source.long_side=None',
         'train_dataloader.dataset.pipeline.1.transforms.0.0.scale=32',
         'train_dataloader.dataset.pipeline.1.transforms.1.0.scale=32', *options
     ]
@@ -190,7 +193,7 @@ def test_two_processes_on_gloo_make_the_same_masks(photo_root, tmp_path):
     hashes = []
     for number, launcher in enumerate(
         [(), ('-m', 'torch.distributed.run', '--nproc_per_node=2',
-              '--master_port=29611')]):
+              '--standalone')]):
         work_dir = tmp_path / str(number)
         done = run(
             small(photo_root, work_dir, 1, 'train_dataloader.num_workers=0',

@@ -20,6 +20,8 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from mmengine.config import Config
 
+from cyborgs_plugin.errors import UserError, reported
+
 # column -> what mmengine's logs call it
 COLUMNS = {
     'box AP': ('coco/bbox_mAP', 'pascal_voc/mAP', 'lvis/bbox_AP'),
@@ -141,7 +143,7 @@ def results_of(root: str) -> Iterator[Dict[str, Any]]:
         Dict[str, Any]: One for each run or json.
 
     Raises:
-        SystemExit: If pycocotools does not agree with mmdet.
+        UserError: If pycocotools does not agree with mmdet.
     """
     folders = {
         osp.dirname(osp.dirname(osp.dirname(path)))
@@ -162,7 +164,7 @@ def results_of(root: str) -> Iterator[Dict[str, Any]]:
                 logged = result['scores'].setdefault(name, value)
                 # mmdet logs three digits; -1 is an empty range of sizes
                 if abs(logged - value) > 6e-4:
-                    raise SystemExit(
+                    raise UserError(
                         f'{folder}: {name} is {value:.4f} by pycocotools, but '
                         f'{logged:.4f} in the log: the detections beside it '
                         'are of another evaluation, or mmdet counts '
@@ -204,6 +206,7 @@ def table_of(results: List[Dict[str, Any]]) -> str:
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
+@reported()
 def main() -> None:
     """Collect, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -211,8 +214,8 @@ def main() -> None:
     args = parser.parse_args()
     results = list(results_of(args.root))
     if not results:
-        raise SystemExit(f'{args.root} holds no evaluated run and no json of '
-                         'a benchmark')
+        raise UserError(f'{args.root} holds no evaluated run and no json of '
+                        'a benchmark')
     table = table_of(results)
     with open(osp.join(args.root, 'results.json'), 'w') as file:
         json.dump(results, file, indent=1)

@@ -11,20 +11,18 @@ import argparse
 import json
 import os
 import os.path as osp
-import sys
 
-sys.path.insert(
-    0, osp.join(osp.dirname(osp.abspath(__file__)), '..', 'model_converters'))
-from backbone_files import load_frozen  # noqa: E402
-
-from cyborgs_plugin.evaluation import CocoTruth  # noqa: E402
-from cyborgs_plugin.evaluation.probes import (  # noqa: E402
+from cyborgs_plugin.errors import reported
+from cyborgs_plugin.evaluation import CocoTruth
+from cyborgs_plugin.evaluation.probes import (
     FrozenFeatures,
     ProbeImages,
     run_probes,
 )
+from cyborgs_plugin.transfer.backbone_file import load_frozen
 
 
+@reported()
 def main() -> None:
     """Extract, fit, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -59,21 +57,18 @@ def main() -> None:
         long_side=args.long_side)
     options = vars(args)
     sides = []
-    try:
-        for split in ('train', 'val'):
-            ann_file = osp.join(args.root, options[f'{split}_json'])
-            truth = scenes = CocoTruth(ann_file)
-            panoptic = options[f'{split}_panoptic']
-            if panoptic:
-                scenes = CocoTruth(ann_file, osp.join(args.root, panoptic))
-            sides.append(
-                ProbeImages(
-                    osp.join(args.root, options[f'{split}_images']), truth,
-                    scenes))
-        found = run_probes(
-            features, *sides, max_images=args.max_images, seed=args.seed)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f'{type(error).__name__}: {error}') from error
+    for split in ('train', 'val'):
+        ann_file = osp.join(args.root, options[f'{split}_json'])
+        truth = scenes = CocoTruth(ann_file)
+        panoptic = options[f'{split}_panoptic']
+        if panoptic:
+            scenes = CocoTruth(ann_file, osp.join(args.root, panoptic))
+        sides.append(
+            ProbeImages(
+                osp.join(args.root, options[f'{split}_images']), truth,
+                scenes))
+    found = run_probes(
+        features, *sides, max_images=args.max_images, seed=args.seed)
     scores = {
         f'{probe} {name}': value
         for probe, values in found.items() for name, value in values.items()

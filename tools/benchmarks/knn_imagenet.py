@@ -17,6 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from voc07_svm import extract, load_frozen
 
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS
+from cyborgs_plugin.errors import UserError, reported
 
 
 def list_images(folder: str,
@@ -31,7 +32,7 @@ def list_images(folder: str,
         Tuple[List[str], List[str]]: Paths and classes, sorted.
 
     Raises:
-        SystemExit: If there are none.
+        UserError: If there are none.
     """
     paths, classes = [], []
     kinds = sorted(os.listdir(folder)) if osp.isdir(folder) else []
@@ -42,7 +43,7 @@ def list_images(folder: str,
         paths += [osp.join(inside, name) for name in names[:limit]]
         classes += [kind] * len(names[:limit])
     if not paths:
-        raise SystemExit(f'{folder} holds no folders of images: set --root')
+        raise UserError(f'{folder} holds no folders of images: set --root')
     return paths, classes
 
 
@@ -51,6 +52,7 @@ def weights(distances: np.ndarray) -> np.ndarray:
     return np.exp((1 - distances) / 0.07)
 
 
+@reported()
 def main() -> None:
     """Extract, classify, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -70,8 +72,8 @@ def main() -> None:
             osp.join(args.root, split), args.max_per_class)
         sides.append((extract(network, paths), classes))
     if args.k > len(sides[0][1]):
-        raise SystemExit(f'--k {args.k} is more than the {len(sides[0][1])} '
-                         'training images')
+        raise UserError(f'--k {args.k} is more than the {len(sides[0][1])} '
+                        'training images')
     neighbours = KNeighborsClassifier(
         args.k, metric='cosine', weights=weights).fit(*sides[0])
     accuracy = float(neighbours.score(*sides[1]))

@@ -27,6 +27,7 @@ from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 import cyborgs_plugin
+from cyborgs_plugin.errors import reported
 
 
 def parse_args() -> argparse.Namespace:
@@ -112,6 +113,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
+@reported()
 def main() -> None:
     """Train, judge, report."""
     # A terminated benchmark takes its training run along.

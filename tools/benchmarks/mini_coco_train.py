@@ -16,6 +16,7 @@ from mmengine.runner import set_random_seed
 from mmpretrain.registry import MODELS
 
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS
+from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.evaluation import CocoTruth
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -104,7 +105,7 @@ class Trainings:
     def _truth(self, split: str) -> CocoTruth:
         path = self.annotations('instances', split)
         if not osp.isfile(path):
-            raise SystemExit(
+            raise UserError(
                 f'{path} is missing: --data-root must be laid out as COCO '
                 '(train2017/, val2017/, annotations/). Without real images: '
                 'python tools/dataset_converters/make_toy_scenes.py, then '
@@ -124,7 +125,7 @@ class Trainings:
         if self.budget.max_images is not None:
             names = names[:self.budget.max_images]
         if len(names) < self.budget.batch_size:
-            raise SystemExit(
+            raise UserError(
                 f'{len(names)} images in {folders} of {self.root} are less '
                 f'than a batch of {self.budget.batch_size}')
         return names
@@ -162,9 +163,7 @@ class Trainings:
             view[0].scale = budget.view_size
         cfg.train_dataloader.batch_size = per_process
         cfg.train_cfg.max_epochs = epochs
-        cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = max(
-            1, epochs // 9)
-        cfg.param_scheduler[1].end = epochs
+        cfg.param_scheduler[0].end = max(1, epochs // 9)  # the warm-up
         cfg.default_hooks.checkpoint.update(interval=phase, max_keep_ckpts=-1)
         cfg.randomness = dict(seed=seed)
         for hook in cfg.get('custom_hooks', []):
@@ -225,7 +224,7 @@ class Trainings:
                     dict(signature=signature))
         for state in (done, read(osp.join(folder, 'started.json'))):
             if state is not None and state['signature'] != signature:
-                raise SystemExit(
+                raise UserError(
                     f'{folder} holds a run with other settings or images: '
                     'give another --work-dir, or delete that folder')
         if done is not None:
@@ -301,9 +300,9 @@ class Trainings:
         if code:
             with open(log, encoding='utf-8') as file:
                 tail = ''.join(file.readlines()[-15:])
-            raise SystemExit(f'{tail}\n[{name}] failed with exit code {code}; '
-                             f'the whole log: {log}. After mending, the same '
-                             'command goes on from here')
+            raise UserError(f'{tail}\n[{name}] failed with exit code {code}; '
+                            f'the whole log: {log}. After mending, the same '
+                            'command goes on from here')
 
 
 def _widen(cfg: Config) -> None:

@@ -27,12 +27,10 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-sys.path.insert(
-    0, osp.join(osp.dirname(osp.abspath(__file__)), '..', 'model_converters'))
-from backbone_files import load_frozen  # noqa: E402
-
-from cyborgs_plugin.datasets import read_image  # noqa: E402
-from cyborgs_plugin.evaluation.probes import FrozenFeatures  # noqa: E402
+from cyborgs_plugin.datasets import read_image
+from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.evaluation.probes import FrozenFeatures
+from cyborgs_plugin.transfer.backbone_file import load_frozen
 
 COSTS = (0.01, 0.1, 1., 10.)
 
@@ -74,14 +72,14 @@ def read_labels(voc_root: str, split: str) -> Tuple[List[str], Dict[str, Any]]:
         for each class 1, -1 or 0 (difficult), shape (N, ).
 
     Raises:
-        SystemExit: If there are no lists, or they differ in their images.
+        UserError: If there are no lists, or they differ in their images.
     """
     root = osp.join(voc_root, 'VOC2007')
     lists = sorted(
         glob.glob(osp.join(root, 'ImageSets', 'Main', f'*_{split}.txt')))
     if not lists:
-        raise SystemExit(f'{root}/ImageSets/Main has no *_{split}.txt: set '
-                         '--voc-root to the folder that holds VOC2007')
+        raise UserError(f'{root}/ImageSets/Main has no *_{split}.txt: set '
+                        '--voc-root to the folder that holds VOC2007')
     names: List[str] = []
     labels = {}
     for path in lists:
@@ -90,14 +88,14 @@ def read_labels(voc_root: str, split: str) -> Tuple[List[str], Dict[str, Any]]:
         found = [row[0] for row in rows]
         names = names or found
         if found != names:
-            raise SystemExit(f'{path} lists other images than {lists[0]}')
+            raise UserError(f'{path} lists other images than {lists[0]}')
         kind = osp.basename(path)[:-len(f'_{split}.txt')]
         labels[kind] = np.array([int(row[1]) for row in rows])
     paths = [osp.join(root, 'JPEGImages', f'{name}.jpg') for name in names]
     lacking = [path for path in paths if not osp.isfile(path)]
     if lacking:
-        raise SystemExit(f'{len(lacking)} of {len(paths)} images of {split} '
-                         f'are missing, such as {lacking[0]}')
+        raise UserError(f'{len(lacking)} of {len(paths)} images of {split} '
+                        f'are missing, such as {lacking[0]}')
     return paths, labels
 
 
@@ -151,6 +149,7 @@ def fit_class(train: Tuple[np.ndarray, np.ndarray],
     return float(average_precision_score(truth == 1, decision)), best
 
 
+@reported()
 def main() -> None:
     """Extract, fit, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -175,7 +174,7 @@ def main() -> None:
                   for vectors, labels in sides.values()),
                 seed=args.seed)
         except (ValueError, KeyError) as error:
-            raise SystemExit(f'Class {kind!r}: {error}') from error
+            raise UserError(f'Class {kind!r}: {error}') from error
         print(f'[{number}/{len(kinds)}] {kind:12} AP {precision[kind]:.3f} '
               f'(cost {cost[kind]:g})', flush=True)
     mean = float(np.mean(list(precision.values())))

@@ -10,23 +10,26 @@ and the data have other numbers of classes. What mmengine only logs, or does
 not notice, is thereby an error, whatever trains afterwards.
 """
 import argparse
-import sys
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
-from cyborgs_plugin.config_path import find_config
-from cyborgs_plugin.engine.transfer_check import (
+from cyborgs_plugin.config_path import load_config
+from cyborgs_plugin.errors import reported
+from cyborgs_plugin.transfer.annotation_check import (
     check_annotations,
     check_config,
+)
+from cyborgs_plugin.transfer.pretrained_check import (
     check_files,
     check_loaded,
-    check_recipe,
     pretrained_modules,
 )
+from cyborgs_plugin.transfer.recipe_check import check_recipe
 
 
+@reported()
 def main() -> None:
     """Check, and say what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -40,26 +43,23 @@ def main() -> None:
         default={},
         help='override settings: key.sub_key=value')
     args = parser.parse_args()
-    try:
-        cfg = Config.fromfile(find_config(args.config))
-        cfg.merge_from_dict(args.cfg_options)
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
-        MMLogger.get_instance('check_backbone', log_level='ERROR')
-        lines = check_config(cfg)
-        if not args.no_data:
-            lines += check_annotations(cfg)
-        if cfg.get('data_preprocessor'):  # as mmengine's Runner does
-            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-        model = MODELS.build(cfg.model)
-        check_files(model)
-        lines += check_recipe(model, cfg)
-        if any(pretrained_modules(model)):
-            model.init_weights()
-            lines += check_loaded(model)
-        else:
-            lines.append(f'{args.config} starts from random weights')
-    except (FileNotFoundError, ImportError, ValueError) as error:
-        sys.exit(f'{type(error).__name__}: {error}')
+    cfg = load_config(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    MMLogger.get_instance('check_backbone', log_level='ERROR')
+    lines = check_config(cfg)
+    if not args.no_data:
+        lines += check_annotations(cfg)
+    if cfg.get('data_preprocessor'):  # as mmengine's Runner does
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(cfg.model)
+    check_files(model)
+    lines += check_recipe(model, cfg)
+    if any(pretrained_modules(model)):
+        model.init_weights()
+        lines += check_loaded(model)
+    else:
+        lines.append(f'{args.config} starts from random weights')
     print('\n'.join(lines))
 
 

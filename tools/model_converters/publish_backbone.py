@@ -3,7 +3,8 @@
 Run: python tools/model_converters/publish_backbone.py CHECKPOINT
 
 Writes a ``.pth`` and a ``.safetensors`` file, each with its hash in the name
-and with how it was made. What the ``.pth`` holds, see backbone_files.py. The
+and with how it was made. What the ``.pth`` holds, see
+cyborgs_plugin/transfer/backbone_file.py. The
 last line of the output is the path of the ``.pth``, for scripts.
 """
 import argparse
@@ -11,14 +12,15 @@ import os.path as osp
 import shlex
 from typing import Any, Dict
 
-from backbone_files import (
+from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.files import sha256
+from cyborgs_plugin.transfer.backbone_file import (
     Tensors,
     find_arch,
     read_checkpoint,
     write_backbone,
 )
-
-from cyborgs_plugin.engine.transfer_check import recipe_of, sha256
+from cyborgs_plugin.transfer.recipe_check import recipe_of
 from cyborgs_plugin.version import __version__
 
 PREFIXES = dict(online='backbone.', target='target_net.module.0.')
@@ -29,7 +31,7 @@ def backbone_of(checkpoint: Dict[str, Any], path: str,
     """The tensors of one network's backbone, without their prefix.
 
     Raises:
-        SystemExit: If there are none; names the prefixes that there are.
+        UserError: If there are none; names the prefixes that there are.
     """
     state = checkpoint.get('state_dict', checkpoint)
     prefix = PREFIXES[network]
@@ -39,7 +41,7 @@ def backbone_of(checkpoint: Dict[str, Any], path: str,
     }
     if not tensors:
         found = sorted({str(key).split('.')[0] for key in state})
-        raise SystemExit(
+        raise UserError(
             f'{path} holds no keys that begin with {prefix!r}, but such as '
             f'begin with {found[:10]}: give a checkpoint of tools/train.py '
             'on a pretraining config; from_published.py takes those of '
@@ -47,6 +49,7 @@ def backbone_of(checkpoint: Dict[str, Any], path: str,
     return tensors
 
 
+@reported()
 def main() -> None:
     """Write the files and say how to use them."""
     parser = argparse.ArgumentParser(

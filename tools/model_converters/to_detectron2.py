@@ -25,7 +25,13 @@ import os.path as osp
 import pickle
 import re
 
-from backbone_files import build_resnet, read_backbone, stem_of, write_hashed
+from cyborgs_plugin.errors import reported
+from cyborgs_plugin.transfer.backbone_file import (
+    build_resnet,
+    read_backbone,
+    stem_of,
+    write_hashed,
+)
 
 PREFIXES = dict(fpn='backbone.bottom_up.', c4='backbone.')
 SETTINGS = """\
@@ -68,6 +74,7 @@ def detectron2_name(key: str, model: str = 'fpn') -> str:
     return PREFIXES[model] + key
 
 
+@reported()
 def main() -> None:
     """Convert and write."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])

@@ -7,16 +7,19 @@ Use: timm.create_model('resnet50', num_classes=0, checkpoint_path=FILE)
 import argparse
 import os.path as osp
 
-from backbone_files import (
+from safetensors.torch import save_file
+
+from cyborgs_plugin.errors import MissingPackageError, UserError, reported
+from cyborgs_plugin.transfer.backbone_file import (
     build_resnet,
     compare_features,
     read_backbone,
     stem_of,
     write_hashed,
 )
-from safetensors.torch import save_file
 
 
+@reported()
 def main() -> None:
     """Convert, compare the features and write."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -26,16 +29,17 @@ def main() -> None:
     try:
         import timm
     except ImportError as error:
-        raise SystemExit('The conversion is compared with timm itself, which '
-                         f'is missing ({error}): pip install timm') from error
+        raise MissingPackageError(
+            'The conversion is compared with timm itself, which is missing '
+            f'({error}): pip install timm') from error
     tensors, _, arch = read_backbone(args.backbone)
     # timm's resnet* have torchvision's names as well, its resnet*d have not.
     model = timm.create_model(arch, num_classes=0)
     try:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise SystemExit(f'{args.backbone} does not fit timm: {error}'
-                         ) from error
+        raise UserError(f'{args.backbone} does not fit timm: {error}'
+                        ) from error
     difference = compare_features(
         build_resnet(tensors, arch, args.backbone),
         model.eval().forward_features, 'timm')

@@ -10,16 +10,19 @@ import os.path as osp
 
 import torch
 import torchvision
-from backbone_files import (
+from torchvision.models._utils import IntermediateLayerGetter
+
+from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.transfer.backbone_file import (
     build_resnet,
     compare_features,
     read_backbone,
     stem_of,
     write_hashed,
 )
-from torchvision.models._utils import IntermediateLayerGetter
 
 
+@reported()
 def main() -> None:
     """Convert, compare the features and write."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -31,8 +34,8 @@ def main() -> None:
     model = torchvision.models.get_model(arch)
     missing, superfluous = model.load_state_dict(tensors, strict=False)
     if set(missing) != {'fc.weight', 'fc.bias'} or superfluous:
-        raise SystemExit(f'{args.backbone} does not fit torchvision: missing '
-                         f'{missing[:8]}, superfluous {superfluous[:8]}')
+        raise UserError(f'{args.backbone} does not fit torchvision: missing '
+                        f'{missing[:8]}, superfluous {superfluous[:8]}')
     layers = IntermediateLayerGetter(model.eval(), {'layer4': 'map'})
     difference = compare_features(
         build_resnet(tensors, arch, args.backbone),

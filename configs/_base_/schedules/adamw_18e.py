@@ -11,12 +11,9 @@ param_scheduler = [
         begin=0,
         end=2,
         convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=2,
-        end=18,
-        convert_to_iter_based=True)
+    # From the first step to the last, whatever train_cfg.max_epochs is: the
+    # rate is the product of both.
+    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True)
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=18)

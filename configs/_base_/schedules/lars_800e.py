@@ -25,7 +25,13 @@ param_scheduler = [
         begin=0,
         end=10,
         convert_to_iter_based=True),
-    dict(type='MultiStepLR', by_epoch=True, milestones=[768, 784], gamma=0.1)
+    # after epochs 768 and 784 of 800, and as late in a run of other length
+    dict(
+        type='LateStepLR',
+        by_epoch=True,
+        fractions=(0.96, 0.98),
+        gamma=0.1,
+        convert_to_iter_based=True)
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=800)

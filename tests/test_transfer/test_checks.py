@@ -22,18 +22,21 @@ from mmpretrain.models import ClsDataPreprocessor, ResNet
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cyborgs_plugin.engine.transfer_check import (
-    RECIPE,
-    PretrainedCheckHook,
+from cyborgs_plugin.engine import PretrainedCheckHook
+from cyborgs_plugin.files import check_name_hash, sha256
+from cyborgs_plugin.transfer.annotation_check import (
     check_annotations,
-    check_checkpoint,
     check_config,
+)
+from cyborgs_plugin.transfer.pretrained_check import (
+    check_checkpoint,
     check_files,
     check_loaded,
-    check_name_hash,
+)
+from cyborgs_plugin.transfer.recipe_check import (
+    RECIPE,
     check_recipe,
     recipe_of,
-    sha256,
 )
 
 

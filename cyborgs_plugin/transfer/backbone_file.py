@@ -19,12 +19,13 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import torch
 from mmpretrain.models import ResNet
 
-from cyborgs_plugin.engine.transfer_check import check_name_hash, sha256
+from ..errors import MissingFileError, UserError
+from ..files import check_name_hash, sha256
 
 Tensors = Dict[str, torch.Tensor]
 
 # (bottleneck, blocks of each stage) -> depth
-DEPTHS = {
+DEPTHS: Dict[Tuple[bool, Tuple[int, ...]], int] = {
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,
@@ -85,16 +86,16 @@ def read_checkpoint(path: str, own: bool = False) -> Dict[str, Any]:
             ``torch.load(weights_only=True)`` takes and nothing else.
 
     Raises:
-        SystemExit: If the file is missing, damaged, altered, or asks for
+        UserError: If the file is missing, damaged, altered, or asks for
             code.
     """
     if not osp.isfile(path):
-        raise SystemExit(f'{path}: no such file')
-    _check_hash(path)
+        raise MissingFileError(f'{path}: no such file')
+    check_name_hash(path)
     if not zipfile.is_zipfile(path):
-        raise SystemExit(f'{path} is truncated or not written by torch.save '
-                         f'of torch >= 1.6 ({osp.getsize(path)} bytes): copy '
-                         'it again, or take an earlier checkpoint')
+        raise UserError(f'{path} is truncated or not written by torch.save '
+                        f'of torch >= 1.6 ({osp.getsize(path)} bytes): copy '
+                        'it again, or take an earlier checkpoint')
     try:
         try:
             return torch.load(path, map_location='cpu', weights_only=True)
@@ -105,20 +106,20 @@ def read_checkpoint(path: str, own: bool = False) -> Dict[str, Any]:
                 path,
                 map_location='cpu',
                 weights_only=False,
-                pickle_module=SimpleNamespace(  # type: ignore[arg-type]
+                pickle_module=SimpleNamespace(
                     Unpickler=_LogSkipper,
                     load=pickle.load,
                     __name__='log_skipper'))
     except pickle.UnpicklingError as error:
-        raise SystemExit(
+        raise UserError(
             f'{path} is refused: it holds more than tensors and plain '
             'containers, and reading such objects would run their code '
             f'({str(error).splitlines()[0]}). If you trust where it comes '
             'from, load it there and save its state_dict alone with '
             'torch.save') from error
     except (RuntimeError, EOFError, KeyError) as error:
-        raise SystemExit(f'{path} is damaged ({error}): copy it again, or '
-                         'take an earlier checkpoint') from error
+        raise UserError(f'{path} is damaged ({error}): copy it again, or '
+                        'take an earlier checkpoint') from error
 
 
 def read_backbone(path: str) -> Tuple[Tensors, Dict[str, Any], str]:
@@ -133,30 +134,31 @@ def read_backbone(path: str) -> Tuple[Tensors, Dict[str, Any], str]:
         were made, and the architecture.
 
     Raises:
-        SystemExit: If the file is damaged or is no published ResNet.
+        UserError: If the file is damaged or is no published ResNet.
     """
     if path.endswith('.safetensors'):
         from safetensors import SafetensorError, safe_open
         if not osp.isfile(path):
-            raise SystemExit(f'{path}: no such file')
-        _check_hash(path)
+            raise MissingFileError(f'{path}: no such file')
+        check_name_hash(path)
         try:
             with safe_open(path, 'pt') as file:
                 meta = json.loads((file.metadata() or {}).get('made', '{}'))
                 state = {key: file.get_tensor(key) for key in file.keys()}
         except SafetensorError as error:
-            raise SystemExit(f'{path} is damaged ({error}): copy it '
-                             'again') from error
+            raise UserError(f'{path} is damaged ({error}): copy it '
+                            'again') from error
     else:
         content = read_checkpoint(path)
-        state, meta = content.get('state_dict'), content.get('meta', {})
+        meta = content.get('meta', {})
+        state = content.get('state_dict')  # type: ignore[assignment]
         if not isinstance(state, dict):
-            raise SystemExit(f'{path} holds no state_dict but '
-                             f'{sorted(map(str, content))[:8]}: publish it '
-                             'with publish_backbone.py or from_published.py')
+            raise UserError(f'{path} holds no state_dict but '
+                            f'{sorted(map(str, content))[:8]}: publish it '
+                            'with publish_backbone.py or from_published.py')
     arch = find_arch(state)
     if arch is None:
-        raise SystemExit(
+        raise UserError(
             f'{path} holds no ResNet under the plain names (conv1.weight, '
             f'layer1.0.conv1.weight, ...); it has {sorted(state)[:4]}: '
             'publish it with publish_backbone.py or from_published.py first')
@@ -199,19 +201,19 @@ def build_resnet(tensors: Tensors, arch: str, source: str) -> ResNet:
         ResNet: In evaluation mode.
 
     Raises:
-        SystemExit: If a tensor is missing, superfluous, of another shape, or
+        UserError: If a tensor is missing, superfluous, of another shape, or
             not finite.
     """
     network = ResNet(int(arch[len('resnet'):]))
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise SystemExit(f'{source} is no whole {arch}: {error}') from error
+        raise UserError(f'{source} is no whole {arch}: {error}') from error
     bad = [k for k, v in tensors.items() if not v.float().isfinite().all()]
     if bad:
-        raise SystemExit(f'{source}: {len(bad)} tensors hold NaN or infinite '
-                         f'values, such as {bad[0]}: the training has '
-                         'diverged; take an earlier checkpoint')
+        raise UserError(f'{source}: {len(bad)} tensors hold NaN or infinite '
+                        f'values, such as {bad[0]}: the training has '
+                        'diverged; take an earlier checkpoint')
     network.eval()  # mmpretrain's gives nothing back
     return network
 
@@ -230,7 +232,7 @@ def load_frozen(source: str, out_indices: Sequence[int],
         ResNet: In evaluation mode.
 
     Raises:
-        SystemExit: If the file is damaged or is no published ResNet.
+        UserError: If the file is damaged or is no published ResNet.
     """
     if re.match(r'resnet(18|34|50|101|152)$', source):
         torch.manual_seed(seed)
@@ -261,14 +263,14 @@ def compare_features(network: ResNet,
         float: The largest difference, relative to the largest feature.
 
     Raises:
-        SystemExit: If it is above 1e-5.
+        UserError: If it is above 1e-5.
     """
     images = torch.randn(2, 3, 96, 128, generator=torch.manual_seed(0))
     ours, theirs = network(images)[-1], other(images)
     difference = float((ours - theirs).abs().max() / ours.abs().max())
     if not difference <= 1e-5:
-        raise SystemExit(f'The features in {target} differ by {difference:g} '
-                         'of the largest one: nothing was written')
+        raise UserError(f'The features in {target} differ by {difference:g} '
+                        'of the largest one: nothing was written')
     return difference
 
 
@@ -287,7 +289,7 @@ def write_backbone(tensors: Tensors, made: Dict[str, Any], folder: str,
         SHA-256 in its name.
 
     Raises:
-        SystemExit: If they are no whole ResNet, or not finite.
+        UserError: If they are no whole ResNet, or not finite.
     """
     arch = find_arch(tensors)
     tensors = {key: value.contiguous() for key, value in tensors.items()}
@@ -329,13 +331,6 @@ def stem_of(path: str) -> str:
     """Name of a file without the hash and the ending."""
     stem = osp.splitext(osp.basename(path))[0]
     return re.sub(r'-[0-9a-f]{8}$', '', stem)
-
-
-def _check_hash(path: str) -> None:
-    try:
-        check_name_hash(path)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
 
 
 def _save_safetensors(tensors: Tensors, made: Dict[str, Any],

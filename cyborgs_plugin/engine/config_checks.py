@@ -1,0 +1,231 @@
+"""What a config says and does not mean."""
+import difflib
+import inspect
+import os
+import os.path as osp
+from typing import Any, Dict, List, Tuple
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..errors import MissingFileError, UserError
+
+RUNNER_KEYS = {
+    *inspect.signature(Runner.__init__).parameters,
+    # what the Runner and tools/train.py read from the config by themselves
+    'auto_scale_lr',
+    'custom_imports',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn'
+}
+# Spans of a schedule, which have to be as long as it is.
+_SPANS = ('T_max', 'total_steps')
+
+
+def check_keys(cfg: Config) -> None:
+    """Refuse a misspelt setting of the Runner, which nothing would read.
+
+    Other names are a config's own variables. Below the top level the
+    components' constructors refuse what they do not know.
+
+    Raises:
+        ValueError: Names the setting that was meant.
+    """
+    for key in cfg:
+        near = difflib.get_close_matches(
+            key, RUNNER_KEYS, n=1, cutoff=0.9)
+        if key not in RUNNER_KEYS and near:
+            raise UserError(
+                f'{cfg.filename}: nothing reads the key {key!r}; did you mean '
+                f'{near[0]!r}? (A variable of your own needs a name that '
+                'differs more.)')
+
+
+def check_options(cfg: Config, options: dict) -> None:
+    """Refuse options that nothing would read.
+
+    An option is known if the config has it, if it is an argument of a
+    component (whose constructor checks it) or of the Runner.
+
+    Raises:
+        ValueError: Names the nearest key.
+    """
+    for option in options:
+        node: Any = cfg._cfg_dict
+        parts = option.split('.')
+        for depth, part in enumerate(parts):
+            if isinstance(node, (list, tuple)):
+                if not part.isdigit() or int(part) >= len(node):
+                    raise UserError(_unknown(option, depth, parts,
+                                             range(len(node))))
+                node = node[int(part)]
+            elif isinstance(node, dict) and part in node:
+                node = node[part]
+            elif isinstance(node, dict) and ('type' not in node and not (
+                    depth == 0 and part in RUNNER_KEYS)):
+                raise UserError(_unknown(option, depth, parts, node))
+            else:
+                break
+
+
+def _unknown(option: str, depth: int, parts: List[str], known: Any) -> str:
+    names = [str(name) for name in known]
+    near = difflib.get_close_matches(parts[depth], names, n=3, cutoff=0.5)
+    place = '.'.join(parts[:depth]) or 'the config'
+    return (f'--cfg-options {option}: {place} has no {parts[depth]!r}'
+            + (f'; did you mean {", ".join(near)}?' if near else
+               f'; it has {", ".join(sorted(names)[:20])}'))
+
+
+def check_load_from(cfg: Config) -> None:
+    """Refuse a checkpoint that does not exist, before any work.
+
+    Raises:
+        FileNotFoundError: If ``load_from`` names a path without a file.
+    """
+    path = cfg.get('load_from')
+    if path and '://' not in path and not osp.isfile(osp.expanduser(path)):
+        raise MissingFileError(
+            f'the checkpoint {path} (load_from, or that of the command line) '
+            f'does not exist: the current folder is {os.getcwd()}')
+
+
+def check_schedule(cfg: Config) -> List[str]:
+    """Find schedules that do not fit the length of the run.
+
+    mmengine ends a scheduler without an ``end`` where the run ends, and takes
+    every number that is given as it is: a run of another length then trains
+    on at the lowest rate, or stops before the rate has fallen, without a
+    word. Only numbers in the unit of the training loop (epochs or iterations)
+    can be compared; how many iterations an epoch has is not known here.
+
+    Args:
+        cfg (Config): A config of any OpenMMLab package.
+
+    Returns:
+        List[str]: A line for each number that does not fit, with its key, why,
+        and what to set; empty if all do.
+    """
+    length, key, by_epoch = _length(cfg)
+    if length is None:
+        return []
+    found: List[str] = []
+    schedules = cfg.get('param_scheduler') or []
+    named = {'param_scheduler': schedules}
+    if isinstance(schedules, dict) and 'type' not in schedules:
+        # of several optimizers
+        named = {
+            f'param_scheduler.{name}': value
+            for name, value in schedules.items()
+        }
+    for name, entries in named.items():
+        if isinstance(entries, dict):
+            parts = {name: entries}
+        else:
+            parts = {f'{name}.{i}': part for i, part in enumerate(entries)}
+        parts = {
+            name: part
+            for name, part in parts.items()
+            if part.get('by_epoch', True) == by_epoch
+        }
+        for name, part in parts.items():
+            others = [other for other in parts.values() if other is not part]
+            found += [
+                f'{line} ({key} is {length})'
+                for line in _check(name, part, others, length)
+            ]
+    return found
+
+
+def _length(cfg: Config) -> Tuple[Any, str, bool]:
+    """Length of the run, its key, and whether it is in epochs."""
+    loop = cfg.get('train_cfg') or {}
+    for name, by_epoch in (('max_epochs', True), ('max_iters', False)):
+        if loop.get(name) is not None:
+            return loop[name], f'train_cfg.{name}', by_epoch
+    return None, '', True
+
+
+def _check(name: str, part: Dict[str, Any], others: List[Dict[str, Any]],
+           length: int) -> List[str]:
+    """Lines about one scheduler."""
+    begin, end = part.get('begin', 0), part.get('end', length)
+    kind = _kind(part)
+    if begin >= length:
+        return [
+            f'{name}.begin={begin}: {kind} never begins; set it below '
+            f'{length}'
+        ]
+    if _is_warm_up(part):
+        if end < length:
+            return []
+        return [
+            f'{name}.end={end}: the warm-up takes the whole run, so that the '
+            'rate is never what the optimizer has; set it to '
+            f'{max(1, length // 10)}, say'
+        ]
+    lines = []
+    if end > length:
+        lines.append(f'{name}.end={end}: the run stops before {kind} has '
+                     f'ended; set it to {length}, or leave it out')
+    elif end < length and not any(
+            other.get('begin', 0) <= end < other.get('end', length)
+            and not _is_warm_up(other) for other in others):
+        lines.append(f'{name}.end={end}: {kind} ends before the run, which '
+                     'goes on at the last rate; set it to '
+                     f'{length}, or leave it out')
+    span = min(end, length) - begin
+    lines += [
+        f'{name}.{key}={part[key]}: {kind} lasts {span}; set it to {span}'
+        + (', or leave it out' if key == 'T_max' else '') for key in _SPANS
+        if part.get(key) is not None and part[key] != span
+    ]
+    lines += _check_steps(name, part, span, begin, length)
+    return lines
+
+
+def _check_steps(name: str, part: Dict[str, Any], span: int, begin: int,
+                 length: int) -> List[str]:
+    """Lines about the steps of one scheduler."""
+    size, milestones = part.get('step_size'), part.get('milestones')
+    if size is not None and size >= span:
+        return [
+            f'{name}.step_size={size}: the rate never falls; set it below '
+            f'{span}'
+        ]
+    if not milestones:
+        return []
+    # they are counted from `begin`
+    last = begin + max(milestones)
+    meant, new = part.get('end', last + 1) - begin, length - begin
+    better = [
+        min(round(milestone * new / meant), new - 1)
+        for milestone in milestones
+    ]
+    if last >= length:
+        why = 'the run ends before the last of them'
+    elif length > 2 * last:
+        why = 'the lowest rate lasts for more than half of the run'
+    else:
+        return []
+    return [
+        f'{name}.milestones={list(milestones)}: {why}; set them to {better}, '
+        "say, or take dict(type='LateStepLR', fractions=...), which follows "
+        'the length of the run'
+    ]
+
+
+def _kind(part: Dict[str, Any]) -> str:
+    """The scheduler's name, also where a config holds the class."""
+    kind = part.get('type')
+    return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+def _is_warm_up(part: Dict[str, Any]) -> bool:
+    """Whether the value rises to that of the optimizer."""
+    kind = _kind(part).rpartition('.')[2]
+    return kind.startswith('Constant') or (
+        kind.startswith('Linear')
+        and part.get('start_factor', 1 / 3) < part.get('end_factor', 1.))

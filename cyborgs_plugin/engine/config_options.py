@@ -1,0 +1,126 @@
+"""What the command line changes in a config."""
+import os.path as osp
+from typing import Any, List, Optional
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.utils import import_modules_from_strings
+
+from ..errors import UserError
+from .config_checks import check_options
+
+
+def merge_options(cfg: Config,
+                  options: dict,
+                  launcher: str = 'none',
+                  work_dir: Optional[str] = None) -> None:
+    """Put the options that all tools have into a config.
+
+    Args:
+        cfg (Config): The config; altered in place.
+        options (dict): Those of ``--cfg-options``; ``data_root`` moves all
+            data sets.
+        launcher (str): What started the processes. Defaults to 'none'.
+        work_dir (str, optional): Folder of the run. Defaults to None, the
+            config's own, else ``work_dirs/`` and the config's name.
+
+    Raises:
+        UserError: If nothing would read one of the options.
+    """
+    check_options(cfg, options)
+    old_root = cfg.get('data_root')
+    cfg.merge_from_dict(options)
+    if cfg.get('custom_imports'):  # an option may have named more
+        import_modules_from_strings(**cfg.custom_imports)
+    if 'data_root' in options:
+        move_data(cfg, old_root, options['data_root'])
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        stem = osp.splitext(osp.basename(cfg.filename))[0]
+        cfg.work_dir = osp.join('work_dirs', stem)
+
+
+def use_mixed_precision(cfg: Config) -> None:
+    """Train in mixed precision, on a CPU in bfloat16.
+
+    Args:
+        cfg (Config): The config; altered in place.
+
+    Raises:
+        UserError: If it is of a detector and there is no accelerator.
+    """
+    if get_device() != 'cpu':
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        return
+    if cfg.get('default_scope') == 'mmdet':
+        raise UserError(
+            f'--amp with {cfg.filename} needs a GPU: on a CPU it means '
+            'bfloat16, which the ops of mmcv (NMS, RoIAlign) do not take '
+            'there. Leave --amp out')
+    cfg.optim_wrapper.type = 'mmpretrain.BFloat16OptimWrapper'
+    for key in ('loss_scale', 'dtype'):  # AmpOptimWrapper's
+        cfg.optim_wrapper.pop(key, None)
+
+
+def complete_loaders(cfg: Config,
+                     pin_memory: bool = True,
+                     persistent_workers: bool = True) -> None:
+    """Fill in what data loaders of the config leave open.
+
+    Args:
+        cfg (Config): The config; altered in place.
+        pin_memory (bool): Default of the loaders; False sets it.
+            Defaults to True.
+        persistent_workers (bool): Likewise. Defaults to True.
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        if cfg.get('default_scope') == 'mmpretrain':
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+        if isinstance(loader.get('collate_fn'), dict):
+            # mmengine puts it into dicts of `package::` bases, and the
+            # function would get it as an argument.
+            loader.collate_fn.pop('_scope_', None)
+        loader.setdefault('pin_memory', True)
+        loader.setdefault('persistent_workers', True)
+        if not pin_memory:
+            loader.pin_memory = False
+        if not persistent_workers or loader.get('num_workers', 0) == 0:
+            loader.persistent_workers = False
+
+
+def move_data(cfg: Config, old: Any, new: str) -> None:
+    """Give a new data root to all that was made from the old one.
+
+    A config file has built its nested settings before an override of its
+    top-level ``data_root`` comes.
+
+    Raises:
+        ValueError: If nothing was made from it.
+    """
+    moved: List[str] = []
+
+    def visit(node: Any, path: str) -> None:
+        items = enumerate(node) if isinstance(node, list) else list(
+            node.items())
+        for key, value in items:
+            here = f'{path}.{key}' if path else str(key)
+            if isinstance(value, (dict, list)):
+                visit(value, here)
+            elif isinstance(value, str) and path and value.startswith(old):
+                node[key] = osp.join(new, value[len(old):])
+                moved.append(here)
+
+    if old:
+        visit(cfg._cfg_dict, '')
+    if not moved:
+        raise UserError(f'--cfg-options data_root={new}: nothing in the '
+                        f'config was made from data_root={old!r}; set the '
+                        'data sets themselves')
+    print_log(f'data_root {new} is used by {", ".join(moved)}')

@@ -1,0 +1,113 @@
+"""The schedule of a run that goes on: that of its config."""
+import copy
+import warnings
+from typing import Any, Dict, List
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+# What a scheduler has in its state beside its settings.
+_PROGRESS = {
+    '_global_step', '_last_value', 'last_step', 'optimizer', 'verbose'
+}
+
+
+@HOOKS.register_module()
+class ScheduleHook(Hook):
+    """Let a resumed run follow the schedule of its config.
+
+    A checkpoint holds the settings of its schedulers too, and mmengine loads
+    them over those of the config: a run that is resumed with a larger
+    ``train_cfg.max_epochs`` would keep the old end and train all further
+    epochs at the lowest rate. Where a setting differs, the base rates
+    included, this hook takes the schedulers of the config, brings them to
+    the epoch of the checkpoint and warns of what has changed, in iterations
+    where a schedule counts those.
+
+    Runs with several optimizers are left to mmengine.
+    """
+
+    def __init__(self) -> None:
+        self._wanted: List[Any] = []
+        self._loaded: List[Dict[str, Any]] = []
+
+    def before_run(self, runner: Runner) -> None:
+        """Keep the schedulers as the config has made them."""
+        if isinstance(runner.param_schedulers, list):
+            # Their optimizer stays the run's own.
+            self._wanted = [copy.copy(s) for s in runner.param_schedulers]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep those that mmengine is about to load over them."""
+        self._loaded = checkpoint.get('param_schedulers', [])
+
+    def before_train(self, runner: Runner) -> None:
+        """Take the config's where they differ."""
+        if not self._wanted or runner.iter == 0:
+            return
+        changes = self._changes()
+        if not changes:
+            return
+        found = ('The checkpoint has another schedule than the config '
+                 f'({"; ".join(changes)})')
+        if any(getattr(s, 'need_val_args', False) for s in self._wanted):
+            runner.logger.warning(
+                f'{found}. The run goes on with that of the checkpoint: one '
+                'that depends on scores cannot be brought to its epoch')
+            return
+        self._replay(runner)
+        runner.logger.warning(
+            f'{found}. The run goes on with that of the config')
+
+    def _changes(self) -> List[str]:
+        """What differs between checkpoint and config."""
+        if len(self._loaded) != len(self._wanted):
+            return [f'{len(self._loaded)} schedulers -> {len(self._wanted)}']
+        return [
+            f'param_scheduler.{number}.{name}: {_text(old.get(name))} -> '
+            f'{_text(new)}'
+            for number, (old, scheduler) in enumerate(
+                zip(self._loaded, self._wanted))
+            for name, new in scheduler.state_dict().items()
+            if name not in _PROGRESS and old.get(name) != new
+        ]
+
+    def _replay(self, runner: Runner) -> None:
+        """Bring the config's schedulers to where the run is."""
+        schedulers, groups = self._wanted, runner.optim_wrapper.param_groups
+        for scheduler in schedulers:
+            # The last one holds what all of them made of the first value.
+            name = scheduler.param_name
+            for group, base, first in zip(groups, scheduler.base_values,
+                                          scheduler._last_value):
+                group[f'initial_{name}'], group[name] = base, first
+        epochs, iters = runner.epoch, runner.iter
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            # An epoch may have had another number of iterations before.
+            iters = epochs * len(runner.train_loop.dataloader)
+        finished = 0
+        with warnings.catch_warnings():
+            # of a scheduler that steps before its optimizer
+            warnings.simplefilter('ignore')
+            for step in range(1, iters + 1):
+                _step(schedulers, by_epoch=False)
+                if finished < step * epochs // iters:
+                    _step(schedulers, by_epoch=True)
+                    finished += 1
+        runner.param_schedulers = schedulers
+
+
+def _step(schedulers: List[Any], by_epoch: bool) -> None:
+    for scheduler in schedulers:
+        if scheduler.by_epoch == by_epoch:
+            scheduler.step()
+
+
+def _text(value: Any) -> str:
+    """A setting in few words."""
+    if isinstance(value, dict):  # milestones and how often each is named
+        return str(sorted(value))
+    if isinstance(value, list) and len(value) > 3:  # a rate for each group
+        return f'[{", ".join(map(str, value[:3]))}, ...]'
+    return str(value)

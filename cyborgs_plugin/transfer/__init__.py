@@ -1,0 +1,1 @@
+"""What leaves the pretraining: backbone files, and what is asked of them."""

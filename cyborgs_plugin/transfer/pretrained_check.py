@@ -1,0 +1,254 @@
+"""Checks of weights that a run starts from: no misfit may be silent.
+
+mmengine only logs it when a file does not fit; training then starts from
+random weights.
+"""
+import os.path as osp
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+from mmengine.model import BaseAveragedModel, PretrainedInit
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from ..errors import MissingFileError, UserError
+from ..files import check_name_hash
+
+Tensors = Dict[str, torch.Tensor]
+
+
+def check_files(model: nn.Module) -> List[str]:
+    """Check that every pretrained file holds what its module needs.
+
+    Args:
+        model (nn.Module): A model of the toolbox, initialised or not.
+
+    Returns:
+        List[str]: A line for each file.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If one is damaged, asks to run code, lacks tensors or has
+            others' shapes. Names them.
+    """
+    lines = []
+    for name, module, init in pretrained_modules(model):
+        wanted = _tensors(module)
+        found = read_pretrained(init['checkpoint'], init.get('prefix'))
+        lacking, wrong = _misfits(found, wanted)
+        if lacking or wrong:
+            raise UserError(
+                f'{init["checkpoint"]} does not fit model.{name} (init_cfg '
+                f'prefix={init.get("prefix")!r}): of {len(wanted)} tensors '
+                f'{len(lacking)} are missing ({some(lacking)}) and '
+                f'{len(wrong)} have other shapes ({some(wrong)}). The file '
+                f'has {some(sorted(found), 4)}. Set init_cfg.prefix and the '
+                "backbone's depth to the file's, or take another file")
+        lines.append(f'model.{name}: all of {len(wanted)} tensors are in '
+                     f'{init["checkpoint"]}')
+    return lines
+
+
+def check_loaded(model: nn.Module) -> List[str]:
+    """Check that every pretrained module holds its file's tensors.
+
+    Args:
+        model (nn.Module): The model after ``init_weights``.
+
+    Returns:
+        List[str]: A line for each file.
+
+    Raises:
+        ValueError: If a tensor is not the file's. Names them.
+    """
+    check_files(model)
+    lines = []
+    for name, module, init in pretrained_modules(model):
+        found = read_pretrained(init['checkpoint'], init.get('prefix'))
+        wanted = _tensors(module)
+        other = [
+            key for key, value in wanted.items()
+            if not torch.equal(value.cpu(), found[key].to(value.dtype))
+        ]
+        if other:
+            raise UserError(
+                f'model.{name}: {len(other)} of {len(wanted)} tensors are '
+                f'not those of {init["checkpoint"]} after loading: '
+                f'{some(other)}. Something initialises them after init_cfg, '
+                'or init_weights has not run')
+        lines.append(f'model.{name}: {len(wanted)} of {len(wanted)} tensors '
+                     f'were loaded from {init["checkpoint"]}')
+    return lines
+
+
+def check_checkpoint(model: nn.Module, checkpoint: dict,
+                     source: str) -> Optional[str]:
+    """Check that a checkpoint holds tensors of the model.
+
+    Args:
+        model (nn.Module): A model of the toolbox.
+        checkpoint (dict): As read from a file, with a ``state_dict`` or
+            without.
+        source (str): The file, for messages.
+
+    Returns:
+        Optional[str]: What will not be loaded, or None if all will.
+
+    Raises:
+        ValueError: If nothing will. Says how to start from a backbone.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    found = {
+        _without(key, 'module.'): value
+        for key, value in state.items() if isinstance(value, torch.Tensor)
+    }
+    wanted = _tensors(model)
+    lacking, wrong = _misfits(found, wanted)
+    if not lacking and not wrong:
+        return None
+    parts = (f'{len(lacking)} are missing ({some(lacking, 4)}), {len(wrong)} '
+             f'have other shapes ({some(wrong, 4)})')
+    loaded = len(wanted) - len(lacking) - len(wrong)
+    if loaded:
+        return (f'{source}: only {loaded} of {len(wanted)} tensors of the '
+                f'model are loaded; {parts}. These keep the values that the '
+                'model was initialised with')
+    meta = checkpoint.get('meta')
+    arch = meta.get('arch') if isinstance(meta, dict) else None
+    prefix = repr(f'{arch}.') if arch else '...'
+    raise UserError(
+        f'{source} fits none of the {len(wanted)} tensors of the model, so '
+        f'nothing of it would be loaded: {parts}. The file has '
+        f'{some(sorted(found), 4)}. load_from, --resume and tools/test.py '
+        'take a checkpoint of this very model. To start a training from a '
+        "backbone, set model.backbone.init_cfg=dict(type='Pretrained', "
+        f'checkpoint={source!r}, prefix={prefix}) instead')
+
+
+def pretrained_modules(
+        model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
+    """Give name, module and ``init_cfg`` of all that is pretrained.
+
+    Moving averages are copies that never load a file, though they copied the
+    ``init_cfg`` as well.
+
+    Args:
+        model (nn.Module): A model of the toolbox.
+
+    Yields:
+        Tuple[str, nn.Module, dict]: One for each file to load.
+    """
+    averages = _averages(model)
+    for name, module in model.named_modules():
+        if name.startswith(averages):
+            continue
+        init_cfg = getattr(module, 'init_cfg', None)
+        if isinstance(init_cfg, dict):
+            init_cfg = [init_cfg]
+        for init in init_cfg or ():
+            if init.get('type') in ('Pretrained', PretrainedInit):
+                yield name, module, init
+
+
+def read_pretrained(checkpoint: str, prefix: Optional[str] = None) -> Tensors:
+    """Read the tensors that mmengine would load, running no code.
+
+    Args:
+        checkpoint (str): Path, or an address that mmengine knows, such as
+            ``torchvision://resnet50``.
+        prefix (str, optional): What the keys begin with. Defaults to None.
+
+    Returns:
+        Tensors: By their keys without the prefix.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, asks to run code or has no such keys.
+    """
+    content = read_file(checkpoint)
+    state = content.get('state_dict', content)
+    tensors = {
+        key: value
+        for key, value in state.items() if isinstance(value, torch.Tensor)
+    }
+    if prefix is None:
+        return {_without(key, 'module.'): v for key, v in tensors.items()}
+    prefix = prefix.rstrip('.') + '.'
+    chosen = {
+        key[len(prefix):]: value
+        for key, value in tensors.items() if key.startswith(prefix)
+    }
+    if not chosen:
+        groups = sorted({key.split('.')[0] for key in tensors})
+        raise UserError(
+            f'{checkpoint} has no keys that begin with {prefix!r}, but such '
+            f'as begin with {some(groups)}: set init_cfg.prefix to what the '
+            'file has, or publish the checkpoint with tools/'
+            'model_converters/publish_backbone.py')
+    return chosen
+
+
+def read_file(checkpoint: str) -> dict:
+    """Read a file or an address that mmengine knows, running no code."""
+    if '://' in checkpoint:
+        return CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    if not osp.isfile(osp.expanduser(checkpoint)):
+        raise MissingFileError(
+            f'{checkpoint} does not exist: make it with tools/'
+            'model_converters/publish_backbone.py and name it by BACKBONE=... '
+            'or --cfg-options model.backbone.init_cfg.checkpoint=...')
+    path = osp.expanduser(checkpoint)
+    check_name_hash(path)
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError,
+            KeyError) as error:
+        raise UserError(
+            f'{checkpoint} is damaged, or holds objects whose code would '
+            'run when they are read, as a training checkpoint does: take '
+            'a file of tools/model_converters/publish_backbone.py or '
+            f'from_published.py ({str(error).splitlines()[0]})') from error
+    if not isinstance(content, dict):
+        raise UserError(f'{checkpoint} holds no weights by their names but '
+                        f'an object of type {type(content).__name__}')
+    return content
+
+
+def _averages(module: nn.Module) -> Tuple[str, ...]:
+    """What the names of all in moving averages begin with."""
+    return tuple(f'{name}.' for name, child in module.named_modules()
+                 if name and isinstance(child, BaseAveragedModel))
+
+
+def _tensors(module: nn.Module) -> Tensors:
+    """The tensors that a file gives: no counts, no moving averages."""
+    averages = _averages(module)
+    return {
+        key: value
+        for key, value in module.state_dict().items()
+        if not key.endswith('num_batches_tracked')
+        and not key.startswith(averages)
+    }
+
+
+def _misfits(found: Tensors, wanted: Tensors) -> Tuple[List[str], List[str]]:
+    """The names that are not found, and those found in other shapes."""
+    lacking = [key for key in wanted if key not in found]
+    wrong = [
+        f'{key} {tuple(found[key].shape)} instead of '
+        f'{tuple(wanted[key].shape)}' for key in wanted
+        if key in found and found[key].shape != wanted[key].shape
+    ]
+    return lacking, wrong
+
+
+def _without(key: str, prefix: str) -> str:
+    return key[len(prefix):] if key.startswith(prefix) else key
+
+
+def some(names: Sequence[Any], count: int = 8) -> str:
+    """Name the first of a list in a message."""
+    shown = ', '.join(str(name) for name in names[:count]) or 'none'
+    return f'{shown}, ...' if len(names) > count else shown

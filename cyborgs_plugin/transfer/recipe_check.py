@@ -1,0 +1,220 @@
+"""Checks of what tensors cannot tell: images and strides of the pretraining.
+
+Nothing at all is said by the toolbox when the tensors fit but the images are
+normalised otherwise, or the strides sit elsewhere.
+"""
+import ast
+import inspect
+from typing import Any, Dict, List, Optional, Set, Tuple
+
+from mmengine.config import Config
+from torch import nn
+
+from ..errors import UserError
+from .annotation_check import kind_of
+from .pretrained_check import pretrained_modules, read_file
+
+# What the configs of this package pretrain with, and torchvision as well.
+RECIPE: Dict[str, Any] = dict(
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+    style='pytorch')
+
+
+def check_recipe(model: nn.Module,
+                 cfg: Optional[Config] = None) -> List[str]:
+    """Check what tensors cannot tell: images and strides as in pretraining.
+
+    Args:
+        model (nn.Module): A model of the toolbox, initialised or not.
+        cfg (Config, optional): The config it is built from. Defaults to None.
+
+    Returns:
+        List[str]: A line for each file.
+
+    Raises:
+        ValueError: If mean, std, order of channels or ``style`` are not those
+            that the file was trained with. Names the keys of the config.
+    """
+    lines = []
+    for name, module, init in pretrained_modules(model):
+        source = init['checkpoint']
+        recipe, recorded = read_recipe(source)
+        found = _image_settings(model, cfg or {})
+        style = _style(module)
+        if style is not None:
+            found['style'] = (f'model.{name or "backbone"}.style', style)
+        found = {key: found[key] for key in found if key in recipe}
+        assumed = '' if recorded >= set(found) else (
+            f' {source} itself does not say so: the recipe of this package '
+            'is assumed. If it was trained otherwise, add mean, std, to_rgb '
+            'and style to its meta.')
+        wrong = {
+            place: (value, recipe[key])
+            for key, (place, value) in found.items()
+            if not _same(value, recipe[key])
+        }
+        if wrong:
+            raise UserError(
+                f'The tensors of {source} would fit, but it was trained with '
+                'other settings: ' + '; '.join(
+                    f'{place} is {value!r}, set it to {wanted!r}'
+                    for place, (value, wanted) in wrong.items()) +
+                f'.{assumed}')
+        places = ', '.join(place for place, _ in found.values())
+        lines.append(
+            f'{places}: as {source} was trained.{assumed}' if found else
+            f'model.{name}: whether images and strides are those that '
+            f'{source} was trained with cannot be told')
+    return lines
+
+
+def read_recipe(checkpoint: str) -> Tuple[Dict[str, Any], Set[str]]:
+    """Tell what a file was trained with.
+
+    Args:
+        checkpoint (str): As :func:`read_pretrained` takes it.
+
+    Returns:
+        Tuple[dict, Set[str]]: Those of ``mean``, ``std``, ``to_rgb`` and
+        ``style`` that are known, and which of them are no assumption.
+        Nothing is assumed of an address, but of torchvision's all is known.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or asks to run code.
+    """
+    if checkpoint.startswith('torchvision://'):
+        return dict(RECIPE), set(RECIPE)
+    recorded = recipe_of(read_file(checkpoint).get('meta'))
+    assumed = {} if '://' in checkpoint else RECIPE
+    return {**assumed, **recorded}, set(recorded)
+
+
+def recipe_of(meta: Any) -> Dict[str, Any]:
+    """Tell what a file was trained with by its ``meta``.
+
+    It may say so itself or hold the text of a config, which is not run.
+
+    Args:
+        meta (Any): Of a published file or of a training's checkpoint.
+
+    Returns:
+        dict: Those of ``mean``, ``std``, ``to_rgb`` and ``style`` that it
+        tells.
+    """
+    if not isinstance(meta, dict):
+        return {}
+    settings = _read_settings(meta.get('config') or meta.get('cfg'))
+    model = settings.get('model', {})
+    images = _as_dict(
+        model.get('data_preprocessor') or settings.get('data_preprocessor'))
+    backbone = _as_dict(model.get('backbone'))
+    found: Dict[str, Any] = {key: images.get(key) for key in ('mean', 'std')}
+    if found['mean']:
+        found['to_rgb'] = bool(
+            images.get('to_rgb') or images.get('bgr_to_rgb'))
+    if 'ResNe' in str(backbone.get('type')):
+        found['style'] = backbone.get('style', 'pytorch')
+    found.update((key, meta[key]) for key in RECIPE if key in meta)
+    return {k: v for k, v in found.items() if _plausible(k, v)}
+
+
+def _read_settings(text: Any) -> Dict[str, dict]:
+    """Read the dicts of a config's text; what is no literal becomes None."""
+
+    def value_of(node: ast.expr) -> Any:
+        if isinstance(node, ast.Call) and isinstance(
+                node.func, ast.Name) and node.func.id == 'dict':
+            return {
+                keyword.arg: value_of(keyword.value)
+                for keyword in node.keywords
+            }
+        try:
+            return ast.literal_eval(node)
+        except (ValueError, TypeError, RecursionError):
+            return None
+
+    try:
+        nodes = ast.parse(text if isinstance(text, str) else '').body
+    except (SyntaxError, ValueError, RecursionError):
+        return {}
+    settings = {
+        node.targets[0].id: value_of(node.value)
+        for node in nodes if isinstance(node, ast.Assign) and isinstance(
+            node.targets[0], ast.Name)
+    }
+    return {k: v for k, v in settings.items() if isinstance(v, dict)}
+
+
+def _image_settings(model: nn.Module,
+                    cfg: dict) -> Dict[str, Tuple[str, Any]]:
+    """Mean, std and order of channels, each with its key in the config.
+
+    Empty if it cannot be told how the images are normalised.
+    """
+    images: Any = getattr(model, 'data_preprocessor', None)
+    place = 'model.data_preprocessor'
+    shared = cfg.get('data_preprocessor')  # mmengine gives it to the model
+    if shared and cfg.get('default_scope') == 'mmpretrain' and _as_dict(
+            cfg.get('model')).get('data_preprocessor', shared) == shared:
+        place = 'data_preprocessor'
+    while hasattr(images, 'data_preprocessor'):  # one for several branches
+        images, place = images.data_preprocessor, f'{place}.data_preprocessor'
+    normalises = getattr(images, '_enable_normalize', None)
+    if normalises is None or not normalises and _has_step(
+            cfg.get('train_dataloader'), 'Normalize'):
+        return {}
+    settings: Dict[str, Tuple[str, Any]] = {}
+    for key in ('mean', 'std'):
+        value = [
+            round(number, 4)
+            for number in getattr(images, key).flatten().tolist()
+        ] if normalises else None
+        settings[key] = (f'{place}.{key}', value)
+    swaps = getattr(images, '_channel_conversion',
+                    getattr(images, 'to_rgb', None))
+    name = 'to_rgb' if 'to_rgb' in inspect.signature(
+        type(images)).parameters else 'bgr_to_rgb'
+    settings['to_rgb'] = (f'{place}.{name}', swaps)
+    return settings
+
+
+def _has_step(node: Any, name: str) -> bool:
+    """Whether a step of that name is somewhere in a config."""
+    if isinstance(node, dict):
+        return kind_of(node).endswith(name) or _has_step(
+            list(node.values()), name)
+    return isinstance(node, (list, tuple)) and any(
+        _has_step(child, name) for child in node)
+
+
+def _style(module: nn.Module) -> Optional[str]:
+    """Tell by its strides where bottlenecks have theirs; None without any."""
+    for block in module.modules():
+        if hasattr(block, 'conv3'):
+            for conv, style in (('conv1', 'caffe'), ('conv2', 'pytorch')):
+                stride = getattr(getattr(block, conv, None), 'stride', 1)
+                if stride not in (1, (1, 1)):
+                    return style
+    return None
+
+
+def _plausible(key: str, value: Any) -> bool:
+    """Whether a file's record may be one of these settings."""
+    if isinstance(RECIPE[key], list):
+        return isinstance(value, (list, tuple)) and all(
+            isinstance(number, (int, float)) for number in value)
+    return isinstance(value, type(RECIPE[key]))
+
+
+def _as_dict(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    if isinstance(value, (list, tuple)) and isinstance(
+            wanted, (list, tuple)) and len(value) == len(wanted):
+        return all(abs(a - b) < 1e-3 for a, b in zip(value, wanted))
+    return bool(value == wanted)
