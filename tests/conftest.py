@@ -10,6 +10,8 @@ from mmengine.visualization import Visualizer
 
 import cyborgs_plugin  # noqa: F401
 
+from .annotations import annotated  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def _fresh_singletons():

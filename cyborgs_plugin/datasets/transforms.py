@@ -1,6 +1,6 @@
 """Transforms that move an image and its label map together."""
 import copy
-from typing import Optional, Tuple
+from typing import Optional
 
 import mmcv
 import numpy as np
@@ -8,6 +8,7 @@ from mmcv.transforms import BaseTransform
 from mmpretrain.datasets import MultiView, RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
 
+from ..ops.label_maps import crop_label_map
 from .image_io import read_image
 
 
@@ -74,35 +75,6 @@ class MaskedRandomResizedCrop(RandomResizedCrop):
             backend=self.backend)
         results['img_shape'] = results['img'].shape[:2]
         return results
-
-
-def crop_label_map(label_map: np.ndarray, image_size: Tuple[int, int],
-                   box: Tuple[int, int, int, int],
-                   output_size: Tuple[int, int]) -> np.ndarray:
-    """Sample a crop of an image from its label map, nearest neighbour.
-
-    Equal to enlarging the map to the image (an image's pixel ``y`` has the id
-    of row ``floor(y * h / H)``), cropping, and resizing the crop to what lies
-    under the centre of each output pixel (``floor((i + 0.5) * crop /
-    output)``), as Pillow does with the image.
-
-    Args:
-        label_map (np.ndarray): Ids that cover the whole image, shape (h, w),
-            integer.
-        image_size (Tuple[int, int]): The image's height and width (H, W).
-        box (Tuple[int, int, int, int]): Top, left, height and width of the
-            crop, in pixels of the image.
-        output_size (Tuple[int, int]): Height and width of the output.
-
-    Returns:
-        np.ndarray: The crop's ids, shape ``output_size``, same dtype.
-    """
-    index = []
-    for axis in range(2):
-        start, length, output = box[axis], box[axis + 2], output_size[axis]
-        pixel = start + (2 * np.arange(output) + 1) * length // (2 * output)
-        index.append(pixel * label_map.shape[axis] // image_size[axis])
-    return label_map[index[0][:, None], index[1]]
 
 
 @TRANSFORMS.register_module()

@@ -12,10 +12,10 @@ from skimage.metrics import variation_of_information
 from skimage.segmentation import find_boundaries
 from sklearn.metrics import adjusted_rand_score
 
+from ..datasets.coco_truth import TURNED, CocoTruth, evenly, is_turned
 from ..datasets.mask_bank import MaskBank
-from ..datasets.transforms import crop_label_map
 from ..errors import UserError
-from .coco_truth import TURNED, CocoTruth, evenly, is_turned
+from ..ops.label_maps import resize_label_map
 
 SIZES = dict(small=(0., 32.**2), medium=(32.**2, 96.**2),
              large=(96.**2, float('inf')))
@@ -50,9 +50,8 @@ class MaskQuality(BaseMetric):
     for overlaps only.
 
     Images are read upright. One whose annotations lie on their side, as the
-    shape of its map tells (:func:`~.coco_truth.is_turned`), is left out with a
-    warning. The map of a nearly square image has as many rows as columns and
-    does not tell.
+    shape of its map tells (``is_turned``), is left out with a warning. The map
+    of a nearly square image has as many rows as columns and does not tell.
 
     Args:
         ann_file (str): COCO instance json.
@@ -226,9 +225,7 @@ class MaskQuality(BaseMetric):
     def _score(self, name: str, label_map: np.ndarray) -> Dict[str, Any]:
         found = self.truth.instances(name)
         segments = self.truth.segments(name)
-        height, width = segments.shape
-        ids = crop_label_map(label_map, segments.shape,
-                             (0, 0, height, width), segments.shape)
+        ids = resize_label_map(label_map, segments.shape)
         ids = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
         kept = ~found.crowd & (found.masks.sum((1, 2)) >= self.min_area)
         scores: Dict[str, Any] = dict(

@@ -22,10 +22,10 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from ..datasets.coco_truth import TURNED, CocoTruth, evenly, is_turned
 from ..datasets.image_io import at_long_side, read_image
 from ..errors import UserError
 from ..models.regions import cell_labels
-from .coco_truth import TURNED, CocoTruth, evenly, is_turned
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse regularisation strengths to choose from."""
@@ -378,7 +378,7 @@ def run_probes(features: FrozenFeatures,
     """Run all three probes on annotated images, each image read once.
 
     An image whose height and width are the other way round in the json
-    (:func:`~.coco_truth.is_turned`) is left out with a warning.
+    (``is_turned``) is left out with a warning.
 
     Args:
         features (FrozenFeatures): The frozen backbone.

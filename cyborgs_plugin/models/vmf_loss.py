@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..segmentation.kmeans import kmeans
+from ..ops.kmeans import kmeans
 
 Maps = Tuple[Tensor, ...]
 

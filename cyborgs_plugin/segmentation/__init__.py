@@ -1,7 +1,7 @@
 """Segmentation: features, k-means, mask sources and mask rounds."""
+from ..ops.kmeans import kmeans
 from .bootstrap import MaskRoundError, make_round
 from .features import FeatureExtractor
-from .kmeans import kmeans
 from .sources import (
                       AnnotatedMasks,
                       BankMasks,

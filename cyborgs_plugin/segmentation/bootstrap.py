@@ -37,6 +37,7 @@ from ..datasets.mask_bank import (
     round_path,
 )
 from ..errors import UserError
+from ..ops.label_maps import resize_label_map
 from .layer_output import run_to_layer
 from .sources import MaskSource, NonFiniteFeaturesError
 
@@ -277,8 +278,7 @@ def agreement(first: MaskBank, second: MaskBank,
             maps = [bank.label_map(key) for bank in (first, second)]
             height, width = np.max([ids.shape for ids in maps], axis=0)
             scores.append(adjusted_rand_score(*(
-                ids[np.arange(height)[:, None] * ids.shape[0] // height,
-                    np.arange(width) * ids.shape[1] // width].ravel()
+                resize_label_map(ids, (height, width)).ravel()
                 for ids in maps)))
     return float(np.mean(scores)) if scores else float('nan'), len(scores)
 

@@ -14,17 +14,17 @@ from mmengine.logging import print_log
 from mmpretrain.registry import TASK_UTILS
 from torch import Tensor, nn
 
-from ..datasets.mask_bank import MaskBank
-from ..errors import MissingPackageError, UserError
-from ..evaluation.coco_truth import (
+from ..datasets.coco_truth import (
     TURNED,
     is_turned,
     list_images,
     load_coco,
 )
+from ..datasets.mask_bank import MaskBank
+from ..errors import MissingPackageError, UserError
+from ..ops import crop_label_map, kmeans
 from ..precision import warn_if_bfloat16_is_slow
 from .features import FeatureExtractor
-from .kmeans import kmeans
 
 GRID = 8
 """Pixels of an image on each side of a cell of a label map."""
@@ -506,7 +506,7 @@ class AnnotatedMasks(MaskSource):
 
     Pixels of no instance are region 0; where instances overlap, the smaller
     one is on top. An image that lies on its side in the json
-    (:func:`~cyborgs_plugin.evaluation.coco_truth.is_turned`) gets one region,
+    (:func:`~cyborgs_plugin.datasets.coco_truth.is_turned`) gets one region,
     and a warning.
 
     Args:
@@ -602,7 +602,5 @@ class AnnotatedMasks(MaskSource):
 def _reduce(ids: np.ndarray) -> np.ndarray:
     """Bring a full-size map (H, W) to the grid, sampling cell centres."""
     height, width = ids.shape
-    rows, cols = -(-height // GRID), -(-width // GRID)
-    row = (2 * np.arange(rows) + 1) * height // (2 * rows)
-    col = (2 * np.arange(cols) + 1) * width // (2 * cols)
-    return ids[row[:, None], col]
+    return crop_label_map(ids, (height, width), (0, 0, height, width),
+                          (-(-height // GRID), -(-width // GRID)))

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from skimage.segmentation import find_boundaries
 
 from ..errors import UserError
+from ..ops.label_maps import resize_label_map
 
 GROUND_TRUTH = 'ground truth'
 
@@ -80,10 +81,7 @@ def _draw(images: Sequence[np.ndarray],
 def _paint(image: np.ndarray, label_map: np.ndarray,
            with_background: bool) -> np.ndarray:
     """Lay the ids over the image, one colour for each id."""
-    height, width = image.shape[:2]
-    rows = np.arange(height) * label_map.shape[0] // height
-    cols = np.arange(width) * label_map.shape[1] // width
-    ids = label_map[rows[:, None], cols].astype(np.int64)
+    ids = resize_label_map(label_map, image.shape[:2]).astype(np.int64)
     palette = np.random.default_rng(0).integers(
         40, 256, (int(ids.max()) + 1, 3))
     painted = 0.35 * image + 0.65 * palette[ids]

@@ -9,7 +9,7 @@ from mmpretrain.registry import METRICS
 from cyborgs_plugin.datasets.mask_bank import MaskBankWriter, publish_round
 from cyborgs_plugin.evaluation import CocoTruth, color_kmeans, mask_quality
 
-from .conftest import SIZE
+from ..annotations import SIZE
 
 
 def naive_boundary(ids):

@@ -23,7 +23,7 @@ from cyborgs_plugin.evaluation.probes import (
     segmentation_scores,
 )
 
-from .conftest import SIZE
+from ..annotations import SIZE
 
 
 class Stages(nn.Module):

@@ -9,7 +9,8 @@ import pytest
 
 from cyborgs_plugin.datasets.mask_bank import MaskBankWriter, publish_round
 from cyborgs_plugin.evaluation import MaskQuality, color_kmeans
-from tests.test_evaluation.conftest import SIZE, annotated  # noqa: F401
+
+from ..annotations import SIZE
 
 PATH = Path(__file__).parents[2] / 'tools' / 'evaluate_masks.py'
 

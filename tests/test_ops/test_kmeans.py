@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans, kmeans_plusplus
 
-from cyborgs_plugin.segmentation.kmeans import (
+from cyborgs_plugin.ops.kmeans import (
     _stages,
     _sums,
     _sums_by_products,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyborgs_plugin.datasets.coco_truth import is_turned
 from cyborgs_plugin.evaluation import CocoTruth
-from cyborgs_plugin.evaluation.coco_truth import is_turned
 
 
 def test_instances(annotated):

@@ -1,0 +1,5 @@
+"""Pure functions of tensors and arrays; nothing of the package is imported."""
+from .kmeans import kmeans
+from .label_maps import crop_label_map, resize_label_map
+
+__all__ = ['crop_label_map', 'kmeans', 'resize_label_map']
