@@ -19,6 +19,7 @@ from mmengine import fileio
 from mmengine.logging import print_log
 
 from ..errors import MissingFileError, UserError
+from ..files import sha256 as file_sha256
 
 Path = str | os.PathLike[str]
 FORMAT_VERSION = 1
@@ -162,7 +163,7 @@ class MaskBank:
         found = os.path.getsize(file) if os.path.isfile(file) else 'no file'
         if found != size:
             raise self._altered(name, f'{size} bytes', found)
-        if sha256 is not None and (digest := _sha256(file)) != sha256:
+        if sha256 is not None and (digest := file_sha256(file)) != sha256:
             raise self._altered(name, f'SHA-256 {sha256}', digest)
         try:
             array = np.load(file, mmap_mode='r', allow_pickle=False)
@@ -479,8 +480,11 @@ def _merge(partial: str, merged: str,
     arrays = offsets, sizes, np.ascontiguousarray(records['key'])
     for path, array in zip(paths[1:], arrays, strict=True):
         np.save(path, array)
-    return {os.path.basename(path): dict(
-        bytes=os.path.getsize(path), sha256=_sha256(path)) for path in paths}
+    return {
+        os.path.basename(path): dict(
+            bytes=os.path.getsize(path), sha256=file_sha256(path))
+        for path in paths
+    }
 
 
 def _read_labels(folder: str, records: np.ndarray,
@@ -498,14 +502,6 @@ def _read_labels(folder: str, records: np.ndarray,
             labels = np.frombuffer(file.read(math.prod(shape)),
                                    f'<u{shape[-1]}')
             yield labels.astype(dtype).tobytes()
-
-
-def _sha256(file: str) -> str:
-    digest = hashlib.sha256()
-    with open(file, 'rb') as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _discard(folder: str) -> None:

@@ -219,10 +219,17 @@ def test_frozen_probes(tmp_path, backbone, call):  # noqa: F811
     assert scores['segments mIoU'] > 0.5 and scores['images mAP'] > 0.5
     file = tmp_path / 'annotations' / 'instances_val2017.json'
     content = json.loads(file.read_text())
-    content['categories'].pop()
-    file.write_text(json.dumps(content))
-    with pytest.raises(SystemExit, match='same classes'):
-        call(frozen_probes, backbone, '--root', tmp_path)
+    category = content['categories'].pop()
+    for categories, expected in (([], 'which its categories lack'),
+                                 ([dict(category, name='dim')],
+                                  'same classes')):
+        file.write_text(
+            json.dumps(
+                dict(
+                    content,
+                    categories=content['categories'] + categories)))
+        with pytest.raises(SystemExit, match=expected):
+            call(frozen_probes, backbone, '--root', tmp_path)
     with pytest.raises(SystemExit, match='does not exist'):
         call(frozen_probes, backbone, '--root', tmp_path / 'nowhere')
 
