@@ -400,7 +400,7 @@ def test_ways_to_write_a_config(name, installed, sandbox, request):
     site = request.getfixturevalue('wheel') if installed == 'wheel' else None
     mim = (site or ROOT) / ('cyborgs_plugin/.mim' if site else '')
     code = block(name).replace('/checkout', str(mim))
-    code = code.replace('/photos/', f'{sandbox}/main/data/coco/')
+    code = code.replace("'/photos'", f"'{sandbox}/photos'")
     folder, options = sandbox / 'elsewhere', CONFIGS[name]
     if "'../" in code:  # in a folder of the configs, of which this is a copy
         folder = sandbox / 'elsewhere' / f'configs_{installed}' / 'ablations'

@@ -25,7 +25,10 @@ from mmpretrain.utils import get_ori_model
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.engine import MaskUpdateHook
-from cyborgs_plugin.engine.config_checks import check_load_from
+from cyborgs_plugin.engine.config_checks import (
+    check_data_root,
+    check_load_from,
+)
 from cyborgs_plugin.engine.config_options import (
     complete_loaders,
     merge_options,
@@ -68,6 +71,7 @@ def build_runner(args: argparse.Namespace,
     """A runner with model and data as training has them at its start."""
     cfg = load_config(args.config)
     merge_options(cfg, args.cfg_options, args.launcher, args.work_dir)
+    check_data_root(cfg)
     check_load_from(cfg)
     complete_loaders(cfg, pin_memory=False, persistent_workers=False)
     cfg.resume = False

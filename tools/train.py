@@ -11,11 +11,12 @@ from _options import add_options, parse
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.engine import PretrainedCheckHook, ScheduleHook
 from cyborgs_plugin.engine.config_checks import (
+    check_data_root,
     check_keys,
     check_load_from,
     check_schedule,
@@ -70,6 +71,12 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+        if not cfg.load_from and not find_latest_checkpoint(cfg.work_dir):
+            print_log(
+                f'--resume: {cfg.work_dir} holds no checkpoint, so the run '
+                'begins anew',
+                logger='current',
+                level=logging.WARNING)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError('--auto-scale-lr needs '
@@ -81,6 +88,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
 
 def check(cfg: Config) -> None:
     """Refuse what would train for nothing; warn of what may."""
+    check_data_root(cfg)
     check_load_from(cfg)
     if cfg.get('default_scope') != 'mmpretrain':
         require_mmcv_ops()

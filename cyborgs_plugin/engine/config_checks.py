@@ -1,4 +1,5 @@
 """What a config says and does not mean."""
+import ast
 import difflib
 import inspect
 import os
@@ -14,7 +15,9 @@ RUNNER_KEYS = {
     *inspect.signature(Runner.__init__).parameters,
     # what the Runner and tools/train.py read from the config by themselves
     'auto_scale_lr',
+    'compile',
     'custom_imports',
+    'efficient_conv_bn_eval',
     'find_unused_parameters',
     'model_wrapper_cfg',
     'runner_type',
@@ -63,8 +66,10 @@ def check_options(cfg: Config, options: dict) -> None:
                 node = node[int(part)]
             elif isinstance(node, dict) and part in node:
                 node = node[part]
-            elif isinstance(node, dict) and ('type' not in node and not (
-                    depth == 0 and part in RUNNER_KEYS)):
+            elif isinstance(node, dict) and 'type' not in node and (
+                    part not in RUNNER_KEYS if depth == 0 else
+                    # Its reader may take more than the config sets.
+                    difflib.get_close_matches(part, node, 1, cutoff=0.8)):
                 raise UserError(_unknown(option, depth, parts, node))
             else:
                 break
@@ -77,6 +82,33 @@ def _unknown(option: str, depth: int, parts: List[str], known: Any) -> str:
     return (f'--cfg-options {option}: {place} has no {parts[depth]!r}'
             + (f'; did you mean {", ".join(near)}?' if near else
                f'; it has {", ".join(sorted(names)[:20])}'))
+
+
+def check_data_root(cfg: Config) -> None:
+    """Refuse a ``data_root`` that a config sets and no data set has.
+
+    A base has built its data sets from its own by then.
+
+    Raises:
+        UserError: Says what to set instead.
+    """
+    root = cfg.get('data_root')
+    if not isinstance(root, str) or not root or not cfg.get(
+            'train_dataloader') or not osp.isfile(cfg.filename or ''):
+        return
+    with open(cfg.filename, encoding='utf-8') as file:
+        own = [
+            node.targets[0].id for node in ast.parse(file.read()).body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+        ]
+    if 'data_root' in own and repr(root.rstrip('/'))[:-1] not in repr(
+            cfg.train_dataloader):
+        raise UserError(
+            f'{cfg.filename}: data_root={root!r} is used by no data set, '
+            'since those of the base were made from its own. Set '
+            'train_dataloader=dict(dataset=dict(data_root=data_root)) as '
+            'well, or --cfg-options data_root=...')
 
 
 def check_load_from(cfg: Config) -> None:
@@ -151,7 +183,7 @@ def _length(cfg: Config) -> Tuple[Any, str, bool]:
 def _check(name: str, part: Dict[str, Any], others: List[Dict[str, Any]],
            length: int) -> List[str]:
     """Lines about one scheduler."""
-    begin, end = part.get('begin', 0), part.get('end', length)
+    begin, end = _span(part, length)
     kind = _kind(part)
     if begin >= length:
         return [
@@ -163,15 +195,16 @@ def _check(name: str, part: Dict[str, Any], others: List[Dict[str, Any]],
             return []
         return [
             f'{name}.end={end}: the warm-up takes the whole run, so that the '
-            'rate is never what the optimizer has; set it to '
-            f'{max(1, length // 10)}, say'
+            'rate is never what the optimizer has; ' +
+            (f'set it to {max(1, length // 10)}, say'
+             if length > 1 else 'a run of 1 has no room for one')
         ]
     lines = []
     if end > length:
         lines.append(f'{name}.end={end}: the run stops before {kind} has '
                      f'ended; set it to {length}, or leave it out')
     elif end < length and not any(
-            other.get('begin', 0) <= end < other.get('end', length)
+            _span(other, length)[0] <= end < _span(other, length)[1]
             and not _is_warm_up(other) for other in others):
         lines.append(f'{name}.end={end}: {kind} ends before the run, which '
                      'goes on at the last rate; set it to '
@@ -199,7 +232,7 @@ def _check_steps(name: str, part: Dict[str, Any], span: int, begin: int,
         return []
     # they are counted from `begin`
     last = begin + max(milestones)
-    meant, new = part.get('end', last + 1) - begin, length - begin
+    meant, new = (part.get('end') or last + 1) - begin, length - begin
     better = [
         min(round(milestone * new / meant), new - 1)
         for milestone in milestones
@@ -226,6 +259,15 @@ def _kind(part: Dict[str, Any]) -> str:
 def _is_warm_up(part: Dict[str, Any]) -> bool:
     """Whether the value rises to that of the optimizer."""
     kind = _kind(part).rpartition('.')[2]
-    return kind.startswith('Constant') or (
-        kind.startswith('Linear')
-        and part.get('start_factor', 1 / 3) < part.get('end_factor', 1.))
+    if part.get('begin'):  # what follows others holds or lowers the rate
+        return False
+    return 'Warmup' in kind or (
+        kind.startswith('Constant') and part.get('factor', 1 / 3) < 1) or (
+            kind.startswith('Linear')
+            and part.get('start_factor', 1 / 3) < part.get('end_factor', 1.))
+
+
+def _span(part: Dict[str, Any], length: int) -> Tuple[int, int]:
+    """First step of a scheduler and the one that it ends before."""
+    begin, end = part.get('begin'), part.get('end')
+    return begin or 0, length if end is None else end

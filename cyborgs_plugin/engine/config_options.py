@@ -41,6 +41,8 @@ def merge_options(cfg: Config,
     elif cfg.get('work_dir') is None:
         stem = osp.splitext(osp.basename(cfg.filename))[0]
         cfg.work_dir = osp.join('work_dirs', stem)
+    # The dumped config is used from other folders, too.
+    cfg.work_dir = osp.abspath(cfg.work_dir)
 
 
 def use_mixed_precision(cfg: Config) -> None:

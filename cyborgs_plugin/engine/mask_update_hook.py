@@ -198,6 +198,11 @@ class MaskUpdateHook(Hook):
             scenes for scenes in found if scenes.mask_bank is None
         ]
         self.root = self.bank_root or osp.join(runner.work_dir, 'masks')
+        if self.evaluator is not None and self._scenes:
+            # Before the work of a round, not after it.
+            self.evaluator.known_keys(
+                (key for scenes in self._scenes
+                 for key, _ in scenes.images()), 'The training data')
 
     def make(self,
              runner: Runner,

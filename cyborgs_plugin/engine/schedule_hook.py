@@ -30,13 +30,19 @@ class ScheduleHook(Hook):
 
     def __init__(self) -> None:
         self._wanted: List[Any] = []
+        self._fresh: List[Dict[str, Any]] = []
         self._loaded: List[Dict[str, Any]] = []
 
     def before_run(self, runner: Runner) -> None:
         """Keep the schedulers as the config has made them."""
-        if isinstance(runner.param_schedulers, list):
+        schedulers = runner.param_schedulers or []
+        if isinstance(schedulers, list):
             # Their optimizer stays the run's own.
-            self._wanted = [copy.copy(s) for s in runner.param_schedulers]
+            self._wanted = [copy.copy(s) for s in schedulers]
+            self._fresh = [{
+                name: group[name]
+                for name in ('lr', 'momentum', 'betas') if name in group
+            } for group in runner.optim_wrapper.param_groups]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep those that mmengine is about to load over them."""
@@ -44,7 +50,7 @@ class ScheduleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Take the config's where they differ."""
-        if not self._wanted or runner.iter == 0:
+        if not self._fresh or runner.iter == 0:
             return
         changes = self._changes()
         if not changes:
@@ -69,13 +75,16 @@ class ScheduleHook(Hook):
             f'{_text(new)}'
             for number, (old, scheduler) in enumerate(
                 zip(self._loaded, self._wanted))
-            for name, new in scheduler.state_dict().items()
-            if name not in _PROGRESS and old.get(name) != new
+            for name, new in {
+                **dict.fromkeys(old), **scheduler.state_dict()
+            }.items() if name not in _PROGRESS and old.get(name) != new
         ]
 
     def _replay(self, runner: Runner) -> None:
         """Bring the config's schedulers to where the run is."""
         schedulers, groups = self._wanted, runner.optim_wrapper.param_groups
+        for group, fresh in zip(groups, self._fresh):
+            group.update(fresh)  # also what no scheduler changes any more
         for scheduler in schedulers:
             # The last one holds what all of them made of the first value.
             name = scheduler.param_name

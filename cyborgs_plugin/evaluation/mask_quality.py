@@ -112,19 +112,37 @@ class MaskQuality(BaseMetric):
             Dict[str, float]: The scores, on every rank.
 
         Raises:
-            ValueError: If no image of the bank is annotated.
+            UserError: If no image of the bank is annotated.
         """
-        known = set(bank.keys())
-        keys = [key for key in self.keys() if key in known]
-        if not keys:
-            raise UserError(
-                f'{bank.path} has none of the images of '
-                f'{self.truth.ann_file}: its keys look like '
-                f'{bank.keys()[0]!r}, those of the annotations like '
-                f'{self.keys()[0]!r}. Set the key_prefix (--img-prefix)')
+        keys = self.known_keys(bank.keys(), bank.path)
         mine = keys[get_rank()::get_world_size()]
         return self.evaluate_maps(
             ((key, bank.label_map(key)) for key in mine), len(keys))
+
+    def known_keys(self, keys: Iterable[str], source: str) -> List[str]:
+        """The images that are scored and there.
+
+        Args:
+            keys (Iterable[str]): Keys of images.
+            source (str): Whose they are, for messages.
+
+        Returns:
+            List[str]: Keys, in the order of the annotations.
+
+        Raises:
+            UserError: If there are none.
+        """
+        known = set(keys)
+        found = [key for key in self.keys() if key in known]
+        if not found:
+            raise UserError(
+                f'{source} has none of the images of {self.truth.ann_file}: '
+                f'its keys look like {min(known)!r}, those of the annotations '
+                f'like {self.keys()[0]!r}. Set key_prefix (of the tool: '
+                '--img-prefix; in a config: '
+                'default_hooks.mask_update.evaluator.key_prefix) to what is '
+                'lacking in front')
+        return found
 
     def evaluate_maps(self, maps: Iterable[Tuple[str, np.ndarray]],
                       size: int) -> Dict[str, float]:

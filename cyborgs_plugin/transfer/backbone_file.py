@@ -114,9 +114,10 @@ def read_checkpoint(path: str, own: bool = False) -> Dict[str, Any]:
         raise UserError(
             f'{path} is refused: it holds more than tensors and plain '
             'containers, and reading such objects would run their code '
-            f'({str(error).splitlines()[0]}). If you trust where it comes '
-            'from, load it there and save its state_dict alone with '
-            'torch.save') from error
+            f'({str(error).splitlines()[0]}). Of a training checkpoint of '
+            'tools/train.py publish_backbone.py makes a file that can be '
+            'read. If you trust where another comes from, load it there and '
+            'save its state_dict alone with torch.save') from error
     except (RuntimeError, EOFError, KeyError) as error:
         raise UserError(f'{path} is damaged ({error}): copy it again, or '
                         'take an earlier checkpoint') from error

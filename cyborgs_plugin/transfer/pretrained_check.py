@@ -5,6 +5,7 @@ random weights.
 """
 import os.path as osp
 import pickle
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -38,7 +39,12 @@ def check_files(model: nn.Module) -> List[str]:
         wanted = _tensors(module)
         found = read_pretrained(init['checkpoint'], init.get('prefix'))
         lacking, wrong = _misfits(found, wanted)
-        if lacking or wrong:
+        added = _added(lacking, found)
+        if _loads_its_own_way(module):
+            lines.append(f'model.{name} renames or resizes what it loads: '
+                         f'{init["checkpoint"]} is not compared with it')
+            continue
+        if wrong or len(added) < len(lacking) or len(added) == len(wanted):
             raise UserError(
                 f'{init["checkpoint"]} does not fit model.{name} (init_cfg '
                 f'prefix={init.get("prefix")!r}): of {len(wanted)} tensors '
@@ -46,8 +52,11 @@ def check_files(model: nn.Module) -> List[str]:
                 f'{len(wrong)} have other shapes ({some(wrong)}). The file '
                 f'has {some(sorted(found), 4)}. Set init_cfg.prefix and the '
                 "backbone's depth to the file's, or take another file")
-        lines.append(f'model.{name}: all of {len(wanted)} tensors are in '
-                     f'{init["checkpoint"]}')
+        lines.append(
+            f'model.{name}: {len(wanted) - len(added)} of {len(wanted)} '
+            f'tensors are in {init["checkpoint"]}' +
+            (f'; those of parts that its network has not ({some(added, 4)}) '
+             'keep their initial values' if added else ''))
     return lines
 
 
@@ -66,8 +75,10 @@ def check_loaded(model: nn.Module) -> List[str]:
     check_files(model)
     lines = []
     for name, module, init in pretrained_modules(model):
+        if _loads_its_own_way(module):
+            continue
         found = read_pretrained(init['checkpoint'], init.get('prefix'))
-        wanted = _tensors(module)
+        wanted = {k: v for k, v in _tensors(module).items() if k in found}
         other = [
             key for key, value in wanted.items()
             if not torch.equal(value.cpu(), found[key].to(value.dtype))
@@ -242,6 +253,26 @@ def _misfits(found: Tensors, wanted: Tensors) -> Tuple[List[str], List[str]]:
         if key in found and found[key].shape != wanted[key].shape
     ]
     return lacking, wrong
+
+
+def _added(lacking: List[str], found: Tensors) -> List[str]:
+    """Of the missing tensors those of parts that the file's network has not.
+
+    A detector may add some, such as the offsets of deformable convolutions. A
+    block more of the file's own kind is no such part: the depth is another.
+    """
+
+    def kind(key: str) -> str:
+        return re.sub(r'\d+', '#', key)
+
+    known = {kind(key) for key in found}
+    return [key for key in lacking if kind(key) not in known]
+
+
+def _loads_its_own_way(module: nn.Module) -> bool:
+    """Whether a network renames or resizes tensors as it loads them."""
+    return hasattr(module, 'convert_weights') or any(
+        part._load_state_dict_pre_hooks for part in module.modules())
 
 
 def _without(key: str, prefix: str) -> str:

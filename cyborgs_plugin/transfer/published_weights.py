@@ -259,7 +259,11 @@ def read_published(path: str, network: str) -> Tensors:
     if path.endswith(('.npy', '.npz')):
         tensors = _with_counts(from_haiku(read_arrays(path), path, network))
     else:
-        tensors = from_torch(read_checkpoint(path), path, network)
+        checkpoint = read_checkpoint(path)
+        meta = checkpoint.get('meta')
+        if isinstance(meta, dict) and 'source_sha256' in meta:
+            raise UserError(f'{path} is a file of this package already')
+        tensors = from_torch(checkpoint, path, network)
     if find_arch(tensors) is None:
         raise UserError(f'{path} holds a network that is no ResNet-18, -34, '
                         '-50, -101 or -152: the toolbox has no class for it')

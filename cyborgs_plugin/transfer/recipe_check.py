@@ -216,5 +216,7 @@ def _as_dict(value: Any) -> dict:
 def _same(value: Any, wanted: Any) -> bool:
     if isinstance(value, (list, tuple)) and isinstance(
             wanted, (list, tuple)) and len(value) == len(wanted):
-        return all(abs(a - b) < 1e-3 for a, b in zip(value, wanted))
+        # Some write 58.4 for 58.395.
+        return all(
+            abs(a - b) <= 0.01 * abs(b) for a, b in zip(value, wanted))
     return bool(value == wanted)

@@ -41,6 +41,22 @@ def test_recipes_follow_another_length(name):
             assert found == []
 
 
+@pytest.mark.parametrize('schedule', [
+    [dict(type='LinearLR', start_factor=.1, begin=0, end=3),
+     dict(type='CosineAnnealingLR', begin=3, end=25),
+     dict(type='ConstantLR', factor=1., begin=25, end=30)],
+    [dict(type='mmdet.QuadraticWarmupLR', begin=0, end=5),
+     dict(type='CosineAnnealingLR', begin=5, end=None)],
+    [dict(type='MultiStepLR', milestones=[20, 27], end=None)],
+])
+def test_constant_ends_and_open_ends_fit(schedule):
+    """As mmdet's YOLOX ends, and where the Runner fills in the end."""
+    assert check_schedule(
+        Config(
+            dict(train_cfg=dict(max_epochs=30),
+                 param_scheduler=schedule))) == []
+
+
 def cosine(**changes):
     return dict(type='CosineAnnealingLR', by_epoch=True, **changes)
 

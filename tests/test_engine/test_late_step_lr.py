@@ -177,6 +177,18 @@ def test_follows_another_rate_and_another_schedule(tmp_path):
     assert again == pytest.approx(expected[2 * PER_EPOCH:])
 
 
+@pytest.mark.parametrize('before, after', [
+    ([dict(type='CosineAnnealingLR')], None),
+    ([dict(type='MultiStepLR', milestones=[1], gamma=.5)],
+     [dict(type='ExponentialLR', gamma=.5)]),
+])
+def test_follows_a_schedule_that_has_less_to_say(tmp_path, before, after):
+    expected = train(tmp_path / 'one', 4, after)
+    train(tmp_path / 'w', 2, before)
+    again = train(tmp_path / 'w', 4, after, resume=True)
+    assert again == pytest.approx(expected[2 * PER_EPOCH:])
+
+
 def test_scores_cannot_be_replayed(tmp_path, capsys):
     train(tmp_path, 2, SCHEDULES['cosine'])
     plateau = [dict(type='ReduceOnPlateauLR', monitor='x')]

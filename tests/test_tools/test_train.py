@@ -8,7 +8,11 @@ import pytest
 from mmengine.config import Config
 
 from cyborgs_plugin.engine import config_options
-from cyborgs_plugin.engine.config_checks import check_keys, check_options
+from cyborgs_plugin.engine.config_checks import (
+    check_data_root,
+    check_keys,
+    check_options,
+)
 from cyborgs_plugin.engine.config_options import move_data
 
 from ..test_models.test_cyborgs import ROOT
@@ -26,6 +30,7 @@ def config():
 @pytest.mark.parametrize('option, near', [
     ('modle.neck.num_regions', 'model'),
     ('train_dataloder.batch_size', 'train_dataloader'),
+    ('train_dataloader.batchsize', 'batch_size'),
     ('model.backbone.init_cfg', None),
     ('train_dataloader.dataset.pipeline.9.type', '2'),
 ])
@@ -45,7 +50,11 @@ def test_known_options():
             'find_unused_parameters': True,
             'load_from': 'x',
             'work_dir': 'x',
-            'param_scheduler.0.end': 3
+            'param_scheduler.0.end': 3,
+            # what readers of open dicts take beside what the config sets
+            'train_dataloader.prefetch_factor': 4,
+            'randomness.diff_rank_seed': True,
+            'compile.mode': 'x'
         })
 
 
@@ -94,6 +103,28 @@ def test_detectors_have_no_mixed_precision_on_a_cpu(monkeypatch):
     monkeypatch.setattr(config_options, 'get_device', lambda: 'cpu')
     with pytest.raises(ValueError, match='--amp .*_toy.py needs a GPU'):
         train.merge_args(Config.fromfile(path), train.parse_args())
+
+
+def test_a_data_root_that_nothing_uses_is_refused(tmp_path):
+    path = tmp_path / 'own.py'
+    path.write_text("_base_ = 'cyborgs_plugin::cyborgs_toy.py'\n"
+                    "data_root = '/photos/'\n")
+    with pytest.raises(ValueError, match='/photos/.* used by no data set'):
+        check_data_root(Config.fromfile(path))
+    path.write_text(path.read_text() +
+                    'train_dataloader = dict(dataset=dict('
+                    'data_root=data_root))\n')
+    check_data_root(Config.fromfile(path))
+    check_data_root(config())
+
+
+def test_resuming_nothing_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['train.py', TOY, '--resume'])
+    cfg = config()
+    train.merge_args(cfg, train.parse_args())
+    assert f'{tmp_path}/work_dirs' in cfg.work_dir  # wherever it is used
+    assert 'begins anew' in capsys.readouterr().out
 
 
 def test_data_root_moves_the_data():

@@ -91,6 +91,46 @@ def test_what_fits(tmp_path):
     assert '6 of 6 tensors' in line  # no count of batches
 
 
+class Blocks(BaseModule):
+    """Blocks of a network, to which a detector may add parts."""
+
+    def __init__(self, depth=2, added=False, init_cfg=None):
+        super().__init__(init_cfg)
+        self.blocks = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(depth))
+        if added:
+            self.blocks[1].offset = nn.Conv2d(3, 18, 1)
+
+
+@pytest.mark.parametrize('depth, added, fits', [
+    (2, False, True), (2, True, True), (3, False, False)])
+def test_added_parts_are_no_misfit_but_more_blocks_are(
+        tmp_path, depth, added, fits):
+    """As deformable convolutions in a ResNet of ImageNet."""
+    path = tmp_path / 'x.pth'
+    torch.save(dict(state_dict=Blocks().state_dict()), path)
+    model = Model(None)
+    model.backbone = Blocks(
+        depth, added, dict(type='Pretrained', checkpoint=str(path)))
+    if not fits:
+        with pytest.raises(ValueError, match='blocks.2.weight'):
+            check_files(model)
+        return
+    line, = check_files(model)
+    assert ('blocks.1.offset.weight' in line) == added
+    model.init_weights()
+    line, = check_loaded(model)
+    assert line.startswith('model.backbone: 4 of 4 tensors')
+
+
+def test_networks_that_resize_what_they_load_are_left_alone(tmp_path):
+    model = Model(init(write(tmp_path / 'x.pth')), width=8)
+    with pytest.raises(ValueError, match='other shapes'):
+        check_files(model)
+    model.backbone._register_load_state_dict_pre_hook(lambda *_: None)
+    line, = check_files(model)
+    assert 'renames or resizes' in line and check_loaded(model) == []
+
+
 @pytest.mark.parametrize('drop', [(), ('bn.num_batches_tracked', )])
 def test_without_a_prefix_and_behind_a_wrapper(tmp_path, drop):
     path = write(tmp_path / 'x.pth', 'module.', drop=drop)

@@ -91,7 +91,8 @@ def main() -> None:
     print(f'Wrote {files[0]} and {osp.basename(files[1])}: {len(tensors)} '
           f'tensors, {made}')
     arch = find_arch(tensors)
-    init = dict(type='Pretrained', checkpoint=files[0])
+    file = osp.abspath(files[0])  # configs anywhere name it
+    init = dict(type='Pretrained', checkpoint=file)
     if arch:
         init['prefix'] = f'{arch}.'
     key = 'model.backbone.init_cfg'
@@ -99,7 +100,7 @@ def main() -> None:
     options = ' '.join(
         shlex.quote(f'{key}.{name}={value}') for name, value in init.items())
     print(f'Use it in mmdet or mmpretrain: {key}=dict({words}) in a config, '
-          f'or\n--cfg-options {options}\n{files[0]}')
+          f'or\n--cfg-options {options}\n{file}')
 
 
 if __name__ == '__main__':
