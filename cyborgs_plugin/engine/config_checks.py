@@ -102,7 +102,8 @@ def check_data_root(cfg: Config) -> None:
             if isinstance(node, ast.Assign)
             and isinstance(node.targets[0], ast.Name)
         ]
-    if 'data_root' in own and repr(root.rstrip('/'))[:-1] not in repr(
+    # One without a base, as a run dumps it, has made its data sets itself.
+    if {'_base_', 'data_root'} <= set(own) and repr(root.rstrip('/'))[:-1] not in repr(
             cfg.train_dataloader):
         raise UserError(
             f'{cfg.filename}: data_root={root!r} is used by no data set, '

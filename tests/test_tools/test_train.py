@@ -116,6 +116,10 @@ def test_a_data_root_that_nothing_uses_is_refused(tmp_path):
                     'data_root=data_root))\n')
     check_data_root(Config.fromfile(path))
     check_data_root(config())
+    cfg = config()  # as a run on other photographs dumps it
+    cfg.train_dataloader.dataset.data_root = '/elsewhere/'
+    cfg.dump(path)
+    check_data_root(Config.fromfile(path))
 
 
 def test_resuming_nothing_is_said(tmp_path, monkeypatch, capsys):
