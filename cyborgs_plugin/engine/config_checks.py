@@ -97,14 +97,15 @@ def check_data_root(cfg: Config) -> None:
             'train_dataloader') or not osp.isfile(cfg.filename or ''):
         return
     with open(cfg.filename, encoding='utf-8') as file:
-        own = [
-            node.targets[0].id for node in ast.parse(file.read()).body
+        own = {
+            node.targets[0].id
+            for node in ast.parse(file.read()).body
             if isinstance(node, ast.Assign)
             and isinstance(node.targets[0], ast.Name)
-        ]
+        }
+    used = repr(root.rstrip('/'))[:-1] in repr(cfg.train_dataloader)
     # One without a base, as a run dumps it, has made its data sets itself.
-    if {'_base_', 'data_root'} <= set(own) and repr(root.rstrip('/'))[:-1] not in repr(
-            cfg.train_dataloader):
+    if {'_base_', 'data_root'} <= own and not used:
         raise UserError(
             f'{cfg.filename}: data_root={root!r} is used by no data set, '
             'since those of the base were made from its own. Set '
