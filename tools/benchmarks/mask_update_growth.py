@@ -120,10 +120,11 @@ def main():
                   f'{before:10.0f}  {peak:8.0f}  {size / number:11.0f}',
                   flush=True)
     images, each, peaks = zip(*rows)
-    growth = (peaks[-1] - peaks[0]) * 2**20 / (images[-1] - images[0])
-    print(f'time_ratio: {each[-1] / each[0]:.2f} '
-          f'peak_growth_mib: {peaks[-1] - peaks[0]:.1f} '
-          f'bytes_of_memory_an_image: {growth:.0f}')
+    if len(images) > 1:
+        growth = (peaks[-1] - peaks[0]) * 2**20 / (images[-1] - images[0])
+        print(f'time_ratio: {each[-1] / each[0]:.2f} '
+              f'peak_growth_mib: {peaks[-1] - peaks[0]:.1f} '
+              f'bytes_of_memory_an_image: {growth:.0f}')
 
 
 if __name__ == '__main__':
