@@ -55,8 +55,10 @@ def load_config(name: str) -> Config:
         raise MissingPackageError(
             f'{name}: {error}. Its _base_ or custom_imports need it: see the '
             'extras of requirements/') from error
-    except SyntaxError as error:
-        raise UserError(f'{name} is no Python: {error}') from error
+    except (OSError, SyntaxError) as error:
+        raise UserError(
+            f'{name} cannot be read as a config, which is a file of Python '
+            f'with the ending .py: {error}') from error
 
 
 def resolve_own_configs() -> None:
