@@ -45,7 +45,7 @@ class LateStepLR(MultiStepLR):
                  **kwargs: Any) -> None:
         if not all(0 < fraction < 1 for fraction in fractions):
             raise UserError('LateStepLR.fractions must be numbers between 0 '
-                             f'and 1, but are {fractions}')
+                            f'and 1, but are {fractions}')
         if end is None:
             raise UserError(
                 "LateStepLR.end is missing: mmengine's Runner fills in the "
