@@ -1,4 +1,5 @@
 """Configs of this package by name: ``cyborgs_plugin::cyborgs_coco.py``."""
+import os
 import os.path as osp
 
 from mmengine.config import Config
@@ -19,9 +20,14 @@ def find_config(name: str) -> str:
         str: The path.
 
     Raises:
-        FileNotFoundError: If the package has no such config.
+        MissingFileError: If there is no such config.
     """
     if not name.startswith(_PREFIX):
+        if not osp.isfile(osp.expanduser(name)):
+            raise MissingFileError(
+                f'There is no config {name!r} (the current folder is '
+                f'{os.getcwd()}). Those of this package also go by '
+                f'{_PREFIX}NAME')
         return name
     inside = name[len(_PREFIX):]
     folder = osp.join(osp.dirname(__file__), '.mim', 'configs')
@@ -49,7 +55,9 @@ def load_config(name: str) -> Config:
     """
     try:
         return Config.fromfile(find_config(name))
-    except FileNotFoundError as error:
+    except MissingFileError:
+        raise
+    except FileNotFoundError as error:  # of a base
         raise MissingFileError(f'{name}: {error}') from error
     except ModuleNotFoundError as error:
         raise MissingPackageError(
