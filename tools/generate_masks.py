@@ -33,7 +33,10 @@ from cyborgs_plugin.engine.config_options import (
     complete_loaders,
     merge_options,
 )
-from cyborgs_plugin.engine.launch import prepare_launch
+from cyborgs_plugin.engine.launch import (
+    prepare_launch,
+    runner_beside_training,
+)
 from cyborgs_plugin.engine.mask_update_hook import (
     HASH_KEY,
     ORIGIN_KEY,
@@ -80,7 +83,7 @@ def build_runner(args: argparse.Namespace,
         cfg.randomness = dict(cfg.get('randomness', {}), seed=seed)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     prepare_launch(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = runner_beside_training(cfg)
     # In the order of Runner.train, so that the weights are those of training.
     runner.train_loop  # noqa: B018
     runner._init_model_weights()

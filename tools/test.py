@@ -6,7 +6,6 @@ import argparse
 
 from _options import add_options, parse
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.engine import PretrainedCheckHook
@@ -15,7 +14,10 @@ from cyborgs_plugin.engine.config_options import (
     complete_loaders,
     merge_options,
 )
-from cyborgs_plugin.engine.launch import prepare_launch
+from cyborgs_plugin.engine.launch import (
+    prepare_launch,
+    runner_beside_training,
+)
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.version import require_mmcv_ops
 
@@ -42,7 +44,7 @@ def main() -> None:
         require_mmcv_ops()
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     prepare_launch(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = runner_beside_training(cfg)
     runner.register_hook(PretrainedCheckHook())
     runner.test()
 

@@ -1,4 +1,4 @@
-"""Several processes on machines without an accelerator."""
+"""Start of a run: several processes on a CPU, a runner of a tool."""
 from typing import Any
 
 import torch.distributed as torch_dist
@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
 from ..errors import UserError
 
@@ -42,6 +43,20 @@ def prepare_launch(cfg: Config) -> None:
             f'count each process by itself (sync_bn=None, {replaced} SyncBN '
             'became BN)',
             logger='current')
+
+
+def runner_beside_training(cfg: Config) -> Runner:
+    """A runner that leaves the config file of its ``work_dir`` alone.
+
+    The toolbox writes a runner's config to ``{work_dir}/{file name}``. A tool
+    that works in the folder of a training run would replace the config which
+    that run was trained by, and is resumed from, with its own. Without a file
+    name the copy is called by the time.
+
+    Args:
+        cfg (Config): The config.
+    """
+    return Runner.from_cfg(Config(cfg._cfg_dict))
 
 
 def _replace_sync_bn(node: Any) -> int:

@@ -76,6 +76,17 @@ def test_the_same_rounds_as_in_training(trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_config_of_the_run_stays(trained, monkeypatch):
+    """The run is resumed, and its rounds are made again, from that file."""
+    config = trained / 'cyborgs_toy.py'
+    before = config.read_bytes()
+    call(monkeypatch, generate_masks, config, trained / 'epoch_3.pth',
+         '--cfg-options', 'default_hooks.mask_update.source.smooth=16')
+    assert MaskBank.open(trained / 'offline_masks').round == 2
+    assert config.read_bytes() == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('damage', ['gone', 'altered', 'manifest'])
 def test_the_message_of_a_failed_resume_is_true(
         trained, monkeypatch, capsys, damage):
