@@ -1,8 +1,7 @@
 """Fixtures that all tests share."""
 import logging
+import sys
 
-import cv2
-import numpy as np
 import pytest
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
@@ -11,6 +10,7 @@ from mmengine.visualization import Visualizer
 import cyborgs_plugin  # noqa: F401
 
 from .annotations import annotated  # noqa: F401
+from .helpers import write_photo
 
 
 @pytest.fixture(autouse=True)
@@ -22,16 +22,6 @@ def _fresh_singletons():
         kind._instance_dict.clear()
 
 
-def write_photo(path, size=(48, 64), seed=0):
-    """Write a smooth random picture and return its BGR pixels."""
-    random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image)
-    return image
-
-
 @pytest.fixture
 def photo_root(tmp_path):
     """A data root whose train2017 holds 12 pictures of two sizes."""
@@ -40,3 +30,15 @@ def photo_root(tmp_path):
         write_photo(tmp_path / 'data' / 'train2017' / f'{number:02d}.png',
                     size, number)
     return tmp_path / 'data'
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a tool in this process; give what it printed."""
+
+    def run(tool, *arguments):
+        monkeypatch.setattr(sys, 'argv', ['tool', *map(str, arguments)])
+        tool.main()
+        return capsys.readouterr().out
+
+    return run

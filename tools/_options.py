@@ -1,7 +1,7 @@
 """Options that the tools which read a config share."""
 import argparse
 import os
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser,
-          words: Optional[Sequence[str]] = None) -> argparse.Namespace:
+          words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line, and tell the rank to who asks for it."""
     args = parser.parse_args(words)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

@@ -8,7 +8,6 @@ clustering of each bank.
 """
 import argparse
 import os.path as osp
-from typing import Dict, List
 
 import numpy as np
 
@@ -38,7 +37,7 @@ def main() -> None:
     try:
         banks = [MaskBank.open(path) for path in args.banks]
         keys = args.keys or banks[0].keys(args.num_images)
-        columns: Dict[str, List[np.ndarray]] = {}
+        columns: dict[str, list[np.ndarray]] = {}
         for bank in banks:
             for number in range(bank.num_clusterings):
                 title = f'round {bank.round}'

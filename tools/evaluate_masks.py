@@ -11,7 +11,7 @@ import json
 import os.path as osp
 import re
 import sys
-from typing import Dict, Iterator, Tuple
+from collections.abc import Iterator
 
 import numpy as np
 from mmengine.utils import track_iter_progress
@@ -81,7 +81,7 @@ def main() -> None:
             json.dump(scores, file, indent=1)
 
 
-def rounds(metric: MaskQuality, path: str) -> Dict[str, Dict[str, float]]:
+def rounds(metric: MaskQuality, path: str) -> dict[str, dict[str, float]]:
     """Score a round, or all rounds of a root."""
     if osp.isfile(osp.join(path, 'manifest.json')):
         banks = [MaskBank.open(path)]
@@ -95,17 +95,17 @@ def rounds(metric: MaskQuality, path: str) -> Dict[str, Dict[str, float]]:
     }
 
 
-def short(scores: Dict[str, float]) -> Dict[str, float]:
+def short(scores: dict[str, float]) -> dict[str, float]:
     """Leave the metric's prefix out of the names."""
     return {name.split('/')[-1]: value for name, value in scores.items()}
 
 
 def floor(metric: MaskQuality,
-          args: argparse.Namespace) -> Dict[str, Dict[str, float]]:
+          args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Score k-means on colour and position, averaged over seeds."""
     keys = metric.keys()
 
-    def maps(k: int, seed: int) -> Iterator[Tuple[str, np.ndarray]]:
+    def maps(k: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
         for key in track_iter_progress(keys, file=sys.stderr):
             image = read_image(osp.join(args.data_root, key))
             yield key, color_kmeans(image, k, seed)

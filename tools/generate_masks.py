@@ -14,7 +14,7 @@ import argparse
 import os.path as osp
 import sys
 import time
-from typing import Any, Dict
+from typing import Any
 
 from _options import add_options, parse
 from mmengine.logging import print_log
@@ -70,7 +70,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def build_runner(args: argparse.Namespace,
-                 checkpoint: Dict[str, Any]) -> Runner:
+                 checkpoint: dict[str, Any]) -> Runner:
     """A runner with model and data as training has them at its start."""
     cfg = load_config(args.config)
     merge_options(cfg, args.cfg_options, args.launcher, args.work_dir)
@@ -92,7 +92,7 @@ def build_runner(args: argparse.Namespace,
     return runner
 
 
-def make_masks(runner: Runner, hook: MaskUpdateHook, checkpoint: Dict[str,
+def make_masks(runner: Runner, hook: MaskUpdateHook, checkpoint: dict[str,
                                                                      Any],
                args: argparse.Namespace) -> MaskBank:
     """Make the round that the arguments ask for."""
@@ -151,7 +151,7 @@ def main() -> None:
         report(bank, time.perf_counter() - start, checkpoint, args)
 
 
-def report(bank: MaskBank, seconds: float, checkpoint: Dict[str, Any],
+def report(bank: MaskBank, seconds: float, checkpoint: dict[str, Any],
            args: argparse.Namespace) -> None:
     """Say what was made and how to use it."""
     print_log(describe_round(bank, seconds, None))

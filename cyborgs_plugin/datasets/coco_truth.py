@@ -2,15 +2,10 @@
 import contextlib
 import io
 import os.path as osp
+from collections.abc import Sequence
 from typing import (
     Any,
-    Dict,
-    List,
     NamedTuple,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
 )
 
 import mmcv
@@ -60,10 +55,10 @@ class CocoTruth:
             Defaults to None, ``panoptic_file`` without ``.json``.
 
     Attributes:
-        names (List[str]): ``file_name`` of each image, once, in the order of
+        names (list[str]): ``file_name`` of each image, once, in the order of
             the json.
-        classes (List[str]): Names of the classes of instances.
-        segment_classes (List[str]): Names of the classes of
+        classes (list[str]): Names of the classes of instances.
+        segment_classes (list[str]): Names of the classes of
             :meth:`semantic`.
 
     Raises:
@@ -73,8 +68,8 @@ class CocoTruth:
 
     def __init__(self,
                  ann_file: str,
-                 panoptic_file: Optional[str] = None,
-                 panoptic_dir: Optional[str] = None) -> None:
+                 panoptic_file: str | None = None,
+                 panoptic_dir: str | None = None) -> None:
         self.ann_file = ann_file
         self._coco = COCO()
         content = load_coco(ann_file, ('images', 'annotations', 'categories'))
@@ -88,7 +83,7 @@ class CocoTruth:
                 for annotation in content['annotations']
                 if annotation['image_id'] in self._coco.imgs
             })
-        self._panoptic: Dict[int, dict] = {}
+        self._panoptic: dict[int, dict] = {}
         if panoptic_file is None:
             self.segment_classes = ['background', *self.classes]
         else:
@@ -105,7 +100,7 @@ class CocoTruth:
                     for annotation in content['annotations']
                     for info in annotation['segments_info']
                 })
-        self.names: List[str] = [
+        self.names: list[str] = [
             name for name in self._images
             if panoptic_file is None or self._panoptic_ids(name)
         ]
@@ -118,7 +113,7 @@ class CocoTruth:
         return name in self._images and (not self._panoptic
                                          or bool(self._panoptic_ids(name)))
 
-    def size(self, name: str) -> Tuple[int, int]:
+    def size(self, name: str) -> tuple[int, int]:
         """Height and width of an image in pixels, as annotated."""
         return self._images[name].size
 
@@ -207,7 +202,7 @@ class CocoTruth:
             classes[found.masks[index]] = found.classes[index] + 1
         return classes
 
-    def _read_panoptic(self, name: str) -> Tuple[np.ndarray, List[dict]]:
+    def _read_panoptic(self, name: str) -> tuple[np.ndarray, list[dict]]:
         """Segment ids (H, W), int64, and what the json says of them."""
         ids = self._panoptic_ids(name)
         if len(ids) > 1:
@@ -226,7 +221,7 @@ class CocoTruth:
         return (colours.astype(np.int64) @ np.array([1, 256, 65536]),
                 annotation['segments_info'])
 
-    def _panoptic_ids(self, name: str) -> List[int]:
+    def _panoptic_ids(self, name: str) -> list[int]:
         """The ids of a file that have panoptic segments."""
         return [
             number for number in self._images[name].ids
@@ -234,7 +229,7 @@ class CocoTruth:
         ]
 
 
-def evenly(names: Sequence[str], count: Optional[int]) -> List[str]:
+def evenly(names: Sequence[str], count: int | None) -> list[str]:
     """Choose so many of a list, evenly spread; None chooses all."""
     if count is None or len(names) <= count:
         return list(names)
@@ -242,12 +237,12 @@ def evenly(names: Sequence[str], count: Optional[int]) -> List[str]:
     return [names[int(index)] for index in chosen]
 
 
-def load_coco(path: str, lists: Tuple[str, ...]) -> dict:
+def load_coco(path: str, lists: tuple[str, ...]) -> dict:
     """Read a json that must hold these lists.
 
     Args:
         path (str): The json.
-        lists (Tuple[str, ...]): Such as ``('images', 'annotations')``.
+        lists (tuple[str, ...]): Such as ``('images', 'annotations')``.
 
     Returns:
         dict: What it holds.
@@ -269,13 +264,13 @@ def load_coco(path: str, lists: Tuple[str, ...]) -> dict:
 class ListedImage(NamedTuple):
     """What a json lists of a file."""
 
-    ids: List[int]
+    ids: list[int]
     """Ids that the file is listed under."""
-    size: Tuple[int, int]
+    size: tuple[int, int]
     """Height and width in pixels."""
 
 
-def list_images(path: str, images: Sequence[dict]) -> Dict[str, ListedImage]:
+def list_images(path: str, images: Sequence[dict]) -> dict[str, ListedImage]:
     """Find the ids and the size of each file of a json.
 
     Args:
@@ -283,14 +278,14 @@ def list_images(path: str, images: Sequence[dict]) -> Dict[str, ListedImage]:
         images (Sequence[dict]): Its images.
 
     Returns:
-        Dict[str, ListedImage]: By ``file_name``, in the order of the json.
+        dict[str, ListedImage]: By ``file_name``, in the order of the json.
 
     Raises:
         ValueError: If an image lacks what it needs, a file has two sizes, or
             two files have one id.
     """
-    names: Dict[int, str] = {}
-    listed: Dict[str, ListedImage] = {}
+    names: dict[int, str] = {}
+    listed: dict[str, ListedImage] = {}
     for image in images:
         try:
             number, name = image['id'], image['file_name']
@@ -315,22 +310,22 @@ def list_images(path: str, images: Sequence[dict]) -> Dict[str, ListedImage]:
     return listed
 
 
-def is_turned(shape: Tuple[int, ...], size: Tuple[int, int]) -> bool:
+def is_turned(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
     """Whether an image stands upright and its annotations lie, or vice versa.
 
     Of an image that is mirrored or upside down nobody can tell by its shape;
     nor of a nearly square one by that of a label map whose sides are equal.
 
     Args:
-        shape (Tuple[int, ...]): Height and width of the image in pixels, or
+        shape (tuple[int, ...]): Height and width of the image in pixels, or
             of a label map of it in cells (h, w).
-        size (Tuple[int, int]): Height and width as annotated.
+        size (tuple[int, int]): Height and width as annotated.
     """
     return (shape[0] - shape[1]) * (size[0] - size[1]) < 0
 
 
-def _classes(path: str, categories: List[dict],
-             used: Set[int]) -> Tuple[List[str], Dict[int, int]]:
+def _classes(path: str, categories: list[dict],
+             used: set[int]) -> tuple[list[str], dict[int, int]]:
     """Names of the classes and the class of each category id.
 
     Exporters such as Roboflow's put all categories into one supercategory.
@@ -355,13 +350,13 @@ def _classes(path: str, categories: List[dict],
                    for number, label in labels.items()}
 
 
-def _large_to_small(found: Instances) -> List[int]:
+def _large_to_small(found: Instances) -> list[int]:
     """The objects that are no crowds, the smallest one last."""
     order = np.argsort(-found.areas, kind='stable')
     return [int(index) for index in order if not found.crowd[index]]
 
 
-def _rename(ids: np.ndarray, names: Dict[int, int],
+def _rename(ids: np.ndarray, names: dict[int, int],
             other: int) -> np.ndarray:
     """Replace ids (H, W) by their new names; ``other`` for the rest."""
     known, inverse = np.unique(ids, return_inverse=True)

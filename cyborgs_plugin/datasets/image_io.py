@@ -1,5 +1,4 @@
 """Reading photographs: one way for training and for the mask rounds."""
-from typing import Optional
 
 import mmcv
 import numpy as np
@@ -13,7 +12,7 @@ class BrokenImageError(OSError):
     """A file that cannot be decoded as a whole image."""
 
 
-def read_image(path: str, backend_args: Optional[dict] = None) -> np.ndarray:
+def read_image(path: str, backend_args: dict | None = None) -> np.ndarray:
     """Read an image as three channels of eight bits, upright.
 
     Grey, alpha, palette, CMYK and 16-bit images are converted (16 bits to
@@ -66,7 +65,7 @@ def at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
         interpolation='bilinear' if grows else 'area')
 
 
-def _truncation(content: bytes) -> Optional[str]:
+def _truncation(content: bytes) -> str | None:
     """Say what is missing of a JPEG or PNG, which OpenCV fills with grey."""
     if not content:
         return 'an empty file'

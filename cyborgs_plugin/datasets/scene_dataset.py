@@ -1,7 +1,8 @@
 """Unlabelled scene photographs with the label maps of a mask round."""
 import logging
 import re
-from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -60,15 +61,15 @@ class SceneDataset(BaseDataset):
 
     def __init__(self,
                  data_root: str = '',
-                 data_prefix: Union[str, dict] = dict(img_path=''),
+                 data_prefix: str | dict = dict(img_path=''),
                  ann_file: str = '',
-                 mask_bank: Optional[str] = None,
-                 extensions: Union[str, Sequence[str]] = IMG_EXTENSIONS,
-                 backend_args: Optional[dict] = None,
+                 mask_bank: str | None = None,
+                 extensions: str | Sequence[str] = IMG_EXTENSIONS,
+                 backend_args: dict | None = None,
                  pipeline: Sequence[dict] = (),
                  max_refetch: int = 100,
                  lazy_init: bool = False,
-                 indices: Optional[Union[int, Sequence[int]]] = None) -> None:
+                 indices: int | Sequence[int] | None = None) -> None:
         self.extensions = _endings(extensions)
         self.backend_args = backend_args
         self._prefix = _image_folder(data_prefix)
@@ -89,7 +90,7 @@ class SceneDataset(BaseDataset):
             indices=indices)
 
     @property
-    def mask_bank(self) -> Optional[MaskBank]:
+    def mask_bank(self) -> MaskBank | None:
         """The round that the samples read from, if any."""
         return self._bank
 
@@ -115,16 +116,16 @@ class SceneDataset(BaseDataset):
                 'tools/generate_masks.py')
         self._bank = bank
 
-    def images(self) -> Sequence[Tuple[str, str]]:
+    def images(self) -> Sequence[tuple[str, str]]:
         """List the images in the order of the data set.
 
         Returns:
-            Sequence[Tuple[str, str]]: Key and path of each image, read from
+            Sequence[tuple[str, str]]: Key and path of each image, read from
             the data set's list one at a time: no copy of it is made.
         """
         return _Images(self)
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """List the images, sorted by name or in the order of the json."""
         folder = self.data_prefix['img_path']
         if not isdir(folder, backend_args=self.backend_args):
@@ -175,7 +176,7 @@ class SceneDataset(BaseDataset):
                 f'number of images from 1 to {count} (negative: of the last '
                 f'ones), or a list of places below {count}')
 
-    def _listed_in_json(self, files: set) -> List[str]:
+    def _listed_in_json(self, files: set) -> list[str]:
         """The images that the json names and that exist, in its order."""
         if not exists(self.ann_file, backend_args=self.backend_args):
             raise MissingFileError(
@@ -200,7 +201,7 @@ class SceneDataset(BaseDataset):
                 level=logging.WARNING)
         return [name for name in names if name in files]
 
-    def prepare_data(self, idx: int) -> Optional[dict]:
+    def prepare_data(self, idx: int) -> dict | None:
         """Load and transform one sample.
 
         Of a bank with several clusterings of an image one is drawn, by the
@@ -236,7 +237,7 @@ class SceneDataset(BaseDataset):
             return None
 
 
-def _image_folder(data_prefix: Union[str, dict]) -> str:
+def _image_folder(data_prefix: str | dict) -> str:
     """The image folder that ``data_prefix`` gives."""
     if isinstance(data_prefix, str):  # as of mmpretrain's data sets
         return data_prefix
@@ -253,7 +254,7 @@ def _image_folder(data_prefix: Union[str, dict]) -> str:
     return folder
 
 
-def _endings(extensions: Union[str, Sequence[str]]) -> Tuple[str, ...]:
+def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:
     """File name endings as ``str.endswith`` takes them: '.jpg', '.png'."""
     given = (extensions.split(',') if isinstance(extensions, str) else
              extensions)

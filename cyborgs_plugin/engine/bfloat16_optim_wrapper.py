@@ -1,6 +1,7 @@
 """Mixed precision where mmengine has none: on a CPU."""
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper

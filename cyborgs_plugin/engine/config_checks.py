@@ -4,7 +4,7 @@ import difflib
 import inspect
 import os
 import os.path as osp
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -75,7 +75,7 @@ def check_options(cfg: Config, options: dict) -> None:
                 break
 
 
-def _unknown(option: str, depth: int, parts: List[str], known: Any) -> str:
+def _unknown(option: str, depth: int, parts: list[str], known: Any) -> str:
     names = [str(name) for name in known]
     near = difflib.get_close_matches(parts[depth], names, n=3, cutoff=0.5)
     place = '.'.join(parts[:depth]) or 'the config'
@@ -126,7 +126,7 @@ def check_load_from(cfg: Config) -> None:
             f'does not exist: the current folder is {os.getcwd()}')
 
 
-def check_schedule(cfg: Config) -> List[str]:
+def check_schedule(cfg: Config) -> list[str]:
     """Find schedules that do not fit the length of the run.
 
     mmengine ends a scheduler without an ``end`` where the run ends, and takes
@@ -139,13 +139,13 @@ def check_schedule(cfg: Config) -> List[str]:
         cfg (Config): A config of any OpenMMLab package.
 
     Returns:
-        List[str]: A line for each number that does not fit, with its key, why,
+        list[str]: A line for each number that does not fit, with its key, why,
         and what to set; empty if all do.
     """
     length, key, by_epoch = _length(cfg)
     if length is None:
         return []
-    found: List[str] = []
+    found: list[str] = []
     schedules = cfg.get('param_scheduler') or []
     named = {'param_scheduler': schedules}
     if isinstance(schedules, dict) and 'type' not in schedules:
@@ -173,7 +173,7 @@ def check_schedule(cfg: Config) -> List[str]:
     return found
 
 
-def _length(cfg: Config) -> Tuple[Any, str, bool]:
+def _length(cfg: Config) -> tuple[Any, str, bool]:
     """Length of the run, its key, and whether it is in epochs."""
     loop = cfg.get('train_cfg') or {}
     for name, by_epoch in (('max_epochs', True), ('max_iters', False)):
@@ -182,8 +182,8 @@ def _length(cfg: Config) -> Tuple[Any, str, bool]:
     return None, '', True
 
 
-def _check(name: str, part: Dict[str, Any], others: List[Dict[str, Any]],
-           length: int) -> List[str]:
+def _check(name: str, part: dict[str, Any], others: list[dict[str, Any]],
+           length: int) -> list[str]:
     """Lines about one scheduler."""
     begin, end = _span(part, length)
     kind = _kind(part)
@@ -221,8 +221,8 @@ def _check(name: str, part: Dict[str, Any], others: List[Dict[str, Any]],
     return lines
 
 
-def _check_steps(name: str, part: Dict[str, Any], span: int, begin: int,
-                 length: int) -> List[str]:
+def _check_steps(name: str, part: dict[str, Any], span: int, begin: int,
+                 length: int) -> list[str]:
     """Lines about the steps of one scheduler."""
     size, milestones = part.get('step_size'), part.get('milestones')
     if size is not None and size >= span:
@@ -252,13 +252,13 @@ def _check_steps(name: str, part: Dict[str, Any], span: int, begin: int,
     ]
 
 
-def _kind(part: Dict[str, Any]) -> str:
+def _kind(part: dict[str, Any]) -> str:
     """The scheduler's name, also where a config holds the class."""
     kind = part.get('type')
     return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
-def _is_warm_up(part: Dict[str, Any]) -> bool:
+def _is_warm_up(part: dict[str, Any]) -> bool:
     """Whether the value rises to that of the optimizer."""
     kind = _kind(part).rpartition('.')[2]
     if part.get('begin'):  # what follows others holds or lowers the rate
@@ -269,7 +269,7 @@ def _is_warm_up(part: Dict[str, Any]) -> bool:
             and part.get('start_factor', 1 / 3) < part.get('end_factor', 1.))
 
 
-def _span(part: Dict[str, Any], length: int) -> Tuple[int, int]:
+def _span(part: dict[str, Any], length: int) -> tuple[int, int]:
     """First step of a scheduler and the one that it ends before."""
     begin, end = part.get('begin'), part.get('end')
     return begin or 0, length if end is None else end

@@ -1,6 +1,6 @@
 """What the command line changes in a config."""
 import os.path as osp
-from typing import Any, List, Optional
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -14,7 +14,7 @@ from .config_checks import check_options
 def merge_options(cfg: Config,
                   options: dict,
                   launcher: str = 'none',
-                  work_dir: Optional[str] = None) -> None:
+                  work_dir: str | None = None) -> None:
     """Put the options that all tools have into a config.
 
     Args:
@@ -106,7 +106,7 @@ def move_data(cfg: Config, old: Any, new: str) -> None:
     Raises:
         ValueError: If nothing was made from it.
     """
-    moved: List[str] = []
+    moved: list[str] = []
 
     def visit(node: Any, path: str) -> None:
         items = enumerate(node) if isinstance(node, list) else list(

@@ -1,5 +1,6 @@
 """A learning rate that falls late, wherever the end of the run is."""
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from mmengine.optim import MultiStepLR
 from mmengine.registry import PARAM_SCHEDULERS

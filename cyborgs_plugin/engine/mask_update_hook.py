@@ -5,8 +5,9 @@ import os.path as osp
 import re
 import time
 from bisect import bisect_right
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any
 
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import CheckpointHook, Hook
@@ -93,13 +94,13 @@ class MaskUpdateHook(Hook):
                  interval: int = 100,
                  start: int = 0,
                  source: dict = dict(type='NetworkMasks'),
-                 initial: Optional[dict] = None,
+                 initial: dict | None = None,
                  group_size: int = 16,
-                 bank_root: Optional[str] = None,
+                 bank_root: str | None = None,
                  max_keep_rounds: int = -1,
                  decode_threads: int = 2,
                  exact_resume: bool = True,
-                 evaluator: Optional[dict] = None) -> None:
+                 evaluator: dict | None = None) -> None:
         if interval == 0 or interval < -1:
             raise UserError('default_hooks.mask_update.interval must be a '
                             'positive number of epochs, or -1 to keep the '
@@ -122,8 +123,8 @@ class MaskUpdateHook(Hook):
         # Built here, so that a wrong path is found before the work.
         self.evaluator = None if evaluator is None else METRICS.build(
             evaluator)
-        self.bank: Optional[MaskBank] = None
-        self._origin: Optional[Dict[str, Any]] = None
+        self.bank: MaskBank | None = None
+        self._origin: dict[str, Any] | None = None
         self._seconds = 0.
 
     def before_train(self, runner: Runner) -> None:
@@ -194,7 +195,7 @@ class MaskUpdateHook(Hook):
             raise UserError(
                 'MaskUpdateHook needs a SceneDataset in train_dataloader, but '
                 f'found {type(dataset).__name__}')
-        self._scenes: List[SceneDataset] = [
+        self._scenes: list[SceneDataset] = [
             scenes for scenes in found if scenes.mask_bank is None
         ]
         self.root = self.bank_root or osp.join(runner.work_dir, 'masks')
@@ -210,7 +211,7 @@ class MaskUpdateHook(Hook):
              source_cfg: dict,
              epoch: int,
              iteration: int,
-             network: Optional[Dict[str, Tensor]] = None,
+             network: dict[str, Tensor] | None = None,
              reuse: bool = True,
              fresh: bool = False) -> MaskBank:
         """Make a round.
@@ -221,7 +222,7 @@ class MaskUpdateHook(Hook):
             source_cfg (dict): Config of the source.
             epoch (int): Finished epochs when the round begins.
             iteration (int): Finished iterations.
-            network (Dict[str, Tensor], optional): State of the backbone, as
+            network (dict[str, Tensor], optional): State of the backbone, as
                 a checkpoint holds it. Defaults to None, as it is now.
             reuse (bool): Take the same round if an earlier start made it and
                 was killed then. Defaults to True.
@@ -233,7 +234,7 @@ class MaskUpdateHook(Hook):
         """
         model = get_ori_model(runner.model)
         source = TASK_UTILS.build(source_cfg)
-        meta: Dict[str, Any] = dict(
+        meta: dict[str, Any] = dict(
             source=_plain(source_cfg), epoch=epoch, iter=iteration)
         fingerprint = source.fingerprint()
         if fingerprint is not None:
@@ -259,7 +260,7 @@ class MaskUpdateHook(Hook):
             iter=iteration,
             network=network,
             fingerprint=fingerprint)
-        parts: List[Any] = [scenes.images() for scenes in self._scenes]
+        parts: list[Any] = [scenes.images() for scenes in self._scenes]
         images: Any = ConcatDataset(parts)
         made = reuse and self._is_made(runner, number, images, meta)
         if fresh:
@@ -331,7 +332,7 @@ class MaskUpdateHook(Hook):
             ': ' + ', '.join(f'{name} {value:.4g}'
                              for name, value in scores.items()))
 
-    def _previous(self, number: int) -> Optional[MaskBank]:
+    def _previous(self, number: int) -> MaskBank | None:
         """The round before, where broken images have their old maps."""
         if self.bank is not None or number == 0:
             return self.bank
@@ -339,8 +340,8 @@ class MaskUpdateHook(Hook):
         return MaskBank.open(path) if osp.isdir(path) else None
 
     def _is_made(self, runner: Runner, number: int,
-                 images: Sequence[Tuple[str, str]],
-                 meta: Dict[str, Any]) -> bool:
+                 images: Sequence[tuple[str, str]],
+                 meta: dict[str, Any]) -> bool:
         """Whether an earlier start made this round before it was killed."""
         path = round_path(self.root, number)
         same = [False]
@@ -424,7 +425,7 @@ class MaskUpdateHook(Hook):
         runner.logger.info(f'Training with mask round {bank.round}')
         self.bank = bank
 
-    def _kept(self, runner: Runner) -> Set[int]:
+    def _kept(self, runner: Runner) -> set[int]:
         """The current round and those of the checkpoints on disk.
 
         A checkpoint goes on with the newest round that began before the
@@ -438,7 +439,7 @@ class MaskUpdateHook(Hook):
             except (ValueError, FileNotFoundError) as error:
                 runner.logger.warning(f'Not pruned: {error}')
                 kept.add(number)
-        names: List[str] = []
+        names: list[str] = []
         for folder in (runner.work_dir, osp.dirname(runner._load_from or '')):
             names += os.listdir(folder) if osp.isdir(folder) else []
         for hook in runner.hooks:
@@ -456,7 +457,7 @@ class MaskUpdateHook(Hook):
         return kept
 
 
-def _normalisation(preprocessor: ImgDataPreprocessor) -> Dict[str, Any]:
+def _normalisation(preprocessor: ImgDataPreprocessor) -> dict[str, Any]:
     """How the network in training sees pixels."""
     return dict(
         mean=preprocessor.mean.flatten().tolist(),
@@ -464,7 +465,7 @@ def _normalisation(preprocessor: ImgDataPreprocessor) -> Dict[str, Any]:
         to_rgb=preprocessor._channel_conversion)
 
 
-def _hash(state: Dict[str, Tensor]) -> str:
+def _hash(state: dict[str, Tensor]) -> str:
     """SHA-256 of a network's state."""
     digest = hashlib.sha256()
     for name, tensor in state.items():

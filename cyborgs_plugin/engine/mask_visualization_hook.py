@@ -1,5 +1,4 @@
 """Masks beside their images, in the run's visualizer."""
-from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 from mmengine.dist import master_only
@@ -35,9 +34,9 @@ class MaskVisualizationHook(Hook):
             raise UserError('MaskVisualizationHook.num_images must be at '
                             f'least 1, but is {num_images}')
         self.num_images = num_images
-        self._images: List[Tuple[str, np.ndarray]] = []
-        self._columns: Dict[str, List[np.ndarray]] = {}
-        self._shown: Optional[str] = None
+        self._images: list[tuple[str, np.ndarray]] = []
+        self._columns: dict[str, list[np.ndarray]] = {}
+        self._shown: str | None = None
 
     @master_only
     def before_train_epoch(self, runner: Runner) -> None:

@@ -1,7 +1,7 @@
 """The schedule of a run that goes on: that of its config."""
 import copy
 import warnings
-from typing import Any, Dict, List
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -29,9 +29,9 @@ class ScheduleHook(Hook):
     """
 
     def __init__(self) -> None:
-        self._wanted: List[Any] = []
-        self._fresh: List[Dict[str, Any]] = []
-        self._loaded: List[Dict[str, Any]] = []
+        self._wanted: list[Any] = []
+        self._fresh: list[dict[str, Any]] = []
+        self._loaded: list[dict[str, Any]] = []
 
     def before_run(self, runner: Runner) -> None:
         """Keep the schedulers as the config has made them."""
@@ -66,7 +66,7 @@ class ScheduleHook(Hook):
         runner.logger.warning(
             f'{found}. The run goes on with that of the config')
 
-    def _changes(self) -> List[str]:
+    def _changes(self) -> list[str]:
         """What differs between checkpoint and config."""
         if len(self._loaded) != len(self._wanted):
             return [f'{len(self._loaded)} schedulers -> {len(self._wanted)}']
@@ -107,7 +107,7 @@ class ScheduleHook(Hook):
         runner.param_schedulers = schedulers
 
 
-def _step(schedulers: List[Any], by_epoch: bool) -> None:
+def _step(schedulers: list[Any], by_epoch: bool) -> None:
     for scheduler in schedulers:
         if scheduler.by_epoch == by_epoch:
             scheduler.step()

@@ -1,5 +1,4 @@
 """When the target network follows the online one."""
-from typing import Optional
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -27,8 +26,8 @@ class TargetUpdateHook(Hook):
     def after_train_iter(self,
                          runner: Runner,
                          batch_idx: int,
-                         data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
+                         data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
         """Follow the step that this iteration made, if any."""
         if runner.optim_wrapper.should_update():
             get_ori_model(runner.model).update_target()

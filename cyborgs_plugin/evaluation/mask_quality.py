@@ -1,6 +1,7 @@
 """How well label maps cut images into their objects."""
 import logging
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.dist import all_gather_object, get_rank, get_world_size
@@ -77,12 +78,12 @@ class MaskQuality(BaseMetric):
     def __init__(self,
                  ann_file: str,
                  key_prefix: str = '',
-                 panoptic_file: Optional[str] = None,
+                 panoptic_file: str | None = None,
                  min_area: int = 100,
                  tolerance: float = 0.0075,
-                 max_images: Optional[int] = None,
+                 max_images: int | None = None,
                  collect_device: str = 'cpu',
-                 prefix: Optional[str] = None) -> None:
+                 prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if min_area < 1:
             raise UserError('MaskQuality.min_area must be at least 1 pixel, '
@@ -92,16 +93,16 @@ class MaskQuality(BaseMetric):
         self.min_area = min_area
         self.tolerance = tolerance
         self.max_images = max_images
-        self._turned: List[str] = []
+        self._turned: list[str] = []
 
-    def keys(self) -> List[str]:
+    def keys(self) -> list[str]:
         """Keys of the images that are scored, as far as a bank has them."""
         return [
             self.key_prefix + name
             for name in evenly(self.truth.names, self.max_images)
         ]
 
-    def evaluate_bank(self, bank: MaskBank) -> Dict[str, float]:
+    def evaluate_bank(self, bank: MaskBank) -> dict[str, float]:
         """Score a round; all ranks call it and share the work.
 
         Args:
@@ -109,7 +110,7 @@ class MaskQuality(BaseMetric):
                 passed over.
 
         Returns:
-            Dict[str, float]: The scores, on every rank.
+            dict[str, float]: The scores, on every rank.
 
         Raises:
             UserError: If no image of the bank is annotated.
@@ -119,7 +120,7 @@ class MaskQuality(BaseMetric):
         return self.evaluate_maps(
             ((key, bank.label_map(key)) for key in mine), len(keys))
 
-    def known_keys(self, keys: Iterable[str], source: str) -> List[str]:
+    def known_keys(self, keys: Iterable[str], source: str) -> list[str]:
         """The images that are scored and there.
 
         Args:
@@ -127,7 +128,7 @@ class MaskQuality(BaseMetric):
             source (str): Whose they are, for messages.
 
         Returns:
-            List[str]: Keys, in the order of the annotations.
+            list[str]: Keys, in the order of the annotations.
 
         Raises:
             UserError: If there are none.
@@ -144,8 +145,8 @@ class MaskQuality(BaseMetric):
                 'lacking in front')
         return found
 
-    def evaluate_maps(self, maps: Iterable[Tuple[str, np.ndarray]],
-                      size: int) -> Dict[str, float]:
+    def evaluate_maps(self, maps: Iterable[tuple[str, np.ndarray]],
+                      size: int) -> dict[str, float]:
         """Score label maps.
 
         Args:
@@ -154,7 +155,7 @@ class MaskQuality(BaseMetric):
             size (int): Images of all ranks.
 
         Returns:
-            Dict[str, float]: The scores, on every rank.
+            dict[str, float]: The scores, on every rank.
 
         Raises:
             ValueError: If the annotations of all images lie on their side.
@@ -186,19 +187,19 @@ class MaskQuality(BaseMetric):
             else:
                 self.results.append(self._score(name, label_map))
 
-    def evaluate(self, size: int) -> Dict[str, float]:
+    def evaluate(self, size: int) -> dict[str, float]:
         """Average what was scored, and tell what was left out.
 
         Args:
             size (int): Images of all ranks.
 
         Returns:
-            Dict[str, float]: The scores, on every rank.
+            dict[str, float]: The scores, on every rank.
 
         Raises:
             ValueError: If all images were left out.
         """
-        turned: List[str] = sum(all_gather_object(self._turned), [])
+        turned: list[str] = sum(all_gather_object(self._turned), [])
         self._turned = []
         if turned:
             message = (
@@ -213,15 +214,15 @@ class MaskQuality(BaseMetric):
                 level=logging.WARNING)
         return super().evaluate(size)
 
-    def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Average the scores of objects and of images.
 
         Args:
-            results (List[dict]): What :meth:`process` has appended, of all
+            results (list[dict]): What :meth:`process` has appended, of all
                 ranks.
 
         Returns:
-            Dict[str, float]: The scores; one that no object or image has is
+            dict[str, float]: The scores; one that no object or image has is
             left out.
         """
         overlaps = np.concatenate([part['overlaps'] for part in results])
@@ -240,13 +241,13 @@ class MaskQuality(BaseMetric):
         metrics.update(images=len(results), objects=len(overlaps))
         return metrics
 
-    def _score(self, name: str, label_map: np.ndarray) -> Dict[str, Any]:
+    def _score(self, name: str, label_map: np.ndarray) -> dict[str, Any]:
         found = self.truth.instances(name)
         segments = self.truth.segments(name)
         ids = resize_label_map(label_map, segments.shape)
         ids = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
         kept = ~found.crowd & (found.masks.sum((1, 2)) >= self.min_area)
-        scores: Dict[str, Any] = dict(
+        scores: dict[str, Any] = dict(
             overlaps=best_overlaps(ids, found.masks[kept]),
             areas=found.areas[kept],
             regions=int(ids.max()) + 1)

@@ -6,7 +6,8 @@ classifier standardises its input and chooses its regularisation on images
 held out from the training images, so that no probe favours one network.
 """
 import logging
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class FrozenFeatures:
         std: Sequence[float] = (58.395, 57.12, 57.375),
         to_rgb: bool = True,
         grid_stride: int = 16,
-        long_side: Optional[int] = None
+        long_side: int | None = None
     ) -> None:
         backbone.eval()
         self.backbone = backbone
@@ -75,14 +76,14 @@ class FrozenFeatures:
         self.long_side = long_side
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute the features of an image.
 
         Args:
             image (np.ndarray): BGR, shape (H, W, 3), uint8.
 
         Returns:
-            Tuple[np.ndarray, np.ndarray]: The fused map (C, h, w), and the
+            tuple[np.ndarray, np.ndarray]: The fused map (C, h, w), and the
             mean of the last stage's map (C_last, ), both float32.
         """
         if self.long_side is not None:
@@ -128,13 +129,13 @@ def pool_masks(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return (weight @ torch.from_numpy(features).flatten(1).T).numpy()
 
 
-def cell_classes(classes: np.ndarray, grid: Tuple[int, int]) -> np.ndarray:
+def cell_classes(classes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Give each cell of a grid the class that fills most of it.
 
     Args:
         classes (np.ndarray): Class of each pixel, shape (H, W), uint8;
             :data:`IGNORE` is unlabelled.
-        grid (Tuple[int, int]): The grid's height and width (h, w).
+        grid (tuple[int, int]): The grid's height and width (h, w).
 
     Returns:
         np.ndarray: Shape (h, w), int64.
@@ -184,9 +185,9 @@ def fit_linear(features: np.ndarray,
     return search.best_estimator_
 
 
-def classify_regions(train: Tuple[np.ndarray, np.ndarray, np.ndarray],
-                     val: Tuple[np.ndarray, np.ndarray],
-                     seed: int = 0) -> Dict[str, float]:
+def classify_regions(train: tuple[np.ndarray, np.ndarray, np.ndarray],
+                     val: tuple[np.ndarray, np.ndarray],
+                     seed: int = 0) -> dict[str, float]:
     """Tell the classes of regions from their pooled features.
 
     Args:
@@ -196,7 +197,7 @@ def classify_regions(train: Tuple[np.ndarray, np.ndarray, np.ndarray],
         seed (int): See :func:`fit_linear`. Defaults to 0.
 
     Returns:
-        Dict[str, float]: ``accuracy`` over regions, ``balanced_accuracy``
+        dict[str, float]: ``accuracy`` over regions, ``balanced_accuracy``
         (mean recall of the classes), and ``majority``, the accuracy of
         always answering the most frequent training class.
     """
@@ -209,11 +210,11 @@ def classify_regions(train: Tuple[np.ndarray, np.ndarray, np.ndarray],
         majority=float(np.mean(val[1] == majority)))
 
 
-def segment_linearly(train: Iterable[Tuple[np.ndarray, np.ndarray]],
-                     val: Iterable[Tuple[np.ndarray, np.ndarray]],
+def segment_linearly(train: Iterable[tuple[np.ndarray, np.ndarray]],
+                     val: Iterable[tuple[np.ndarray, np.ndarray]],
                      num_classes: int,
                      max_locations: int = 20000,
-                     seed: int = 0) -> Dict[str, float]:
+                     seed: int = 0) -> dict[str, float]:
     """Tell the class of every location from its feature (semantic classes).
 
     It learns from cells of the grid, each with the class of most of its
@@ -230,12 +231,12 @@ def segment_linearly(train: Iterable[Tuple[np.ndarray, np.ndarray]],
         seed (int): Decides which, and see :func:`fit_linear`. Defaults to 0.
 
     Returns:
-        Dict[str, float]: ``mIoU``, mean over the classes that the scored
+        dict[str, float]: ``mIoU``, mean over the classes that the scored
         pixels hold, and ``pixel_accuracy``.
     """
-    features: List[np.ndarray] = []
-    labels: List[np.ndarray] = []
-    images: List[np.ndarray] = []
+    features: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     for number, (feature, classes) in enumerate(train):
         cells = cell_classes(classes, feature.shape[1:]).reshape(-1)
         known = cells != IGNORE
@@ -266,7 +267,7 @@ def segment_linearly(train: Iterable[Tuple[np.ndarray, np.ndarray]],
     return segmentation_scores(confusion)
 
 
-def segmentation_scores(confusion: np.ndarray) -> Dict[str, float]:
+def segmentation_scores(confusion: np.ndarray) -> dict[str, float]:
     """Score a confusion matrix.
 
     Args:
@@ -274,7 +275,7 @@ def segmentation_scores(confusion: np.ndarray) -> Dict[str, float]:
             (K, K), integer.
 
     Returns:
-        Dict[str, float]: ``mIoU`` over the classes that occur, and
+        dict[str, float]: ``mIoU`` over the classes that occur, and
         ``pixel_accuracy``.
     """
     hits = np.diag(confusion)
@@ -287,10 +288,10 @@ def segmentation_scores(confusion: np.ndarray) -> Dict[str, float]:
         pixel_accuracy=float(hits.sum() / confusion.sum()))
 
 
-def classify_images(train: Tuple[np.ndarray, np.ndarray],
-                    val: Tuple[np.ndarray, np.ndarray],
+def classify_images(train: tuple[np.ndarray, np.ndarray],
+                    val: tuple[np.ndarray, np.ndarray],
                     cost: float = 1e-2,
-                    min_positive: int = 5) -> Dict[str, float]:
+                    min_positive: int = 5) -> dict[str, float]:
     """Tell which classes an image holds from its one feature.
 
     A logistic regression for each class, on standardised features and with
@@ -304,7 +305,7 @@ def classify_images(train: Tuple[np.ndarray, np.ndarray],
             left out. Defaults to 5.
 
     Returns:
-        Dict[str, float]: ``mAP``, mean over the classes of the average
+        dict[str, float]: ``mAP``, mean over the classes of the average
         precision, ``chance``, that of a random order, and ``num_classes``.
 
     Raises:
@@ -373,8 +374,8 @@ def run_probes(features: FrozenFeatures,
                train: ProbeImages,
                val: ProbeImages,
                min_area: int = 100,
-               max_images: Optional[int] = None,
-               seed: int = 0) -> Dict[str, Dict[str, float]]:
+               max_images: int | None = None,
+               seed: int = 0) -> dict[str, dict[str, float]]:
     """Run all three probes on annotated images, each image read once.
 
     An image whose height and width are the other way round in the json
@@ -391,7 +392,7 @@ def run_probes(features: FrozenFeatures,
         seed (int): Defaults to 0.
 
     Returns:
-        Dict[str, Dict[str, float]]: The scores of ``regions``, ``segments``
+        dict[str, dict[str, float]]: The scores of ``regions``, ``segments``
         and ``images``.
 
     Raises:
@@ -421,24 +422,24 @@ def run_probes(features: FrozenFeatures,
 
 
 class _Collected(NamedTuple):
-    regions: Tuple[np.ndarray, np.ndarray, np.ndarray]
-    maps: List[Tuple[np.ndarray, np.ndarray]]
-    images: Tuple[np.ndarray, np.ndarray]
+    regions: tuple[np.ndarray, np.ndarray, np.ndarray]
+    maps: list[tuple[np.ndarray, np.ndarray]]
+    images: tuple[np.ndarray, np.ndarray]
 
 
 def _collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
-             max_images: Optional[int]) -> _Collected:
+             max_images: int | None) -> _Collected:
     """Compute the features of all images of a side."""
-    pooled: List[np.ndarray] = []
-    classes: List[np.ndarray] = []
-    origins: List[np.ndarray] = []
-    maps: List[Tuple[np.ndarray, np.ndarray]] = []
-    vectors: List[np.ndarray] = []
+    pooled: list[np.ndarray] = []
+    classes: list[np.ndarray] = []
+    origins: list[np.ndarray] = []
+    maps: list[tuple[np.ndarray, np.ndarray]] = []
+    vectors: list[np.ndarray] = []
     presence = []
     labelled = set(evenly(side.scenes.names, max_images))
     names = evenly(side.truth.names, max_images)
     names += sorted(labelled.difference(names))
-    turned: List[str] = []
+    turned: list[str] = []
     for number, name in enumerate(names):
         image = read_image(join_path(side.root, name))
         truth = side.truth if name in side.truth else side.scenes

@@ -1,5 +1,4 @@
 """The CYBORGS algorithm."""
-from typing import Dict, List, Optional, Union
 
 import torch
 from mmengine.model import BaseAveragedModel
@@ -38,7 +37,7 @@ class CYBORGS(BaseSelfSupervisor):
             Defaults to None.
         data_preprocessor (dict, optional): Config of the data preprocessor.
             Defaults to None, ``SelfSupDataPreprocessor``.
-        init_cfg (dict or List[dict], optional): Initialization config.
+        init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
     """
 
@@ -48,9 +47,9 @@ class CYBORGS(BaseSelfSupervisor):
                  head: dict,
                  target_ema: dict = dict(
                      type='ExponentialMovingAverage', momentum=0.004),
-                 pretrained: Optional[str] = None,
-                 data_preprocessor: Optional[dict] = None,
-                 init_cfg: Optional[Union[List[dict], dict]] = None) -> None:
+                 pretrained: str | None = None,
+                 data_preprocessor: dict | None = None,
+                 init_cfg: list[dict] | dict | None = None) -> None:
         super().__init__(
             backbone=backbone,
             neck=neck,
@@ -76,18 +75,18 @@ class CYBORGS(BaseSelfSupervisor):
         self.target_net.update_parameters(self._online())
         self._losses_since_update = 0
 
-    def loss(self, inputs: List[Tensor], data_samples: List[DataSample],
-             **kwargs: object) -> Dict[str, Tensor]:
+    def loss(self, inputs: list[Tensor], data_samples: list[DataSample],
+             **kwargs: object) -> dict[str, Tensor]:
         """Compute the losses of a batch.
 
         Args:
-            inputs (List[Tensor]): Views 1 and 2, each (B, 3, H, W), float32.
-            data_samples (List[DataSample]): B samples; the ``mask`` of each
+            inputs (list[Tensor]): Views 1 and 2, each (B, 3, H, W), float32.
+            data_samples (list[DataSample]): B samples; the ``mask`` of each
                 holds the label maps of both views, (2, H, W), integer.
             **kwargs: Not used.
 
         Returns:
-            Dict[str, Tensor]: See :meth:`MaskContrastHead.loss`.
+            dict[str, Tensor]: See :meth:`MaskContrastHead.loss`.
 
         Raises:
             ValueError: If there are not two views or a sample has no mask.
@@ -115,8 +114,8 @@ class CYBORGS(BaseSelfSupervisor):
             ]
         return self.head.loss(online, target, online_feats, target_feats)
 
-    def _check(self, inputs: List[Tensor],
-               data_samples: List[DataSample]) -> None:
+    def _check(self, inputs: list[Tensor],
+               data_samples: list[DataSample]) -> None:
         if len(inputs) != 2:
             raise UserError(
                 f'CYBORGS contrasts two views, but got {len(inputs)}: give '

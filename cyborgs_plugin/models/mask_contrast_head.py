@@ -1,5 +1,4 @@
 """The head that predicts and contrasts regions."""
-from typing import Dict, List, Optional, Tuple, Union
 
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
@@ -8,7 +7,7 @@ from torch import Tensor
 from .mask_contrastive_loss import count_regions, same_region
 from .regions import map_regions
 
-Regions = Tuple[Tensor, Tensor]
+Regions = tuple[Tensor, Tensor]
 """Projections (B, N, D) and their region ids (B, N), -1 where unused."""
 
 
@@ -30,16 +29,16 @@ class MaskContrastHead(BaseModule):
             costs nothing.
         predict_by_slot (bool): Predict slot by slot, as the published code
             does. Defaults to False.
-        init_cfg (dict or List[dict], optional): Initialization config.
+        init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
     """
 
     def __init__(self,
                  predictor: dict,
                  loss: dict = dict(type='MaskContrastiveLoss'),
-                 segmentation_loss: Optional[dict] = None,
+                 segmentation_loss: dict | None = None,
                  predict_by_slot: bool = False,
-                 init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
+                 init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
         self.predictor = MODELS.build(predictor)
         self.loss_module = MODELS.build(loss)
@@ -61,22 +60,22 @@ class MaskContrastHead(BaseModule):
         return map_regions(lambda x: self.predictor((x, ))[0], projections,
                            ids >= 0, self.predict_by_slot)
 
-    def loss(self, online: Tuple[Regions, Regions],
-             target: Tuple[Regions, Regions],
-             online_feats: Tuple[Tuple[Tensor, ...], Tuple[Tensor, ...]],
-             target_feats: Tuple[Tuple[Tensor, ...], Tuple[Tensor, ...]]
-             ) -> Dict[str, Tensor]:
+    def loss(self, online: tuple[Regions, Regions],
+             target: tuple[Regions, Regions],
+             online_feats: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
+             target_feats: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+             ) -> dict[str, Tensor]:
         """Compute the losses and what explains them.
 
         Args:
-            online (Tuple[Regions, Regions]): Online regions of views 1 and 2.
-            target (Tuple[Regions, Regions]): Target regions of views 1 and 2.
+            online (tuple[Regions, Regions]): Online regions of views 1 and 2.
+            target (tuple[Regions, Regions]): Target regions of views 1 and 2.
             online_feats (Tuple): The online backbone's outputs of views 1
                 and 2, each a tuple of (B, C_i, H_i, W_i).
             target_feats (Tuple): The target backbone's, likewise.
 
         Returns:
-            Dict[str, Tensor]: Scalars: ``loss_contrast``,
+            dict[str, Tensor]: Scalars: ``loss_contrast``,
             ``loss_segmentation`` where configured, ``num_regions`` (used
             slots an image and view), ``matched_regions`` (fraction of the
             used online slots with a partner in the other view) and

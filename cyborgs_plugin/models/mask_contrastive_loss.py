@@ -1,5 +1,5 @@
 """The contrastive loss between regions (DetCon-B)."""
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ def mask_contrastive_loss(pred_v1: Tensor,
                           temperature: float = 0.1,
                           local_negatives: bool = True,
                           image_offset: int = 0,
-                          region_counts: Optional[Tensor] = None) -> Tensor:
+                          region_counts: Tensor | None = None) -> Tensor:
     r"""Contrast each predicted region with the target regions of a batch.
 
     For a prediction :math:`p` of region :math:`m` in view 1 of image
@@ -188,7 +188,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient of the predictions, shape (M, D)."""
         mean_candidate, = ctx.saved_tensors
         return grad[:, None] * mean_candidate, None, None
@@ -220,19 +220,19 @@ class MaskContrastiveLoss(nn.Module):
         self.local_negatives = local_negatives
         self.loss_weight = loss_weight
 
-    def forward(self, preds: Tuple[Tensor, Tensor],
-                targets: Tuple[Tensor, Tensor], pred_ids: Tuple[Tensor,
+    def forward(self, preds: tuple[Tensor, Tensor],
+                targets: tuple[Tensor, Tensor], pred_ids: tuple[Tensor,
                                                                 Tensor],
-                target_ids: Tuple[Tensor, Tensor]) -> Tensor:
+                target_ids: tuple[Tensor, Tensor]) -> Tensor:
         """Compute the loss of this rank's predictions.
 
         Args:
-            preds (Tuple[Tensor, Tensor]): Predictions of views 1 and 2, each
+            preds (tuple[Tensor, Tensor]): Predictions of views 1 and 2, each
                 (B, N, D).
-            targets (Tuple[Tensor, Tensor]): Target projections of views 1 and
+            targets (tuple[Tensor, Tensor]): Target projections of views 1 and
                 2, each (B, N, D).
-            pred_ids (Tuple[Tensor, Tensor]): Their ids, each (B, N), int64.
-            target_ids (Tuple[Tensor, Tensor]): Likewise, each (B, N).
+            pred_ids (tuple[Tensor, Tensor]): Their ids, each (B, N), int64.
+            target_ids (tuple[Tensor, Tensor]): Likewise, each (B, N).
 
         Returns:
             Tensor: The loss, a scalar.

@@ -1,5 +1,5 @@
 """The neck that turns feature maps into projected region vectors."""
-from typing import List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +47,7 @@ class MaskGroundedNeck(BaseModule):
             Defaults to False.
         project_by_slot (bool): Project slot by slot, each with its own batch
             statistics, as the published code does. Defaults to False.
-        init_cfg (dict or List[dict], optional): Initialization config.
+        init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
     """
 
@@ -56,10 +56,10 @@ class MaskGroundedNeck(BaseModule):
                  num_regions: int = 16,
                  grid_stride: int = 32,
                  in_indices: Sequence[int] = (0, 1, 2),
-                 num_ids: Optional[int] = None,
+                 num_ids: int | None = None,
                  empty_regions: bool = False,
                  project_by_slot: bool = False,
-                 init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
+                 init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
         if num_regions < 1:
             raise UserError('model.neck.num_regions must be at least 1, but '
@@ -70,7 +70,7 @@ class MaskGroundedNeck(BaseModule):
                 f'model.neck.num_ids >= num_regions={num_regions}, but got '
                 f'num_ids={num_ids}')
         self.projector = MODELS.build(projector)
-        self._in_channels: Optional[int] = projector.get('in_channels')
+        self._in_channels: int | None = projector.get('in_channels')
         self.num_regions = num_regions
         self.grid_stride = grid_stride
         self.in_indices = tuple(in_indices)
@@ -109,14 +109,14 @@ class MaskGroundedNeck(BaseModule):
                                              self.num_ids)  # type: ignore
         return sample_regions(cells, self.num_regions)
 
-    def fuse(self, feats: Tuple[Tensor, ...], grid: Tuple[int,
+    def fuse(self, feats: tuple[Tensor, ...], grid: tuple[int,
                                                           int]) -> Tensor:
         """Bring the chosen stages to one grid and concatenate them.
 
         Args:
-            feats (Tuple[Tensor, ...]): Outputs of the backbone, each
+            feats (tuple[Tensor, ...]): Outputs of the backbone, each
                 (B, C_i, H_i, W_i), or all of them (B, H_i, W_i, C_i).
-            grid (Tuple[int, int]): The grid's height and width (h, w).
+            grid (tuple[int, int]): The grid's height and width (h, w).
 
         Returns:
             Tensor: Shape (B, sum of C_i, h, w).
@@ -130,15 +130,15 @@ class MaskGroundedNeck(BaseModule):
             for index in self.in_indices
         ], 1)
 
-    def channels_first(self, feats: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
+    def channels_first(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Bring all outputs of the backbone to one layout.
 
         Args:
-            feats (Tuple[Tensor, ...]): Each (B, C_i, H_i, W_i), or all of
+            feats (tuple[Tensor, ...]): Each (B, C_i, H_i, W_i), or all of
                 them (B, H_i, W_i, C_i).
 
         Returns:
-            Tuple[Tensor, ...]: Each (B, C_i, H_i, W_i), without a copy.
+            tuple[Tensor, ...]: Each (B, C_i, H_i, W_i), without a copy.
 
         Raises:
             ValueError: If the backbone gives too few stages, or stages whose
@@ -170,18 +170,18 @@ class MaskGroundedNeck(BaseModule):
             f'{first} channels in axis 1 and {last} in axis 3: set '
             f'model.neck.projector.in_channels={likely}')
 
-    def forward(self, feats: Tuple[Tensor, ...],
-                cells: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, feats: tuple[Tensor, ...],
+                cells: Tensor) -> tuple[Tensor, Tensor]:
         """Draw regions, pool and project them.
 
         Args:
-            feats (Tuple[Tensor, ...]): Outputs of the backbone, each
+            feats (tuple[Tensor, ...]): Outputs of the backbone, each
                 (B, C_i, H_i, W_i).
             cells (Tensor): The label of each cell, shape (B, h, w), int64,
                 from :meth:`cells`.
 
         Returns:
-            Tuple[Tensor, Tensor]: Projections (B, num_regions, D) and region
+            tuple[Tensor, Tensor]: Projections (B, num_regions, D) and region
             ids (B, num_regions), int64, -1 where a slot is unused.
         """
         region_ids = self.sample(cells)

@@ -4,7 +4,7 @@ A *region* is one id of an image's label map. The network sees it on the
 coarse grid of its feature map, where every cell belongs to exactly one region
 (CYBORGS, Sec. 3.1; the pooling itself is DetCon's, Sec. 3.2).
 """
-from typing import Callable, Optional, Tuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ UNUSED = -1
 _SORTABLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def cell_labels(label_maps: Tensor, grid_size: Tuple[int, int]) -> Tensor:
+def cell_labels(label_maps: Tensor, grid_size: tuple[int, int]) -> Tensor:
     """Give each cell of a grid the label that fills most of it.
 
     Where the grid does not divide the map, a cell covers the window of
@@ -27,7 +27,7 @@ def cell_labels(label_maps: Tensor, grid_size: Tuple[int, int]) -> Tensor:
     Args:
         label_maps (Tensor): Non-negative ids, shape (B, H, W), any integer
             dtype.
-        grid_size (Tuple[int, int]): The grid's height and width (h, w).
+        grid_size (tuple[int, int]): The grid's height and width (h, w).
 
     Returns:
         Tensor: The label of each cell, shape (B, h, w), int64. On a tie the
@@ -72,11 +72,11 @@ def cell_labels(label_maps: Tensor, grid_size: Tuple[int, int]) -> Tensor:
 
 
 def _windows(size: int, cells: int,
-             device: torch.device) -> Tuple[Tensor, Tensor]:
+             device: torch.device) -> tuple[Tensor, Tensor]:
     """Pixel indices of each cell along one side, and which are padding.
 
     Returns:
-        Tuple[Tensor, Tensor]: int64 and bool, both (cells, longest window).
+        tuple[Tensor, Tensor]: int64 and bool, both (cells, longest window).
     """
     cell = torch.arange(cells, device=device)
     start = cell * size // cells
@@ -108,7 +108,7 @@ def pool_regions(features: Tensor, cells: Tensor,
 
 def sample_regions(cells: Tensor,
                    num_regions: int,
-                   generator: Optional[torch.Generator] = None) -> Tensor:
+                   generator: torch.Generator | None = None) -> Tensor:
     """Draw regions uniformly, without replacement, from those present.
 
     Args:
@@ -138,7 +138,7 @@ def sample_regions_with_empty(
         cells: Tensor,
         num_regions: int,
         num_ids: int,
-        generator: Optional[torch.Generator] = None) -> Tensor:
+        generator: torch.Generator | None = None) -> Tensor:
     """Draw as the published code does: empty regions fill what is left.
 
     For comparison only (``configs/ablations/published_empty_regions.py``):

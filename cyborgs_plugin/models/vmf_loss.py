@@ -1,5 +1,4 @@
 """The segmentation loss on feature maps (von Mises-Fisher, SegSort)."""
-from typing import Tuple
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 
 from ..ops.kmeans import kmeans
 
-Maps = Tuple[Tensor, ...]
+Maps = tuple[Tensor, ...]
 
 
 @MODELS.register_module()
@@ -28,7 +27,7 @@ class VMFSegmentationLoss(nn.Module):
     has the sign negated.
 
     Args:
-        num_prototypes (Tuple[int, int]): K is drawn uniformly from this
+        num_prototypes (tuple[int, int]): K is drawn uniformly from this
             closed range at each step, and lowered to the number of locations.
             Defaults to (2, 256).
         temperature (float): :math:`\tau`. Defaults to 0.1.
@@ -38,7 +37,7 @@ class VMFSegmentationLoss(nn.Module):
     """
 
     def __init__(self,
-                 num_prototypes: Tuple[int, int] = (2, 256),
+                 num_prototypes: tuple[int, int] = (2, 256),
                  temperature: float = 0.1,
                  num_iters: int = 10,
                  in_index: int = 0,
@@ -50,14 +49,14 @@ class VMFSegmentationLoss(nn.Module):
         self.in_index = in_index
         self.loss_weight = loss_weight
 
-    def forward(self, online: Tuple[Maps, Maps],
-                target: Tuple[Maps, Maps]) -> Tensor:
+    def forward(self, online: tuple[Maps, Maps],
+                target: tuple[Maps, Maps]) -> Tensor:
         """Compute the loss.
 
         Args:
-            online (Tuple[Maps, Maps]): The online backbone's outputs of views
+            online (tuple[Maps, Maps]): The online backbone's outputs of views
                 1 and 2, each a tuple of (B, C_i, H_i, W_i).
-            target (Tuple[Maps, Maps]): The target backbone's, likewise.
+            target (tuple[Maps, Maps]): The target backbone's, likewise.
 
         Returns:
             Tensor: The loss, a scalar.

@@ -2,7 +2,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import List, Tuple
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ def kmeans(points: Tensor,
            num_clusters: int,
            num_iters: int = 20,
            seed: int = 0,
-           init: str = 'random') -> Tuple[Tensor, Tensor]:
+           init: str = 'random') -> tuple[Tensor, Tensor]:
     """Cluster points by Euclidean distance.
 
     Lloyd's iterations from random points, as in CYBORGS, Sec. 3.3, or from
@@ -51,7 +50,7 @@ def kmeans(points: Tensor,
             Defaults to 'random'.
 
     Returns:
-        Tuple[Tensor, Tensor]: The nearest centroid of each point, shape
+        tuple[Tensor, Tensor]: The nearest centroid of each point, shape
         (M, ), int64, and the centroids, shape (K, D), dtype of ``points``.
 
     Raises:
@@ -104,7 +103,7 @@ def kmeans(points: Tensor,
 
 
 def _stages(num_points: int, num_clusters: int,
-            num_iters: int) -> List[Tuple[int, int, float]]:
+            num_iters: int) -> list[tuple[int, int, float]]:
     """Points, iterations and step of each stage; the last has all points."""
     smallest = max(_SAMPLE, _SAMPLE_PER_CLUSTER * num_clusters)
     stages = []
@@ -159,7 +158,7 @@ def _far_apart(points: Tensor, num_clusters: int,
     return points[chosen]
 
 
-def _squared(points: Tensor, norms: Tensor, others: List[int]) -> Tensor:
+def _squared(points: Tensor, norms: Tensor, others: list[int]) -> Tensor:
     """Squared distances of all points (M, D) from some, (M, L)."""
     squared = torch.addmm(norms[others], points, points[others].T, alpha=-2)
     return squared.add_(norms[:, None]).clamp_(min=0)
@@ -183,7 +182,7 @@ def _lloyd(points: Tensor, centroids: Tensor, num_iters: int,
     return centroids
 
 
-def _assign(points: Tensor, centroids: Tensor) -> Tuple[Tensor, Tensor]:
+def _assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest centroid and squared distance less the point's norm, (M, )."""
     norms = centroids.square().sum(dim=1)
     nearest = [

@@ -1,12 +1,11 @@
 """The look-up of ids in a label map of any size, nearest neighbour."""
-from typing import Tuple
 
 import numpy as np
 
 
-def crop_label_map(label_map: np.ndarray, image_size: Tuple[int, int],
-                   box: Tuple[int, int, int, int],
-                   output_size: Tuple[int, int]) -> np.ndarray:
+def crop_label_map(label_map: np.ndarray, image_size: tuple[int, int],
+                   box: tuple[int, int, int, int],
+                   output_size: tuple[int, int]) -> np.ndarray:
     """Sample a crop of an image from its label map, nearest neighbour.
 
     Equal to enlarging the map to the image (an image's pixel ``y`` has the id
@@ -17,10 +16,10 @@ def crop_label_map(label_map: np.ndarray, image_size: Tuple[int, int],
     Args:
         label_map (np.ndarray): Ids that cover the whole image, shape (h, w),
             integer.
-        image_size (Tuple[int, int]): The image's height and width (H, W).
-        box (Tuple[int, int, int, int]): Top, left, height and width of the
+        image_size (tuple[int, int]): The image's height and width (H, W).
+        box (tuple[int, int, int, int]): Top, left, height and width of the
             crop, in pixels of the image.
-        output_size (Tuple[int, int]): Height and width of the output.
+        output_size (tuple[int, int]): Height and width of the output.
 
     Returns:
         np.ndarray: The crop's ids, shape ``output_size``, same dtype.
@@ -34,13 +33,13 @@ def crop_label_map(label_map: np.ndarray, image_size: Tuple[int, int],
 
 
 def resize_label_map(label_map: np.ndarray,
-                     size: Tuple[int, ...]) -> np.ndarray:
+                     size: tuple[int, ...]) -> np.ndarray:
     """Enlarge a label map to its image, nearest neighbour.
 
     Args:
         label_map (np.ndarray): Ids that cover the whole image, shape (h, w),
             integer.
-        size (Tuple[int, int]): The image's height and width (H, W).
+        size (tuple[int, int]): The image's height and width (H, W).
 
     Returns:
         np.ndarray: Shape (H, W), same dtype: pixel ``y`` has the id of row

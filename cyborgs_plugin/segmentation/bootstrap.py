@@ -2,20 +2,13 @@
 import logging
 import shutil
 import traceback
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from datetime import timedelta
 from functools import lru_cache
 from typing import (
     Any,
-    Callable,
-    Dict,
-    List,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-    Union,
 )
 
 import numpy as np
@@ -42,7 +35,7 @@ from .layer_output import run_to_layer
 from .sources import MaskSource, NonFiniteFeaturesError
 
 _NAMED = 10
-BackendArgs = Union[dict, Callable[[int], Optional[dict]], None]
+BackendArgs = dict | Callable[[int], dict | None] | None
 
 
 class MaskRoundError(UserError, RuntimeError):
@@ -59,15 +52,15 @@ class MaskRoundError(UserError, RuntimeError):
 
 
 def make_round(source: MaskSource,
-               images: Sequence[Tuple[str, str]],
+               images: Sequence[tuple[str, str]],
                root: str,
                mask_round: int,
                seed: int,
                group_size: int = 16,
-               previous: Optional[MaskBank] = None,
+               previous: MaskBank | None = None,
                backend_args: BackendArgs = None,
                decode_threads: int = 2,
-               meta: Optional[Dict[str, Any]] = None) -> MaskBank:
+               meta: dict[str, Any] | None = None) -> MaskBank:
     """Segment all images and publish the label maps as a round.
 
     Every rank calls it. Images are dealt into groups by a permutation that
@@ -76,7 +69,7 @@ def make_round(source: MaskSource,
 
     Args:
         source (MaskSource): Where the masks come from, prepared.
-        images (Sequence[Tuple[str, str]]): Key and path of each image.
+        images (Sequence[tuple[str, str]]): Key and path of each image.
         root (str): Root of the bank, on a disk that all nodes share.
         mask_round (int): Number of the round.
         seed (int): Seed of the run.
@@ -90,7 +83,7 @@ def make_round(source: MaskSource,
             Defaults to None.
         decode_threads (int): Threads that decode the next group meanwhile.
             Defaults to 2.
-        meta (Dict[str, Any], optional): What else the manifest shall hold.
+        meta (dict[str, Any], optional): What else the manifest shall hold.
             Defaults to None.
 
     Returns:
@@ -103,8 +96,8 @@ def make_round(source: MaskSource,
     num_groups = -(-len(images) // group_size)
     rank, world_size = get_rank(), get_world_size()
     mine = range(rank, num_groups, world_size)
-    broken: List[str] = []
-    clusters: List[int] = []  # K of each group
+    broken: list[str] = []
+    clusters: list[int] = []  # K of each group
     regions = 0
 
     def segment() -> None:
@@ -113,7 +106,7 @@ def make_round(source: MaskSource,
         bar = ProgressBar(len(mine)) if rank == 0 and len(mine) > 1 else None
         with ThreadPoolExecutor(decode_threads) as pool:
 
-            def decode(number: int) -> Dict[int, Any]:
+            def decode(number: int) -> dict[int, Any]:
                 first = number * group_size
                 return {
                     index: pool.submit(
@@ -194,7 +187,7 @@ def make_round(source: MaskSource,
 
 
 def together(function: Callable[[], Any],
-             group: Optional[torch_dist.ProcessGroup] = None) -> None:
+             group: torch_dist.ProcessGroup | None = None) -> None:
     """Run a step on every rank; if one fails, fail on all.
 
     Args:
@@ -229,7 +222,7 @@ def together(function: Callable[[], Any],
 
 
 def describe_round(bank: MaskBank, seconds: float,
-                   previous: Optional[MaskBank]) -> str:
+                   previous: MaskBank | None) -> str:
     """Say in one line what a round is like.
 
     Args:
@@ -255,7 +248,7 @@ def describe_round(bank: MaskBank, seconds: float,
 
 
 def agreement(first: MaskBank, second: MaskBank,
-              num_images: int = 100) -> Tuple[float, int]:
+              num_images: int = 100) -> tuple[float, int]:
     """Mean adjusted Rand index of images in two rounds.
 
     Maps of different grids are compared on the finer one; of several
@@ -268,7 +261,7 @@ def agreement(first: MaskBank, second: MaskBank,
             Defaults to 100, less than a second at stride 8.
 
     Returns:
-        Tuple[float, int]: The mean (NaN where no image is in both), and the
+        tuple[float, int]: The mean (NaN where no image is in both), and the
         number of images.
     """
     from sklearn.metrics import adjusted_rand_score
@@ -284,7 +277,7 @@ def agreement(first: MaskBank, second: MaskBank,
 
 
 def network_state(backbone: nn.Module,
-                  layer: Optional[str]) -> Dict[str, Tensor]:
+                  layer: str | None) -> dict[str, Tensor]:
     """The part of a network's state that a layer's output depends on.
 
     Args:
@@ -294,7 +287,7 @@ def network_state(backbone: nn.Module,
             fails for an image of 64x64.
 
     Returns:
-        Dict[str, Tensor]: Copies on the CPU, by their names in the state
+        dict[str, Tensor]: Copies on the CPU, by their names in the state
         dict.
     """
     state = backbone.state_dict()
@@ -313,8 +306,8 @@ def _modules_up_to(backbone: nn.Module, layer: Any) -> Callable[[str], bool]:
     """Tell tensors of the modules that run until a layer has its output."""
     twin = deepcopy(backbone)
     twin.eval()  # which returns None in mmpretrain's backbones
-    begun: Set[str] = set()
-    ended: Set[str] = set()
+    begun: set[str] = set()
+    ended: set[str] = set()
     for name, module in twin.named_modules():
         module.register_forward_pre_hook(
             lambda *_, name=name: begun.add(name))
@@ -337,7 +330,7 @@ def _modules_up_to(backbone: nn.Module, layer: Any) -> Callable[[str], bool]:
     return needs
 
 
-def _patient_group() -> Optional[torch_dist.ProcessGroup]:
+def _patient_group() -> torch_dist.ProcessGroup | None:
     """All ranks, able to wait for one another for days.
 
     The default group ends a job whose ranks wait for some minutes, and NCCL
@@ -356,8 +349,8 @@ def _group_beside(world: torch_dist.ProcessGroup) -> torch_dist.ProcessGroup:
     return torch_dist.new_group(backend='gloo', timeout=timedelta(days=7))
 
 
-def _try_read(image: Tuple[str, str],
-              backend_args: Optional[dict]) -> Optional[np.ndarray]:
+def _try_read(image: tuple[str, str],
+              backend_args: dict | None) -> np.ndarray | None:
     try:
         return read_image(image[1], backend_args)
     except BrokenImageError as error:
@@ -365,13 +358,13 @@ def _try_read(image: Tuple[str, str],
         return None
 
 
-def _segment_group(source: MaskSource, images: Sequence[Tuple[str, str]],
-                   pixels: Dict[int, Optional[np.ndarray]],
-                   seed: Tuple[int, int, int],
-                   previous: Optional[MaskBank]) -> Dict[int, np.ndarray]:
+def _segment_group(source: MaskSource, images: Sequence[tuple[str, str]],
+                   pixels: dict[int, np.ndarray | None],
+                   seed: tuple[int, int, int],
+                   previous: MaskBank | None) -> dict[int, np.ndarray]:
     """Label maps of a group by index; broken images keep their old one."""
     whole = {i: image for i, image in pixels.items() if image is not None}
-    maps: Dict[int, np.ndarray] = {}
+    maps: dict[int, np.ndarray] = {}
     if whole:
         keys = [images[index][0] for index in whole]
         maps = dict(
@@ -382,7 +375,7 @@ def _segment_group(source: MaskSource, images: Sequence[Tuple[str, str]],
     return maps
 
 
-def _old_map(previous: Optional[MaskBank], key: str,
+def _old_map(previous: MaskBank | None, key: str,
              num_clusterings: int) -> np.ndarray:
     """The maps of an image in the round before, else one region."""
     if previous is None or key not in previous:

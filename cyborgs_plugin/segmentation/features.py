@@ -1,8 +1,9 @@
 """Features of a middle layer, computed no further than that layer."""
 import difflib
 from collections import defaultdict
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -73,8 +74,8 @@ class FeatureExtractor:
         dtype: torch.dtype = torch.float32,
         reflect: int = 0,
         smooth: float = 0.,
-        long_side: Optional[int] = None,
-        max_pixels: Optional[int] = None
+        long_side: int | None = None,
+        max_pixels: int | None = None
     ) -> None:
         names = dict(backbone.named_modules())
         if not layer or layer not in names:
@@ -110,7 +111,7 @@ class FeatureExtractor:
                             _MAX_PIXELS)
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[np.ndarray]) -> List[Tensor]:
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Tensor]:
         """Compute the features of images.
 
         Images of one size run as a batch. The batches depend on ``images``
@@ -120,7 +121,7 @@ class FeatureExtractor:
             images (Sequence[np.ndarray]): BGR images, each (H, W, 3), uint8.
 
         Returns:
-            List[Tensor]: For each image (h, w, C), float32, unit vectors, on
+            list[Tensor]: For each image (h, w, C), float32, unit vectors, on
             the device of the backbone.
 
         Raises:
@@ -136,10 +137,10 @@ class FeatureExtractor:
                     image, padding=self._reflect, padding_mode='reflect')
                 for image in images
             ]
-        by_size: Dict[Tuple[int, ...], List[int]] = defaultdict(list)
+        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, image in enumerate(images):
             by_size[image.shape].append(index)
-        features: Dict[int, Tensor] = {}
+        features: dict[int, Tensor] = {}
         for (height, width, _), indices in by_size.items():
             batch = max(1, self._max_pixels // (height * width))
             for start in range(0, len(indices), batch):

@@ -1,5 +1,6 @@
 """The output of one layer of any network, as maps over its images."""
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ def run_to_layer(network: nn.Module, layer: str, images: Tensor) -> Any:
     Raises:
         LayerError: If the layer has no part in the forward.
     """
-    outputs: List[Any] = []
+    outputs: list[Any] = []
 
     def stop(module: nn.Module, inputs: Any, output: Any) -> None:
         outputs.append(output)
@@ -62,7 +63,7 @@ class _Layout(NamedTuple):
 
     axes: str
     """'NCHW', 'NHWC', or 'NLC' for tokens."""
-    stride: Optional[int]
+    stride: int | None
     """Pixels on each side of a cell; None where that is no whole number, as
     after convolutions without padding."""
     num_prefix: int = 0
@@ -95,7 +96,7 @@ class LayerOutput:
         self.multiple = self._find_multiple(network)
 
     @property
-    def example_size(self) -> Tuple[int, int]:
+    def example_size(self) -> tuple[int, int]:
         """Height and width of an image that the network takes."""
         return 2 * self.side, 3 * self.side
 
@@ -155,9 +156,9 @@ class LayerOutput:
                             f'but it gives {list(output.shape[2:])}')
         return output
 
-    def _recognise(self, network: nn.Module) -> Tuple[_Layout, int]:
+    def _recognise(self, network: nn.Module) -> tuple[_Layout, int]:
         """Find the layout, and a side of which multiples are taken."""
-        found: Optional[Tuple[_Layout, int]] = None
+        found: tuple[_Layout, int] | None = None
         seen, failure = '', None
         for side in SIDES:
             sizes = [(2 * side, 3 * side), (3 * side, 4 * side)]
@@ -211,8 +212,8 @@ class LayerOutput:
         return self.side
 
 
-def _layout(shapes: Sequence[Tuple[int, ...]],
-            sizes: Sequence[Tuple[int, int]]) -> Optional[_Layout]:
+def _layout(shapes: Sequence[tuple[int, ...]],
+            sizes: Sequence[tuple[int, int]]) -> _Layout | None:
     """Recognise a layout by the outputs' shapes for images of two sizes.
 
     The sizes differ in both sides, and are higher than wide by less than the
@@ -263,7 +264,7 @@ def _describe(output: Any) -> str:
     return f'a {type(output).__name__}'
 
 
-def _say(error: Optional[Exception]) -> str:
+def _say(error: Exception | None) -> str:
     return f'{type(error).__name__}: {error}'
 
 

@@ -1,11 +1,12 @@
 """Where masks come from: the network itself, or a fixed procedure."""
 import hashlib
 import logging
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from pickle import UnpicklingError
-from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,10 +46,10 @@ class MaskSource:
     num_clusterings = 1
     """Label maps of each image; V."""
 
-    checkpoint: Optional[str] = None
+    checkpoint: str | None = None
     """File of weights in place of those of the network in training."""
 
-    def fingerprint(self) -> Optional[str]:
+    def fingerprint(self) -> str | None:
         """Hash what the masks depend on beside config, network and images.
 
         Returns:
@@ -85,7 +86,7 @@ class MaskSource:
         """
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
-                   seed: Sequence[int]) -> List[np.ndarray]:
+                   seed: Sequence[int]) -> list[np.ndarray]:
         """Segment a group of images.
 
         Args:
@@ -94,7 +95,7 @@ class MaskSource:
             seed (Sequence[int]): Seed of the run, round, group.
 
         Returns:
-            List[np.ndarray]: Ids for each image, integer: (h, w), or
+            list[np.ndarray]: Ids for each image, integer: (h, w), or
             (V, h, w) where ``num_clusterings`` V is above 1.
         """
         raise NotImplementedError
@@ -109,7 +110,7 @@ class NetworkMasks(MaskSource):
 
     Args:
         layer (str): Name of the backbone's submodule. Defaults to 'layer2.2'.
-        num_clusters (int or Tuple[int, int]): K, or the closed range from
+        num_clusters (int or tuple[int, int]): K, or the closed range from
             which it is drawn uniformly; lowered to the number of locations of
             the smallest image, which is logged once a round. Tiny images do
             not count for that: those with fewer locations than the lower end
@@ -159,19 +160,19 @@ class NetworkMasks(MaskSource):
 
     def __init__(self,
                  layer: str = 'layer2.2',
-                 num_clusters: Union[int, Tuple[int, int]] = (2, 256),
+                 num_clusters: int | tuple[int, int] = (2, 256),
                  num_iters: int = 20,
                  kmeans_init: str = 'random',
                  num_clusterings: int = 1,
-                 pca_dim: Optional[int] = None,
+                 pca_dim: int | None = None,
                  position_weight: float = 0.,
                  reflect: int = 0,
                  smooth: float = 0.,
-                 long_side: Optional[int] = None,
-                 max_pixels: Optional[int] = 1 << 21,
+                 long_side: int | None = None,
+                 max_pixels: int | None = 1 << 21,
                  backend: str = 'torch',
                  dtype: str = 'float32',
-                 checkpoint: Optional[str] = None) -> None:
+                 checkpoint: str | None = None) -> None:
         span = (num_clusters if isinstance(num_clusters, (tuple, list)) else
                 (num_clusters, num_clusters))
         _expect(
@@ -216,11 +217,11 @@ class NetworkMasks(MaskSource):
         self.long_side = long_side
         self.max_pixels = max_pixels
         self.checkpoint = checkpoint
-        self._kmeans: Callable[..., Tuple[Tensor, Tensor]] = (
+        self._kmeans: Callable[..., tuple[Tensor, Tensor]] = (
             partial(kmeans, init=kmeans_init) if backend == 'torch' else
             _faiss_kmeans)
         self._dtype = getattr(torch, dtype)
-        self._extractor: Optional[FeatureExtractor] = None
+        self._extractor: FeatureExtractor | None = None
         self._lowered = False
 
     def prepare(self, backbone: nn.Module, mean: Sequence[float],
@@ -243,35 +244,35 @@ class NetworkMasks(MaskSource):
         self._lowered = False
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
-                   seed: Sequence[int]) -> List[np.ndarray]:
+                   seed: Sequence[int]) -> list[np.ndarray]:
         """Cluster a group of images; see :class:`MaskSource`."""
         return self.cluster(self.features(images), keys, seed)
 
-    def features(self, images: Sequence[np.ndarray]) -> List[Tensor]:
+    def features(self, images: Sequence[np.ndarray]) -> list[Tensor]:
         """Compute what is clustered.
 
         Args:
             images (Sequence[np.ndarray]): BGR images, each (H, W, 3), uint8.
 
         Returns:
-            List[Tensor]: Unit vectors of each image, (h, w, C), float32.
+            list[Tensor]: Unit vectors of each image, (h, w, C), float32.
         """
         if self._extractor is None:
             raise RuntimeError('NetworkMasks.prepare() comes first')
         return self._extractor(images)
 
-    def cluster(self, features: List[Tensor], keys: Sequence[str],
-                seed: Sequence[int]) -> List[np.ndarray]:
+    def cluster(self, features: list[Tensor], keys: Sequence[str],
+                seed: Sequence[int]) -> list[np.ndarray]:
         """Cluster the features of a group; see :meth:`label_maps`.
 
         Args:
-            features (List[Tensor]): As :meth:`features` gives them. The list
+            features (list[Tensor]): As :meth:`features` gives them. The list
                 is emptied, so that they are not held twice.
             keys (Sequence[str]): The images' keys.
             seed (Sequence[int]): Seed of the run, round, group.
 
         Returns:
-            List[np.ndarray]: As of :meth:`label_maps`.
+            list[np.ndarray]: As of :meth:`label_maps`.
 
         Raises:
             NonFiniteFeaturesError: If a feature is NaN or infinite; names
@@ -322,8 +323,8 @@ def _expect(valid: bool, name: str, found: Any, expected: str) -> None:
                         f'{expected}, but is {found!r}')
 
 
-def _smallest(sizes: Sequence[Tuple[int, ...]],
-              fewest: int) -> Tuple[int, int]:
+def _smallest(sizes: Sequence[tuple[int, ...]],
+              fewest: int) -> tuple[int, int]:
     """The smallest image of a group that is not tiny, and its locations.
 
     A single icon among photographs would decide K for all of them.
@@ -374,7 +375,7 @@ def _principal(points: Tensor, dim: int) -> Tensor:
     return points @ vectors[:, -dim:].to(points)
 
 
-def _positions(sizes: Sequence[Tuple[int, ...]]) -> Tensor:
+def _positions(sizes: Sequence[tuple[int, ...]]) -> Tensor:
     """Row and column of each location of images, -1 to 1, (M, 2)."""
     return torch.cat([
         torch.cartesian_prod(*((2 * torch.arange(side) + 1) / side - 1
@@ -383,7 +384,7 @@ def _positions(sizes: Sequence[Tuple[int, ...]]) -> Tensor:
 
 
 def _faiss_kmeans(points: Tensor, num_clusters: int, num_iters: int,
-                  seed: int) -> Tuple[Tensor, Tensor]:
+                  seed: int) -> tuple[Tensor, Tensor]:
     """The published k-means: all points, random starts, on the CPU."""
     import faiss
     data = points.cpu().numpy()
@@ -399,8 +400,8 @@ def _faiss_kmeans(points: Tensor, num_clusters: int, num_iters: int,
     return torch.from_numpy(labels), torch.from_numpy(trained.centroids)
 
 
-def _split(labels: Tensor, sizes: Sequence[Tuple[int, ...]]
-           ) -> List[np.ndarray]:
+def _split(labels: Tensor, sizes: Sequence[tuple[int, ...]]
+           ) -> list[np.ndarray]:
     """Cut labels (V, M) of a group into its images' (h, w) or (V, h, w)."""
     ends = np.cumsum([height * width for height, width in sizes])[:-1]
     parts = np.split(labels.cpu().numpy(), ends, axis=1)
@@ -429,7 +430,7 @@ class BankMasks(MaskSource):
         return self._bank.hash
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
-                   seed: Sequence[int]) -> List[np.ndarray]:
+                   seed: Sequence[int]) -> list[np.ndarray]:
         """Look up a group of images; see :class:`MaskSource`.
 
         Raises:
@@ -455,14 +456,14 @@ class GridMasks(MaskSource):
     """Cut every image into the same rectangles.
 
     Args:
-        grid (Tuple[int, int]): Rows and columns. Defaults to (4, 4).
+        grid (tuple[int, int]): Rows and columns. Defaults to (4, 4).
     """
 
-    def __init__(self, grid: Tuple[int, int] = (4, 4)) -> None:
+    def __init__(self, grid: tuple[int, int] = (4, 4)) -> None:
         self.grid = tuple(grid)
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
-                   seed: Sequence[int]) -> List[np.ndarray]:
+                   seed: Sequence[int]) -> list[np.ndarray]:
         """Cut a group of images; see :class:`MaskSource`."""
         cells = np.arange(self.grid[0] * self.grid[1]).reshape(self.grid)
         return [cells for _ in images]
@@ -490,7 +491,7 @@ class FelzenszwalbMasks(MaskSource):
         self.min_size = min_size
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
-                   seed: Sequence[int]) -> List[np.ndarray]:
+                   seed: Sequence[int]) -> list[np.ndarray]:
         """Segment a group of images; see :class:`MaskSource`."""
         from skimage.segmentation import felzenszwalb
         return [
@@ -544,7 +545,7 @@ class AnnotatedMasks(MaskSource):
         return hashlib.sha256(get(self._ann_file)).hexdigest()
 
     def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
-                   seed: Sequence[int]) -> List[np.ndarray]:
+                   seed: Sequence[int]) -> list[np.ndarray]:
         """Draw the instances of a group; see :class:`MaskSource`.
 
         Raises:
@@ -562,7 +563,7 @@ class AnnotatedMasks(MaskSource):
         self._warn_of(turned)
         return maps
 
-    def _warn_of(self, turned: List[str]) -> None:
+    def _warn_of(self, turned: list[str]) -> None:
         """Tell of the first images that lie on their side."""
         named = turned[:max(0, self._most_turned - self._num_turned)]
         self._num_turned += len(turned)

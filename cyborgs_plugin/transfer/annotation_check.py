@@ -6,7 +6,8 @@ then learns from nothing.
 import inspect
 import json
 import os.path as osp
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
@@ -20,14 +21,14 @@ HEADS = ('bbox_head', 'mask_head', 'mask_iou_head', 'point_head',
          'query_head')
 
 
-def check_config(cfg: Config) -> List[str]:
+def check_config(cfg: Config) -> list[str]:
     """Check that the heads of a detector have as many classes as the data.
 
     Args:
         cfg (Config): A config of mmdet; others have nothing to check.
 
     Returns:
-        List[str]: A line for each head.
+        list[str]: A line for each head.
 
     Raises:
         ValueError: If ``num_classes`` of a head is another number. Names all
@@ -55,14 +56,14 @@ def check_config(cfg: Config) -> List[str]:
     return [f'{key}={value}' for key, value in heads.items()]
 
 
-def check_annotations(cfg: Config) -> List[str]:
+def check_annotations(cfg: Config) -> list[str]:
     """Check that the annotation files hold what a detection config needs.
 
     Args:
         cfg (Config): A config of mmdet; others have nothing to check.
 
     Returns:
-        List[str]: A line for each annotation file.
+        list[str]: A line for each annotation file.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -72,7 +73,7 @@ def check_annotations(cfg: Config) -> List[str]:
     """
     _check_lvis(cfg)
     lines = []
-    orders: Dict[str, List[str]] = {}
+    orders: dict[str, list[str]] = {}
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         for dataset in _datasets(cfg.get(loader) or {}):
             path = osp.join(dataset.get('data_root') or '',
@@ -134,7 +135,7 @@ def _read_json(path: str, place: str) -> dict:
     return content
 
 
-def _classes(dataset: dict) -> Optional[Sequence[str]]:
+def _classes(dataset: dict) -> Sequence[str] | None:
     classes = (dataset.get('metainfo') or {}).get('classes')
     if isinstance(classes, str):
         if not osp.isfile(classes):
@@ -152,7 +153,7 @@ def _classes(dataset: dict) -> Optional[Sequence[str]]:
     return kind.METAINFO.get('classes') if kind else None
 
 
-def _class_heads(node: Any, place: str) -> Iterator[Tuple[str, int]]:
+def _class_heads(node: Any, place: str) -> Iterator[tuple[str, int]]:
     """Find ``num_classes`` of the heads below a model's config."""
     if isinstance(node, dict):
         for key, child in node.items():
@@ -169,7 +170,7 @@ def _class_heads(node: Any, place: str) -> Iterator[Tuple[str, int]]:
                 yield from _class_heads(head, below)
 
 
-def _check_categories(content: dict, dataset: dict, place: str) -> List[str]:
+def _check_categories(content: dict, dataset: dict, place: str) -> list[str]:
     """Compare the categories with the classes; give those in both."""
     names = [category['name'] for category in content['categories']]
     classes = _classes(dataset)

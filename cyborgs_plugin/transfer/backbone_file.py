@@ -13,8 +13,9 @@ import os.path as osp
 import pickle
 import re
 import zipfile
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from mmpretrain.models import ResNet
@@ -22,10 +23,10 @@ from mmpretrain.models import ResNet
 from ..errors import MissingFileError, UserError
 from ..files import check_name_hash, sha256
 
-Tensors = Dict[str, torch.Tensor]
+Tensors = dict[str, torch.Tensor]
 
 # (bottleneck, blocks of each stage) -> depth
-DEPTHS: Dict[Tuple[bool, Tuple[int, ...]], int] = {
+DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,
@@ -76,7 +77,7 @@ class _LogSkipper(pickle.Unpickler):
             'needs and which could run any code')
 
 
-def read_checkpoint(path: str, own: bool = False) -> Dict[str, Any]:
+def read_checkpoint(path: str, own: bool = False) -> dict[str, Any]:
     """Read a checkpoint without running code that it may hold.
 
     Args:
@@ -123,7 +124,7 @@ def read_checkpoint(path: str, own: bool = False) -> Dict[str, Any]:
                         'take an earlier checkpoint') from error
 
 
-def read_backbone(path: str) -> Tuple[Tensors, Dict[str, Any], str]:
+def read_backbone(path: str) -> tuple[Tensors, dict[str, Any], str]:
     """Read a published backbone.
 
     Args:
@@ -131,7 +132,7 @@ def read_backbone(path: str) -> Tuple[Tensors, Dict[str, Any], str]:
             ``publish_backbone.py`` or ``from_published.py`` wrote.
 
     Returns:
-        Tuple[Tensors, dict, str]: Tensors by the toolbox's names, how they
+        tuple[Tensors, dict, str]: Tensors by the toolbox's names, how they
         were made, and the architecture.
 
     Raises:
@@ -168,7 +169,7 @@ def read_backbone(path: str) -> Tuple[Tensors, Dict[str, Any], str]:
     return tensors, meta, arch
 
 
-def find_arch(tensors: Tensors) -> Optional[str]:
+def find_arch(tensors: Tensors) -> str | None:
     """Tell the ResNet by its tensors.
 
     Args:
@@ -275,8 +276,8 @@ def compare_features(network: ResNet,
     return difference
 
 
-def write_backbone(tensors: Tensors, made: Dict[str, Any], folder: str,
-                   stem: str) -> List[str]:
+def write_backbone(tensors: Tensors, made: dict[str, Any], folder: str,
+                   stem: str) -> list[str]:
     """Write a backbone as ``.pth`` and ``.safetensors``.
 
     Args:
@@ -286,7 +287,7 @@ def write_backbone(tensors: Tensors, made: Dict[str, Any], folder: str,
         stem (str): Name of the files up to the hash.
 
     Returns:
-        List[str]: Paths of the two files, each with the beginning of its own
+        list[str]: Paths of the two files, each with the beginning of its own
         SHA-256 in its name.
 
     Raises:
@@ -334,7 +335,7 @@ def stem_of(path: str) -> str:
     return re.sub(r'-[0-9a-f]{8}$', '', stem)
 
 
-def _save_safetensors(tensors: Tensors, made: Dict[str, Any],
+def _save_safetensors(tensors: Tensors, made: dict[str, Any],
                       path: str) -> None:
     from safetensors.torch import save_file
     # one entry: the library writes several in an order of chance

@@ -7,7 +7,7 @@ import os.path as osp
 import pickle
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 from mmengine.model import BaseAveragedModel, PretrainedInit
@@ -17,17 +17,17 @@ from torch import nn
 from ..errors import MissingFileError, UserError
 from ..files import check_name_hash
 
-Tensors = Dict[str, torch.Tensor]
+Tensors = dict[str, torch.Tensor]
 
 
-def check_files(model: nn.Module) -> List[str]:
+def check_files(model: nn.Module) -> list[str]:
     """Check that every pretrained file holds what its module needs.
 
     Args:
         model (nn.Module): A model of the toolbox, initialised or not.
 
     Returns:
-        List[str]: A line for each file.
+        list[str]: A line for each file.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -60,14 +60,14 @@ def check_files(model: nn.Module) -> List[str]:
     return lines
 
 
-def check_loaded(model: nn.Module) -> List[str]:
+def check_loaded(model: nn.Module) -> list[str]:
     """Check that every pretrained module holds its file's tensors.
 
     Args:
         model (nn.Module): The model after ``init_weights``.
 
     Returns:
-        List[str]: A line for each file.
+        list[str]: A line for each file.
 
     Raises:
         ValueError: If a tensor is not the file's. Names them.
@@ -95,7 +95,7 @@ def check_loaded(model: nn.Module) -> List[str]:
 
 
 def check_checkpoint(model: nn.Module, checkpoint: dict,
-                     source: str) -> Optional[str]:
+                     source: str) -> str | None:
     """Check that a checkpoint holds tensors of the model.
 
     Args:
@@ -139,7 +139,7 @@ def check_checkpoint(model: nn.Module, checkpoint: dict,
 
 
 def pretrained_modules(
-        model: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
+        model: nn.Module) -> Iterator[tuple[str, nn.Module, dict]]:
     """Give name, module and ``init_cfg`` of all that is pretrained.
 
     Moving averages are copies that never load a file, though they copied the
@@ -149,7 +149,7 @@ def pretrained_modules(
         model (nn.Module): A model of the toolbox.
 
     Yields:
-        Tuple[str, nn.Module, dict]: One for each file to load.
+        tuple[str, nn.Module, dict]: One for each file to load.
     """
     averages = _averages(model)
     for name, module in model.named_modules():
@@ -163,7 +163,7 @@ def pretrained_modules(
                 yield name, module, init
 
 
-def read_pretrained(checkpoint: str, prefix: Optional[str] = None) -> Tensors:
+def read_pretrained(checkpoint: str, prefix: str | None = None) -> Tensors:
     """Read the tensors that mmengine would load, running no code.
 
     Args:
@@ -227,7 +227,7 @@ def read_file(checkpoint: str) -> dict:
     return content
 
 
-def _averages(module: nn.Module) -> Tuple[str, ...]:
+def _averages(module: nn.Module) -> tuple[str, ...]:
     """What the names of all in moving averages begin with."""
     return tuple(f'{name}.' for name, child in module.named_modules()
                  if name and isinstance(child, BaseAveragedModel))
@@ -244,7 +244,7 @@ def _tensors(module: nn.Module) -> Tensors:
     }
 
 
-def _misfits(found: Tensors, wanted: Tensors) -> Tuple[List[str], List[str]]:
+def _misfits(found: Tensors, wanted: Tensors) -> tuple[list[str], list[str]]:
     """The names that are not found, and those found in other shapes."""
     lacking = [key for key in wanted if key not in found]
     wrong = [
@@ -255,7 +255,7 @@ def _misfits(found: Tensors, wanted: Tensors) -> Tuple[List[str], List[str]]:
     return lacking, wrong
 
 
-def _added(lacking: List[str], found: Tensors) -> List[str]:
+def _added(lacking: list[str], found: Tensors) -> list[str]:
     """Of the missing tensors those of parts that the file's network has not.
 
     A detector may add some, such as the offsets of deformable convolutions. A

@@ -13,7 +13,7 @@ pickled ``.npy`` nothing but numpy arrays and plain containers are made.
 import os.path as osp
 import pickle
 import re
-from typing import Any, BinaryIO, Dict, List
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ def _encode(text: str, encoding: str = 'utf-8') -> bytes:
     return text.encode('latin1' if encoding == 'latin1' else 'utf-8')
 
 
-def read_arrays(path: str) -> Dict[str, np.ndarray]:
+def read_arrays(path: str) -> dict[str, np.ndarray]:
     """Read all arrays of a ``.npy`` or ``.npz`` file, running no code.
 
     Args:
@@ -72,7 +72,7 @@ def read_arrays(path: str) -> Dict[str, np.ndarray]:
             pickled nest of dicts of arrays.
 
     Returns:
-        Dict[str, np.ndarray]: By their path in the nest, with ``/``.
+        dict[str, np.ndarray]: By their path in the nest, with ``/``.
 
     Raises:
         UserError: If the file is missing or damaged, or holds others than
@@ -94,7 +94,7 @@ def read_arrays(path: str) -> Dict[str, np.ndarray]:
             KeyError, TypeError) as error:
         raise UserError(f'{path} is damaged or no file of numpy ({error}): '
                         'copy it again') from error
-    arrays: Dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
 
     def visit(node: Any, place: str) -> None:
         if isinstance(node, np.ndarray) and node.shape == () and (
@@ -125,12 +125,12 @@ def _read_object(file: BinaryIO) -> Any:
     return _ArraysOnly(file).load()
 
 
-def from_haiku(arrays: Dict[str, np.ndarray], path: str,
+def from_haiku(arrays: dict[str, np.ndarray], path: str,
                network: str) -> Tensors:
     """Rename and transpose the arrays of haiku's ResNet.
 
     Args:
-        arrays (Dict[str, np.ndarray]): By haiku's names. Kernels are (h, w,
+        arrays (dict[str, np.ndarray]): By haiku's names. Kernels are (h, w,
             in, out).
         path (str): File that is named in errors.
         network (str): Which one, where there are ``online`` and ``target``.
@@ -141,7 +141,7 @@ def from_haiku(arrays: Dict[str, np.ndarray], path: str,
     Raises:
         UserError: If there is no ResNet, or more than one.
     """
-    groups: Dict[str, Tensors] = {}
+    groups: dict[str, Tensors] = {}
     for key, array in arrays.items():
         match = HAIKU.match(key)
         if match is None:
@@ -194,7 +194,7 @@ def _tensor(array: np.ndarray, leaf: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def from_torch(checkpoint: Dict[str, Any], path: str,
+def from_torch(checkpoint: dict[str, Any], path: str,
                network: str) -> Tensors:
     """Take torchvision's names from behind whatever prefix they have.
 
@@ -222,7 +222,7 @@ def from_torch(checkpoint: Dict[str, Any], path: str,
         }
         if find_arch(tensors):
             return _with_counts(tensors)
-    found: List[str] = sorted({
+    found: list[str] = sorted({
         '.'.join(str(key).split('.')[:2])
         for key in state
     })

@@ -5,7 +5,7 @@ normalised otherwise, or the strides sit elsewhere.
 """
 import ast
 import inspect
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any
 
 from mmengine.config import Config
 from torch import nn
@@ -15,7 +15,7 @@ from .annotation_check import kind_of
 from .pretrained_check import pretrained_modules, read_file
 
 # What the configs of this package pretrain with, and torchvision as well.
-RECIPE: Dict[str, Any] = dict(
+RECIPE: dict[str, Any] = dict(
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
     to_rgb=True,
@@ -23,7 +23,7 @@ RECIPE: Dict[str, Any] = dict(
 
 
 def check_recipe(model: nn.Module,
-                 cfg: Optional[Config] = None) -> List[str]:
+                 cfg: Config | None = None) -> list[str]:
     """Check what tensors cannot tell: images and strides as in pretraining.
 
     Args:
@@ -31,7 +31,7 @@ def check_recipe(model: nn.Module,
         cfg (Config, optional): The config it is built from. Defaults to None.
 
     Returns:
-        List[str]: A line for each file.
+        list[str]: A line for each file.
 
     Raises:
         ValueError: If mean, std, order of channels or ``style`` are not those
@@ -70,14 +70,14 @@ def check_recipe(model: nn.Module,
     return lines
 
 
-def read_recipe(checkpoint: str) -> Tuple[Dict[str, Any], Set[str]]:
+def read_recipe(checkpoint: str) -> tuple[dict[str, Any], set[str]]:
     """Tell what a file was trained with.
 
     Args:
         checkpoint (str): As :func:`read_pretrained` takes it.
 
     Returns:
-        Tuple[dict, Set[str]]: Those of ``mean``, ``std``, ``to_rgb`` and
+        tuple[dict, set[str]]: Those of ``mean``, ``std``, ``to_rgb`` and
         ``style`` that are known, and which of them are no assumption.
         Nothing is assumed of an address, but of torchvision's all is known.
 
@@ -92,7 +92,7 @@ def read_recipe(checkpoint: str) -> Tuple[Dict[str, Any], Set[str]]:
     return {**assumed, **recorded}, set(recorded)
 
 
-def recipe_of(meta: Any) -> Dict[str, Any]:
+def recipe_of(meta: Any) -> dict[str, Any]:
     """Tell what a file was trained with by its ``meta``.
 
     It may say so itself or hold the text of a config, which is not run.
@@ -111,7 +111,7 @@ def recipe_of(meta: Any) -> Dict[str, Any]:
     images = _as_dict(
         model.get('data_preprocessor') or settings.get('data_preprocessor'))
     backbone = _as_dict(model.get('backbone'))
-    found: Dict[str, Any] = {key: images.get(key) for key in ('mean', 'std')}
+    found: dict[str, Any] = {key: images.get(key) for key in ('mean', 'std')}
     if found['mean']:
         found['to_rgb'] = bool(
             images.get('to_rgb') or images.get('bgr_to_rgb'))
@@ -121,7 +121,7 @@ def recipe_of(meta: Any) -> Dict[str, Any]:
     return {k: v for k, v in found.items() if _plausible(k, v)}
 
 
-def _read_settings(text: Any) -> Dict[str, dict]:
+def _read_settings(text: Any) -> dict[str, dict]:
     """Read the dicts of a config's text; what is no literal becomes None."""
 
     def value_of(node: ast.expr) -> Any:
@@ -149,7 +149,7 @@ def _read_settings(text: Any) -> Dict[str, dict]:
 
 
 def _image_settings(model: nn.Module,
-                    cfg: dict) -> Dict[str, Tuple[str, Any]]:
+                    cfg: dict) -> dict[str, tuple[str, Any]]:
     """Mean, std and order of channels, each with its key in the config.
 
     Empty if it cannot be told how the images are normalised.
@@ -166,7 +166,7 @@ def _image_settings(model: nn.Module,
     if normalises is None or not normalises and _has_step(
             cfg.get('train_dataloader'), 'Normalize'):
         return {}
-    settings: Dict[str, Tuple[str, Any]] = {}
+    settings: dict[str, tuple[str, Any]] = {}
     for key in ('mean', 'std'):
         value = [
             round(number, 4)
@@ -190,7 +190,7 @@ def _has_step(node: Any, name: str) -> bool:
         _has_step(child, name) for child in node)
 
 
-def _style(module: nn.Module) -> Optional[str]:
+def _style(module: nn.Module) -> str | None:
     """Tell by its strides where bottlenecks have theirs; None without any."""
     for block in module.modules():
         if hasattr(block, 'conv3'):

@@ -1,7 +1,7 @@
 """Contact sheets: pictures beside their label maps."""
 import os
 import os.path as osp
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg

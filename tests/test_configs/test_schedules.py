@@ -4,16 +4,14 @@ import math
 import os.path as osp
 
 import pytest
-import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from torch.utils.data import Dataset
 
 import cyborgs_plugin.engine  # noqa: F401
 
+from ..helpers import PER_EPOCH, FewZeros, OneWeight
+
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
-PER_EPOCH = 5
 
 
 def recipes():
@@ -38,34 +36,15 @@ def recipes():
 RECIPES = recipes()
 
 
-class Toy(Dataset):
-
-    def __len__(self):
-        return PER_EPOCH
-
-    def __getitem__(self, index):
-        return torch.zeros(1)
-
-
-class Model(BaseModel):
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        return dict(loss=self.weight.sum())
-
-
 def runner(cfg, work_dir, **options):
     """A runner of one parameter with a config's schedule."""
     loader = dict(
         batch_size=1,
         num_workers=0,
-        dataset=Toy(),
+        dataset=FewZeros(),
         sampler=dict(type='DefaultSampler', shuffle=False))
     return Runner(
-        Model(),
+        OneWeight(),
         str(work_dir),
         train_dataloader=loader,
         train_cfg={k: v for k, v in cfg.train_cfg.items()

@@ -16,14 +16,7 @@ from mmengine.runner import Runner
 from cyborgs_plugin.engine import PretrainedCheckHook
 from cyborgs_plugin.transfer.annotation_check import check_annotations
 
-from ..conftest import write_photo
-from ..test_models.test_cyborgs import ROOT
-from ..test_tools.test_model_converters import (
-    call,  # noqa: F401
-    checkpoint,
-    published,
-    trained,
-)
+from ..helpers import ROOT, checkpoint, published, trained, write_photo
 
 FOLDER = osp.join(ROOT, 'configs', 'transfer')
 FILES = sorted(

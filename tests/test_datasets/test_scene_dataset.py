@@ -15,7 +15,7 @@ from cyborgs_plugin.datasets import (
 )
 from cyborgs_plugin.segmentation import GridMasks, MaskSource, make_round
 
-from ..conftest import write_photo
+from ..helpers import write_photo
 
 
 def scenes(root, **kwargs):

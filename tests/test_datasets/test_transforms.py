@@ -19,7 +19,7 @@ from cyborgs_plugin.datasets.transforms import (
     crop_label_map,
 )
 
-from ..test_models.test_cyborgs import RECIPE
+from ..helpers import RECIPE
 
 
 def nearest(label_map, size, centre):

@@ -8,8 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.runner import Runner
 from sklearn.metrics import adjusted_rand_score
 
 from cyborgs_plugin.datasets import MaskBank
@@ -17,39 +15,7 @@ from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.engine import MaskUpdateHook
 from cyborgs_plugin.segmentation import FeatureExtractor, MaskRoundError
 
-ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
-TOY = osp.join(ROOT, 'configs', 'cyborgs_toy.py')
-
-
-def small_config(photo_root, work_dir, **options):
-    """A toy run of a narrow ResNet-18 on 12 pictures, 3 batches an epoch."""
-    cfg = Config.fromfile(TOY)
-    pipeline = cfg.train_dataloader.dataset.pipeline
-    for view in pipeline[1].transforms:
-        view[0].scale = 32
-    cfg.model.backbone.update(base_channels=16, stem_channels=16)
-    cfg.model.neck.projector.update(in_channels=224, hid_channels=32)
-    cfg.model.head.predictor.update(hid_channels=32)
-    # pictures of 64 pixels as they are
-    cfg.default_hooks.mask_update.source.update(long_side=None, smooth=8)
-    cfg.merge_from_dict({
-        'train_dataloader.batch_size': 4,
-        'train_dataloader.num_workers': 0,
-        'train_dataloader.persistent_workers': False,
-        'train_dataloader.dataset.data_root': str(photo_root),
-        'train_cfg.max_epochs': 3,
-        'default_hooks.mask_update.interval': 1,
-        'default_hooks.logger.interval': 1,
-        'custom_hooks': [],
-        'work_dir': str(work_dir),
-        'experiment_name': str(work_dir),
-        **options
-    })
-    return cfg
-
-
-def small_run(*args, **options):
-    return Runner.from_cfg(small_config(*args, **options))
+from ..helpers import small_run
 
 
 def test_rounds_are_made_used_and_remembered(photo_root, tmp_path):

@@ -27,8 +27,7 @@ from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.engine.launch import prepare_launch
 from cyborgs_plugin.segmentation import FeatureExtractor, sources
 
-from ..conftest import write_photo
-from .test_hooks import ROOT, small_config
+from ..helpers import ROOT, small_config, write_photo
 
 pytestmark = pytest.mark.slow  # each starts whole runs in other processes
 

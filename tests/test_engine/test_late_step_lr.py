@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 
 from cyborgs_plugin.engine import LateStepLR, ScheduleHook
 
-from ..test_configs.test_schedules import PER_EPOCH, Model, Toy
+from ..helpers import PER_EPOCH, FewZeros, OneWeight
 
 
 def optimizer():
@@ -108,12 +108,12 @@ def train(work_dir, epochs, schedule, follow=True, lr=0.1, **options):
     """Run a few epochs and return the rate of each iteration."""
     record = RecordHook()
     run = Runner(
-        Model(),
+        OneWeight(),
         str(work_dir),
         train_dataloader=dict(
             batch_size=1,
             num_workers=0,
-            dataset=Toy(),
+            dataset=FewZeros(),
             sampler=dict(type='DefaultSampler', shuffle=False)),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr)),

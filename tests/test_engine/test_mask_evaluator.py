@@ -8,7 +8,8 @@ from pycocotools import mask as coco_mask
 from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.datasets.mask_bank import round_path
 from cyborgs_plugin.evaluation import MaskQuality
-from tests.test_engine.test_hooks import small_run
+
+from ..helpers import small_run
 
 
 def test_each_round_is_scored_and_logged(photo_root, tmp_path):

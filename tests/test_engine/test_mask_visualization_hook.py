@@ -3,7 +3,8 @@ import cv2
 import pytest
 
 from cyborgs_plugin.engine import MaskVisualizationHook
-from tests.test_engine.test_hooks import small_run
+
+from ..helpers import small_run
 
 
 def sheets(work):

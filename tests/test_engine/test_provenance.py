@@ -12,8 +12,7 @@ from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.datasets.mask_bank import round_path
 from cyborgs_plugin.engine import MaskUpdateHook
 
-from ..conftest import write_photo
-from .test_hooks import small_run
+from ..helpers import small_run, write_photo
 
 SOURCE = 'default_hooks.mask_update.source'
 

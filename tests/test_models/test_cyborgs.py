@@ -3,7 +3,6 @@ import copy
 import inspect
 import itertools
 import math
-import os.path as osp
 from types import SimpleNamespace
 
 import pytest
@@ -14,51 +13,21 @@ from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
 
 from cyborgs_plugin.engine import TargetUpdateHook
 from cyborgs_plugin.models import VMFSegmentationLoss, mask_contrastive_loss
 
-ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
-RECIPE = osp.join(ROOT, 'configs', 'cyborgs_coco.py')
-
-
-def small_config():
-    cfg = Config.fromfile(RECIPE).model
-    cfg.backbone.depth = 18
-    cfg.neck.projector.update(
-        in_channels=896, hid_channels=16, out_channels=8)
-    cfg.head.predictor.update(in_channels=8, hid_channels=16, out_channels=8)
-    cfg.neck.update(grid_stride=16, num_regions=6)
-    return cfg
+from ..helpers import RECIPE, fake_batch, model_config
 
 
 def small_model(**neck):
     torch.manual_seed(0)
-    cfg = small_config()
+    cfg = model_config()
     cfg.neck.update(neck)
     model = MODELS.build(cfg)
     model.init_weights()
     model.update_target()
     return model
-
-
-def fake_batch(batch=3, size=64, num_ids=7, seed=0):
-    torch.manual_seed(seed)
-    data = dict(
-        inputs=[
-            torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
-            for _ in range(2)
-        ],
-        data_samples=[])
-    for _ in range(batch):
-        coarse = torch.randint(num_ids, (2, 4, 4), dtype=torch.uint8)
-        sample = DataSample()
-        sample.set_mask(
-            coarse.repeat_interleave(size // 4, 1).repeat_interleave(
-                size // 4, 2))
-        data['data_samples'].append(sample)
-    return data
 
 
 def losses_of(model, data):
@@ -282,7 +251,7 @@ def test_target_buffers_are_copies():
 
 def test_decay_is_constant_and_cosine_is_available():
     def decays(**target_ema):
-        cfg = small_config()
+        cfg = model_config()
         cfg.target_ema.update(target_ema)
         model = MODELS.build(cfg)
         MessageHub.get_current_instance().update_info('max_iters', 100)
@@ -357,7 +326,7 @@ def test_target_is_in_the_checkpoint(tmp_path):
         for parameter in model.parameters():
             parameter += torch.rand_like(parameter)
     torch.save(model.state_dict(), tmp_path / 'model.pth')
-    other = MODELS.build(small_config())
+    other = MODELS.build(model_config())
     other.load_state_dict(torch.load(tmp_path / 'model.pth'))
     for name, tensor in model.target_net.state_dict().items():
         assert torch.equal(other.target_net.state_dict()[name], tensor), name
@@ -406,7 +375,7 @@ def test_neck_fuses_and_checks():
 
 
 def small_neck(in_indices, in_channels):
-    cfg = small_config().neck
+    cfg = model_config().neck
     cfg.in_indices = in_indices
     cfg.projector.in_channels = in_channels
     return MODELS.build(cfg)
@@ -429,7 +398,7 @@ def test_layout_of_the_backbone_changes_no_loss():
     """The segmentation loss, which sees the maps too, included."""
     found = []
     for last in (False, True):
-        cfg = small_config()
+        cfg = model_config()
         cfg.head.segmentation_loss.loss_weight = 0.5
         torch.manual_seed(0)
         model = MODELS.build(cfg)
@@ -500,7 +469,7 @@ def test_lars_leaves_out_exactly_the_1d_parameters():
     init_default_scope('mmpretrain')
     cfg = Config.fromfile(RECIPE)
     for depth in (18, 50):
-        model_cfg = small_config()
+        model_cfg = model_config()
         model_cfg.backbone.depth = depth
         if depth == 50:
             model_cfg.neck.projector.in_channels = 3584
@@ -660,7 +629,7 @@ def test_vmf_draws_k_from_the_closed_range(monkeypatch):
 def test_vmf_weight_zero_costs_nothing():
     model = small_model()
     assert model.head.segmentation_loss is None
-    cfg = small_config()
+    cfg = model_config()
     cfg.head.segmentation_loss.loss_weight = 0.5
     model = MODELS.build(cfg)
     model.update_target()

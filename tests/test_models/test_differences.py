@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from .test_cyborgs import ROOT
+from ..helpers import ROOT
 
 with open(osp.join(ROOT, 'docs', 'differences.md')) as file:
     TEXT = file.read()

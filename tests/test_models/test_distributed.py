@@ -9,13 +9,13 @@ from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATA_SAMPLERS, init_default_scope
+from mmpretrain.registry import MODELS
 from torch import distributed, nn
 
 from cyborgs_plugin.engine import TargetUpdateHook
 from cyborgs_plugin.models import MaskContrastiveLoss
 
-from .test_cyborgs import MODELS, RECIPE, fake_batch, small_config
-from .test_mask_contrastive_loss import random_case
+from ..helpers import RECIPE, fake_batch, model_config, random_case
 
 pytestmark = pytest.mark.slow  # starts two processes that import torch
 CASES = ['few', 'none', 'full']
@@ -58,7 +58,7 @@ def follow_the_target(rank):
         weights after each, the checkpoint.
     """
     torch.manual_seed(rank)  # ranks initialise differently
-    model = MODELS.build(small_config())
+    model = MODELS.build(model_config())
     model.init_weights()
     wrapped = MMDistributedDataParallel(
         model, device_ids=None, broadcast_buffers=False)
@@ -159,7 +159,7 @@ def test_target_is_equal_on_all_ranks_and_follows_each_step(ranks):
 
 
 def test_target_of_the_checkpoint(ranks):
-    model = MODELS.build(small_config())
+    model = MODELS.build(model_config())
     model.load_state_dict(ranks[0]['target']['state_dict'])
     loaded = torch.cat([p.flatten() for p in model.target_net.parameters()])
     assert torch.equal(loaded, ranks[1]['target']['history'][-1][1])

@@ -13,6 +13,8 @@ from cyborgs_plugin.models.mask_contrastive_loss import (
     mask_contrastive_loss,
 )
 
+from ..helpers import random_case
+
 
 def naive_loss(preds, targets, pred_ids, target_ids, temperature=0.1,
                local_negatives=True):
@@ -50,20 +52,6 @@ def naive_loss(preds, targets, pred_ids, target_ids, temperature=0.1,
                 loss = loss - own.mean() / ids.count(region)
         total = total + loss / max(count, 1)
     return total
-
-
-def random_case(seed, batch=3, num_regions=5, dim=6, num_ids=4, unused=True,
-                dtype=torch.float64):
-    torch.manual_seed(seed)
-    shape = (batch, num_regions)
-    low = -1 if unused else 0
-    preds = [
-        torch.randn(*shape, dim, dtype=dtype, requires_grad=True)
-        for _ in range(2)
-    ]
-    targets = [torch.randn(*shape, dim, dtype=dtype) for _ in range(2)]
-    ids = [torch.randint(low, num_ids, shape) for _ in range(4)]
-    return preds, targets, ids[:2], ids[2:]
 
 
 @pytest.mark.parametrize('local_negatives', [True, False])

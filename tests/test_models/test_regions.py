@@ -19,7 +19,7 @@ from cyborgs_plugin.models.regions import (
     sample_regions_with_empty,
 )
 
-from .test_cyborgs import ROOT
+from ..helpers import ROOT
 
 
 def naive_cell_labels(label_maps, grid):

@@ -4,9 +4,8 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from mmpretrain.models.backbones import ResNet
 
-from cyborgs_plugin.datasets import MaskBank, SceneDataset
+from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.segmentation import (
     FelzenszwalbMasks,
     GridMasks,
@@ -15,28 +14,7 @@ from cyborgs_plugin.segmentation import (
     make_round,
 )
 
-STATISTICS = dict(
-    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    model = ResNet(18)
-    model.init_weights()
-    return model
-
-
-def network_masks(**kwargs):
-    kwargs = dict(layer='layer2.1', num_clusters=(2, 9)) | kwargs
-    source = NetworkMasks(**kwargs)
-    source.prepare(network(), **STATISTICS)
-    return source
-
-
-def images_of(photo_root):
-    return SceneDataset(
-        data_root=str(photo_root),
-        data_prefix=dict(img_path='train2017/')).images()
+from ..helpers import STATISTICS, images_of, network, network_masks
 
 
 def digest(bank):

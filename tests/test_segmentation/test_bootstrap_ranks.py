@@ -26,7 +26,7 @@ from cyborgs_plugin.segmentation.bootstrap import (
     network_state,
 )
 
-from .test_bootstrap import images_of, network, network_masks
+from ..helpers import images_of, network, network_masks
 
 
 def content(bank_path):

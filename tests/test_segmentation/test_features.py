@@ -5,13 +5,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from mmpretrain.models.backbones import ResNet
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from cyborgs_plugin.segmentation import features
 from cyborgs_plugin.segmentation.features import FeatureExtractor
+
+from ..helpers import whole_forward
 
 
 def network(depth=18):
@@ -25,21 +26,6 @@ def network(depth=18):
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_(std=0.1)
     return model
-
-
-def whole_forward(model, layer, image):
-    """One image through the whole network, with a hook."""
-    kept = []
-    handle = model.get_submodule(layer).register_forward_hook(
-        lambda module, inputs, output: kept.append(output))
-    model.eval()
-    mean = torch.tensor([123.675, 116.28, 103.53])
-    std = torch.tensor([58.395, 57.12, 57.375])
-    rgb = torch.from_numpy(image[..., ::-1].copy()).float()
-    with torch.no_grad():
-        model(((rgb - mean) / std).permute(2, 0, 1)[None])
-    handle.remove()
-    return F.normalize(kept[0], dim=1)[0].permute(1, 2, 0)
 
 
 @pytest.mark.parametrize('depth, layer', [(18, 'layer2.1'), (50, 'layer2.2'),

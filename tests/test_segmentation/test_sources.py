@@ -20,9 +20,14 @@ from cyborgs_plugin.segmentation import (
     sources,
 )
 
-from ..conftest import write_photo
-from .test_bootstrap import STATISTICS, images_of, network, network_masks
-from .test_features import whole_forward
+from ..helpers import (
+    STATISTICS,
+    images_of,
+    network,
+    network_masks,
+    whole_forward,
+    write_photo,
+)
 
 SIZES = [(48, 64), (64, 48), (48, 64), (72, 40)]
 KEYS = [f'{number}.png' for number in range(4)]

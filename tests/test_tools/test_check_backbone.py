@@ -12,14 +12,15 @@ from safetensors import safe_open
 from cyborgs_plugin.transfer.annotation_check import check_config
 from cyborgs_plugin.transfer.recipe_check import check_recipe
 
-from ..test_models.test_cyborgs import ROOT
-from .test_model_converters import (
+from ..helpers import (
     LINEAR,
-    call,  # noqa: F401
+    ROOT,
+    TOY,
     published,
+    run_train,
+    small,
     trained,
 )
-from .test_train import TOY, run, small
 
 sys.path.insert(0, osp.join(ROOT, 'tools', 'model_converters'))
 import check_backbone  # noqa: E402
@@ -136,7 +137,7 @@ def test_a_pretraining_starts_from_a_file(photo_root, tmp_path, monkeypatch,
         'custom_imports.imports=[cyborgs_plugin,save_start]',
         'custom_hooks.0.type=SaveStart', *options(file)
     ]
-    done = run(small(photo_root, tmp_path / 'w', 1, *more))
+    done = run_train(small(photo_root, tmp_path / 'w', 1, *more))
     assert 'model.backbone: 100 of 100 tensors were loaded' in done.stdout
     assert done.stdout.count('tensors were loaded') == 1  # not the target's
     found = torch.load(start)
@@ -150,7 +151,8 @@ def test_a_pretraining_starts_from_a_file(photo_root, tmp_path, monkeypatch,
     assert not torch.equal(last['state_dict'][key], found[key])
 
     # what is resumed are the run's own weights, not the file's
-    done = run(small(photo_root, tmp_path / 'w', 2, *more) + ['--resume'])
+    done = run_train(
+        [*small(photo_root, tmp_path / 'w', 2, *more), '--resume'])
     assert 'resumed epoch: 1' in done.stdout
     assert 'tensors of the model are loaded' not in done.stdout  # all are
     assert (tmp_path / 'w' / 'epoch_2.pth').is_file()
@@ -162,8 +164,8 @@ def test_a_load_of_nothing_ends_a_pretraining(photo_root, tmp_path,
     file = published(tmp_path, 18, call)
     for before, after in (([], [f'load_from={file}']),
                           (['--resume', file], [])):
-        done = run([*before, *small(photo_root, tmp_path / 'w', 1, *after)],
-                   check=False)
+        options = small(photo_root, tmp_path / 'w', 1, *after)
+        done = run_train([*before, *options], check=False)
         assert done.returncode == 1
         assert f'{file} fits none of the ' in done.stdout
         assert "prefix='resnet18.'" in done.stdout

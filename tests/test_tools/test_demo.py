@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from ..test_models.test_cyborgs import ROOT
+from ..helpers import ROOT
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
 import demo  # noqa: E402

@@ -16,8 +16,7 @@ from mmengine.logging import MessageHub
 from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.datasets.mask_bank import round_path
 
-from ..conftest import write_photo
-from ..test_engine.test_hooks import ROOT, small_config, small_run
+from ..helpers import ROOT, small_config, small_run, write_photo
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
 import browse_masks  # noqa: E402

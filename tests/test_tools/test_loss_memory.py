@@ -5,7 +5,7 @@ import runpy
 import pytest
 import torch
 
-from ..test_models.test_cyborgs import ROOT
+from ..helpers import ROOT
 
 TOOL = runpy.run_path(
     osp.join(ROOT, 'tools', 'benchmarks', 'loss_memory.py'))

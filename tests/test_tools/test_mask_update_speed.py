@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmpretrain.models.backbones import ResNet
 
-from ..conftest import write_photo
+from ..helpers import write_photo
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 sys.path.insert(0, osp.join(ROOT, 'tools', 'benchmarks'))

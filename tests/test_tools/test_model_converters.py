@@ -11,13 +11,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from mmengine.logging import HistoryBuffer
 from mmpretrain.models import ResNet
 from torch import nn
 
 from cyborgs_plugin.transfer.published_weights import _ArraysOnly
 
-from ..test_models.test_cyborgs import ROOT
+from ..helpers import LINEAR, ROOT, checkpoint, published, trained
 
 sys.path.insert(0, osp.join(ROOT, 'tools', 'model_converters'))
 import check_backbone  # noqa: E402
@@ -30,60 +29,9 @@ import to_torchvision  # noqa: E402
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.manual_seed(1))
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a tool in this process; give what it printed."""
-
-    def run(tool, *arguments):
-        monkeypatch.setattr(sys, 'argv', ['tool', *map(str, arguments)])
-        tool.main()
-        return capsys.readouterr().out
-
-    return run
-
-
-def trained(depth, seed=0):
-    """A network none of whose tensors is what a fresh one has."""
-    torch.manual_seed(seed)
-    network = ResNet(depth)
-    for name, value in network.state_dict().items():
-        if name.endswith('running_var') or 'bn' in name and (
-                name.endswith('weight')):
-            value.uniform_(0.5, 1.5)
-        elif value.ndim == 1:
-            value.normal_(std=0.1)
-    network.eval()  # mmpretrain's gives nothing back
-    return network
-
-
 def features(network):
     with torch.no_grad():
         return network(IMAGES)[-1]
-
-
-def checkpoint(path, depth=18, **more):
-    """A checkpoint as mmengine writes it, with its log."""
-    online, target = trained(depth), trained(depth, seed=1)
-    state = {f'backbone.{k}': v for k, v in online.state_dict().items()}
-    state.update((f'target_net.module.0.{k}', v)
-                 for k, v in target.state_dict().items())
-    state['neck.x'] = torch.ones(1)
-    torch.save(
-        dict(
-            state_dict=state,
-            meta=dict(epoch=3, iter=9, seed=5, cfg='model = dict()'),
-            message_hub=dict(
-                log_scalars=dict(loss=HistoryBuffer([1., 2.], [1, 1])),
-                runtime_info=dict(mask_round=2)),
-            **more), path)
-    return dict(online=online, target=target)
-
-
-def published(folder, depth, call):
-    checkpoint(folder / 'epoch_3.pth', depth)
-    call(publish_backbone, folder / 'epoch_3.pth', '--out-dir', folder)
-    file, = glob.glob(str(folder / '*-backbone-????????.pth'))
-    return file
 
 
 @pytest.mark.parametrize('network', ['online', 'target'])
@@ -533,10 +481,6 @@ def test_other_networks_are_published_under_their_names_alone(tmp_path, call):
     assert 'prefix' not in call(publish_backbone, path)
     file, = glob.glob(str(tmp_path / '*backbone-*.pth'))
     assert list(torch.load(file)['state_dict']) == ['patch_embed.weight']
-
-
-LINEAR = osp.join(ROOT, 'configs', 'transfer',
-                  'resnet50_cyborgs-pre_linear_imagenet.py')
 
 
 @pytest.mark.parametrize('options, said', [

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
 
-from ..test_models.test_cyborgs import ROOT
+from ..helpers import ROOT
 
 CONFIG = osp.join(ROOT, 'configs', 'transfer',
                   'mask-rcnn_r18_fpn_random_toy.py')

@@ -1,7 +1,5 @@
 """tools/train.py: its options, and whole runs in processes of their own."""
-import os
 import os.path as osp
-import subprocess
 import sys
 
 import pytest
@@ -15,12 +13,10 @@ from cyborgs_plugin.engine.config_checks import (
 )
 from cyborgs_plugin.engine.config_options import move_data
 
-from ..test_models.test_cyborgs import ROOT
+from ..helpers import ROOT, TOY, run_train, small
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
 import train  # noqa: E402
-
-TOY = osp.join(ROOT, 'configs', 'cyborgs_toy.py')
 
 
 def config():
@@ -145,37 +141,6 @@ def test_data_root_moves_the_data():
         move_data(cfg, 'no/such/root', '/x')
 
 
-def run(arguments, launcher=(), check=True):
-    """Run tools/train.py on a toy config, small."""
-    environment = dict(
-        os.environ,
-        PYTHONPATH=os.pathsep.join([ROOT, os.environ.get('PYTHONPATH', '')]),
-        OMP_NUM_THREADS='1')
-    done = subprocess.run(
-        [sys.executable, *launcher, osp.join(ROOT, 'tools', 'train.py'), TOY,
-         *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors='replace',
-        timeout=600)
-    assert not check or done.returncode == 0, done.stdout[-6000:]
-    return done
-
-
-def small(photo_root, work_dir, epochs, *options):
-    return [
-        '--work-dir', str(work_dir), '--cfg-options',
-        f'data_root={photo_root}/', 'train_dataloader.batch_size=3',
-        f'train_cfg.max_epochs={epochs}',
-        'default_hooks.mask_update.interval=1',
-        'default_hooks.mask_update.source.long_side=None',
-        'train_dataloader.dataset.pipeline.1.transforms.0.0.scale=32',
-        'train_dataloader.dataset.pipeline.1.transforms.1.0.scale=32', *options
-    ]
-
-
 WATCH = """
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS, TRANSFORMS
@@ -201,7 +166,7 @@ def test_persistent_workers_see_the_next_round(photo_root, tmp_path,
     log, module = tmp_path / 'seen.txt', tmp_path / 'watch_labels.py'
     module.write_text(WATCH.format(log=log))
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-    run(
+    run_train(
         small(
             photo_root, tmp_path / 'w', 2, 'train_dataloader.num_workers=2',
             'train_dataloader.persistent_workers=True',
@@ -230,7 +195,7 @@ def test_two_processes_on_gloo_make_the_same_masks(photo_root, tmp_path):
         [(), ('-m', 'torch.distributed.run', '--nproc_per_node=2',
               '--standalone')]):
         work_dir = tmp_path / str(number)
-        done = run(
+        done = run_train(
             small(photo_root, work_dir, 1, 'train_dataloader.num_workers=0',
                   'default_hooks.mask_update.group_size=4') +
             (['--launcher', 'pytorch'] if launcher else []), launcher)
@@ -243,8 +208,8 @@ def test_two_processes_on_gloo_make_the_same_masks(photo_root, tmp_path):
 
 @pytest.mark.slow
 def test_resume_and_user_errors(photo_root, tmp_path):
-    run(small(photo_root, tmp_path / 'w', 2))
-    done = run(small(photo_root, tmp_path / 'w', 3) + ['--resume'])
+    run_train(small(photo_root, tmp_path / 'w', 2))
+    done = run_train(small(photo_root, tmp_path / 'w', 3) + ['--resume'])
     assert 'Going on with mask round 1' in done.stdout
     assert 'publish_backbone.py' in done.stdout
     assert (tmp_path / 'w' / 'epoch_3.pth').exists()
@@ -254,6 +219,6 @@ def test_resume_and_user_errors(photo_root, tmp_path):
         (small(photo_root, tmp_path / 'x', 1,
                'default_hooks.mask_update.source.layer=layer2.7'),
          'layer2.1')):
-        done = run(arguments, check=False)
+        done = run_train(arguments, check=False)
         assert done.returncode == 1
         assert said in done.stdout and 'Traceback' not in done.stdout

@@ -18,14 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.svm import LinearSVC
 from torchvision import transforms
 
-from ..conftest import write_photo
-from ..test_models.test_cyborgs import ROOT
-from .test_model_converters import (
-    call,  # noqa: F401
-    checkpoint,
-    published,
-    trained,
-)
+from ..helpers import ROOT, checkpoint, published, trained, write_photo
 
 TOOLS = osp.join(ROOT, 'tools', 'benchmarks')
 sys.path.insert(0, TOOLS)

@@ -16,7 +16,8 @@ import io
 import json
 import os.path as osp
 import sys
-from typing import Any, Dict, Iterator, List, Optional
+from collections.abc import Iterator
+from typing import Any
 
 from mmengine.config import Config
 
@@ -45,17 +46,17 @@ COLUMNS = {
 STATISTICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'APs': 3, 'APm': 4, 'APl': 5}
 
 
-def read_run(folder: str) -> Optional[Dict[str, Any]]:
+def read_run(folder: str) -> dict[str, Any] | None:
     """Read the last evaluation of a run of mmengine.
 
     Args:
         folder (str): Its work dir.
 
     Returns:
-        Optional[Dict[str, Any]]: Config, seed, start and scores; None if
+        Optional[dict[str, Any]]: Config, seed, start and scores; None if
         nothing was evaluated.
     """
-    last: Dict[str, Any] = {}
+    last: dict[str, Any] = {}
     source = ''
     for log in sorted(glob.glob(osp.join(folder, '*', 'vis_data', '*.json'))):
         with open(log, encoding='utf-8') as file:
@@ -85,13 +86,13 @@ def read_run(folder: str) -> Optional[Dict[str, Any]]:
         ann_file=(cfg.get('val_evaluator') or {}).get('ann_file'))
 
 
-def find_config(folder: str) -> Optional[str]:
+def find_config(folder: str) -> str | None:
     """The config that mmengine has copied into a work dir."""
     files = glob.glob(osp.join(folder, '*.py'))
     return osp.basename(files[0]) if len(files) == 1 else None
 
 
-def rescore(folder: str, ann_file: str) -> Dict[str, float]:
+def rescore(folder: str, ann_file: str) -> dict[str, float]:
     """Score the detections that a run has kept, by pycocotools alone.
 
     Args:
@@ -99,11 +100,11 @@ def rescore(folder: str, ann_file: str) -> Dict[str, float]:
         ann_file (str): The annotations.
 
     Returns:
-        Dict[str, float]: By the names of :data:`COLUMNS`.
+        dict[str, float]: By the names of :data:`COLUMNS`.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
-    scores: Dict[str, float] = {}
+    scores: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(ann_file)
         for kind, name in (('bbox', 'box'), ('segm', 'mask')):
@@ -133,14 +134,14 @@ def rescore(folder: str, ann_file: str) -> Dict[str, float]:
     return scores
 
 
-def results_of(root: str) -> Iterator[Dict[str, Any]]:
+def results_of(root: str) -> Iterator[dict[str, Any]]:
     """Read all results below a folder.
 
     Args:
         root (str): The folder of the runs.
 
     Yields:
-        Dict[str, Any]: One for each run or json.
+        dict[str, Any]: One for each run or json.
 
     Raises:
         UserError: If pycocotools does not agree with mmdet.
@@ -188,7 +189,7 @@ def results_of(root: str) -> Iterator[Dict[str, Any]]:
                 scores=content['scores'])
 
 
-def table_of(results: List[Dict[str, Any]]) -> str:
+def table_of(results: list[dict[str, Any]]) -> str:
     """Make one table in Markdown; a cell is blank where there is nothing."""
     columns = [c for c in COLUMNS if any(c in r['scores'] for r in results)]
     for result in results:

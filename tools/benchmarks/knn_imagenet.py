@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import os.path as osp
-from typing import List, Optional, Tuple
 
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
@@ -21,7 +20,7 @@ from cyborgs_plugin.errors import UserError, reported
 
 
 def list_images(folder: str,
-                limit: Optional[int]) -> Tuple[List[str], List[str]]:
+                limit: int | None) -> tuple[list[str], list[str]]:
     """List the images of all classes.
 
     Args:
@@ -29,7 +28,7 @@ def list_images(folder: str,
         limit (int, optional): Images of each class; None takes all.
 
     Returns:
-        Tuple[List[str], List[str]]: Paths and classes, sorted.
+        tuple[list[str], list[str]]: Paths and classes, sorted.
 
     Raises:
         UserError: If there are none.

@@ -102,7 +102,7 @@ def compare(batch, num_regions, world_size):
     """Measure both forms.
 
     Returns:
-        List[Tuple[float, Tensor, int]]: Of ours and of the four einsums: the
+        list[tuple[float, Tensor, int]]: Of ours and of the four einsums: the
         loss, its gradient of view 1, the peak in bytes.
     """
     tensors = random_case(batch, num_regions, world_size)

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, Dict
+from typing import Any
 
 import mini_coco_report as report
 import torch
@@ -74,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def about(trainings: Trainings, scores: Scores) -> Dict[str, Any]:
+def about(trainings: Trainings, scores: Scores) -> dict[str, Any]:
     """Where, when and with what the numbers came about."""
     return dict(
         command=' '.join(sys.argv),
@@ -123,7 +123,7 @@ def main() -> None:
     trainings = Trainings(parse_args())
     scores = Scores(trainings)
     start = time.time()
-    runs: Dict[str, Dict[str, Any]] = {}
+    runs: dict[str, dict[str, Any]] = {}
     results = dict(
         about=about(trainings, scores), floor=scores.floor(), runs={})
     for method, seed in trainings.runs():

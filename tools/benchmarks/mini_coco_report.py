@@ -3,7 +3,8 @@ import glob
 import json
 import os.path as osp
 from collections import defaultdict
-from typing import Any, Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +17,7 @@ PROBES = (('regions', 'accuracy', 'regions: accuracy'),
           ('images', 'mAP', 'images: mAP'))
 
 
-def read_log(folder: str, keys: Sequence[str]) -> List[List[float]]:
+def read_log(folder: str, keys: Sequence[str]) -> list[list[float]]:
     """Read a curve that a run has logged.
 
     Args:
@@ -24,10 +25,10 @@ def read_log(folder: str, keys: Sequence[str]) -> List[List[float]]:
         keys (Sequence[str]): Names of the value and of its position.
 
     Returns:
-        List[List[float]]: Position and value; where a run went on after an
+        list[list[float]]: Position and value; where a run went on after an
         interruption, the later one counts.
     """
-    curve: Dict[float, float] = {}
+    curve: dict[float, float] = {}
     files = glob.glob(osp.join(folder, '*', 'vis_data', 'scalars.json'))
     for file in sorted(files):
         with open(file, encoding='utf-8') as lines:
@@ -38,7 +39,7 @@ def read_log(folder: str, keys: Sequence[str]) -> List[List[float]]:
     return [[step, curve[step]] for step in sorted(curve)]
 
 
-def one_line(point: Dict[str, Any]) -> str:
+def one_line(point: dict[str, Any]) -> str:
     """Say the scores of one network."""
     said = [
         f'{title} {point[kind][name]:.3f}' for kind, name, title in PROBES
@@ -51,13 +52,13 @@ def one_line(point: Dict[str, Any]) -> str:
     return ', '.join(said)
 
 
-def _last(run: Dict[str, Any]) -> Dict[str, Any]:
+def _last(run: dict[str, Any]) -> dict[str, Any]:
     return run['points'][str(run['epochs'][-1])]
 
 
-def final(results: Dict[str, Any]) -> Dict[str, Dict[str, List[float]]]:
+def final(results: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
     """Scores of the last network of each run, by method and score."""
-    scores: Dict[str, Dict[str, List[float]]] = {}
+    scores: dict[str, dict[str, list[float]]] = {}
     for run in results['runs'].values():
         found = scores.setdefault(run['method'], defaultdict(list))
         point = _last(run)
@@ -70,7 +71,7 @@ def final(results: Dict[str, Any]) -> Dict[str, Dict[str, List[float]]]:
     return scores
 
 
-def table(results: Dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Write the scores of all methods as a Markdown table."""
     scores = final(results)
     ks = list(results['floor'])
@@ -80,7 +81,7 @@ def table(results: Dict[str, Any]) -> str:
     lines = ['| method | minutes | ' + ' | '.join(heads) + ' |',
              '|---' * (2 + len(heads)) + '|']
 
-    def cell(values: List[float], digits: int = 3) -> str:
+    def cell(values: list[float], digits: int = 3) -> str:
         text = f'{np.mean(values):.{digits}f}'
         if len(values) > 1:
             text += ' (' + ', '.join(f'{v:.{digits}f}' for v in values) + ')'
@@ -96,14 +97,14 @@ def table(results: Dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
-def bars(results: Dict[str, Any]) -> List[Dict[str, Any]]:
+def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Compare CYBORGS with what it should beat, as far as that was run."""
     scores = {
         method: {name: float(np.mean(values))
                  for name, values in found.items()}
         for method, found in final(results).items()
     }
-    found: List[Dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     own = scores.get('cyborgs')
     if own is None:
         return found
@@ -135,7 +136,7 @@ def bars(results: Dict[str, Any]) -> List[Dict[str, Any]]:
     return found
 
 
-def bars_text(results: Dict[str, Any]) -> str:
+def bars_text(results: dict[str, Any]) -> str:
     """Say which bars were passed."""
     return '\n'.join(
         f'{"pass" if bar["passed"] else "MISS"}  {bar["bar"]}: '
@@ -143,15 +144,15 @@ def bars_text(results: Dict[str, Any]) -> str:
         for bar in results['bars'])
 
 
-def write(results: Dict[str, Any], folder: str) -> List[str]:
+def write(results: dict[str, Any], folder: str) -> list[str]:
     """Write the table and the plots.
 
     Args:
-        results (Dict[str, Any]): What results.json holds.
+        results (dict[str, Any]): What results.json holds.
         folder (str): Where to.
 
     Returns:
-        List[str]: The files.
+        list[str]: The files.
     """
     path = osp.join(folder, 'table.md')
     about = results['about']
@@ -168,14 +169,14 @@ def write(results: Dict[str, Any], folder: str) -> List[str]:
     ]
 
 
-def sheet(images: List[np.ndarray], columns: Dict[str, List[np.ndarray]],
+def sheet(images: list[np.ndarray], columns: dict[str, list[np.ndarray]],
           folder: str) -> str:
     """Write the contact sheet; ``images`` are BGR."""
     return contact_sheet([image[..., ::-1] for image in images], columns,
                          osp.join(folder, 'masks.png'))
 
 
-def _plot_masks(results: Dict[str, Any], path: str) -> str:
+def _plot_masks(results: dict[str, Any], path: str) -> str:
     figure = Figure(figsize=(10, 4))
     for axis, name in zip(figure.subplots(1, 2), ('mBO', 'ARI')):
         for colour, k in enumerate(results['floor']):
@@ -200,7 +201,7 @@ def _plot_masks(results: Dict[str, Any], path: str) -> str:
     return _save(figure, path)
 
 
-def _plot_probes(results: Dict[str, Any], path: str) -> str:
+def _plot_probes(results: dict[str, Any], path: str) -> str:
     figure = Figure(figsize=(13, 4))
     methods = list(dict.fromkeys(
         run['method'] for run in results['runs'].values()))
@@ -224,7 +225,7 @@ def _plot_probes(results: Dict[str, Any], path: str) -> str:
     return _save(figure, path)
 
 
-def _plot_loss(results: Dict[str, Any], path: str) -> str:
+def _plot_loss(results: dict[str, Any], path: str) -> str:
     runs = {name: run for name, run in results['runs'].items() if run['loss']}
     figure = Figure(figsize=(2.8 * max(1, len(runs)), 3))
     axes = figure.subplots(1, max(1, len(runs)), squeeze=False)[0]

@@ -1,7 +1,8 @@
 """Scores of mini_coco.py: masks and frozen probes of each network."""
 import os.path as osp
 import time
-from typing import Any, Dict, Iterator, Optional, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 import mini_coco_report as report
 import numpy as np
@@ -36,7 +37,7 @@ class Scores:
             split: trainings.annotations('panoptic', split)
             for split in ('train', 'val')
         }
-        self.panoptic: Dict[str, Optional[str]] = {
+        self.panoptic: dict[str, str | None] = {
             split: path if osp.isfile(path) else None
             for split, path in files.items()
         }
@@ -47,7 +48,7 @@ class Scores:
             max_images=self._budget.max_eval_images)
 
     def judge(self, method: str, seed: int,
-              run: Dict[str, Any]) -> Dict[str, Any]:
+              run: dict[str, Any]) -> dict[str, Any]:
         """Score the backbones of a run: masks of each, probes of some."""
         path = osp.join(run['folder'], 'scores.json')
         cfg = self._runs.config('cyborgs', 0)
@@ -84,7 +85,7 @@ class Scores:
         return scores['points']
 
     def probe_scores(self, cfg: Config,
-                     backbone: torch.nn.Module) -> Dict[str, Any]:
+                     backbone: torch.nn.Module) -> dict[str, Any]:
         """Run the frozen probes."""
         features = FrozenFeatures(
             backbone,
@@ -104,10 +105,10 @@ class Scores:
             features, *sides, max_images=self._budget.max_eval_images)
 
     def network_maps(self, cfg: Config, backbone: torch.nn.Module
-                     ) -> Dict[int, Dict[str, np.ndarray]]:
+                     ) -> dict[int, dict[str, np.ndarray]]:
         """Cluster the features of each val image by itself, for each K."""
         sources = {k: self._source(cfg, backbone, k) for k in self._budget.ks}
-        maps: Dict[int, Dict[str, np.ndarray]] = {k: {} for k in sources}
+        maps: dict[int, dict[str, np.ndarray]] = {k: {} for k in sources}
         for key, image in self._val_images():
             features = next(iter(sources.values())).features([image])
             for k, source in sources.items():
@@ -124,7 +125,7 @@ class Scores:
         source.prepare(backbone, **_normalisation(cfg))
         return source
 
-    def floor(self) -> Dict[str, Any]:
+    def floor(self) -> dict[str, Any]:
         """Score colour and position alone, once."""
         path = osp.join(self._runs.work, 'floor.json')
         settings = [list(self._budget.ks), self._budget.max_eval_images]
@@ -141,8 +142,8 @@ class Scores:
             write(path, found)
         return found['scores']
 
-    def mask_scores(self, maps: Dict[int, Dict[str, np.ndarray]]
-                    ) -> Dict[str, Dict[str, float]]:
+    def mask_scores(self, maps: dict[int, dict[str, np.ndarray]]
+                    ) -> dict[str, dict[str, float]]:
         """Score label maps of the val images, for each K."""
         return {
             str(k): {
@@ -153,11 +154,11 @@ class Scores:
             for k, found in maps.items()
         }
 
-    def _val_images(self) -> Iterator[Tuple[str, np.ndarray]]:
+    def _val_images(self) -> Iterator[tuple[str, np.ndarray]]:
         for key in self._metric.keys():
             yield key, read_image(osp.join(self._runs.root, key))
 
-    def sheet(self, runs: Dict[str, Dict[str, Any]]) -> Optional[str]:
+    def sheet(self, runs: dict[str, dict[str, Any]]) -> str | None:
         """Draw the masks of CYBORGS' phases beside the truth."""
         run = runs.get('cyborgs_s0')
         if run is None:
@@ -203,6 +204,6 @@ def _backbone(cfg: Config, file: str) -> torch.nn.Module:
     return backbone
 
 
-def _normalisation(cfg: Config) -> Dict[str, Any]:
+def _normalisation(cfg: Config) -> dict[str, Any]:
     data = cfg.model.data_preprocessor
     return dict(mean=data.mean, std=data.std, to_rgb=data.to_rgb)

@@ -7,7 +7,7 @@ import os.path as osp
 import subprocess
 import sys
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -31,11 +31,11 @@ class Budget(NamedTuple):
     """Equal parts of a run; CYBORGS renews its masks between them."""
     view_size: int
     batch_size: int
-    seeds: Dict[str, Tuple[int, ...]]
-    max_images: Optional[int]
-    max_eval_images: Optional[int]
-    long_side: Optional[int]
-    ks: Tuple[int, ...]
+    seeds: dict[str, tuple[int, ...]]
+    max_images: int | None
+    max_eval_images: int | None
+    long_side: int | None
+    ks: tuple[int, ...]
 
     def is_probed(self, phase: int) -> bool:
         """Whether all probes are run after a phase: after each third."""
@@ -112,7 +112,7 @@ class Trainings:
                 '--data-root data/toy_scenes')
         return CocoTruth(path)
 
-    def _pretraining_images(self) -> List[str]:
+    def _pretraining_images(self) -> list[str]:
         folders = self.args.pretrain_on or [
             folder for folder in ('train2017', 'unlabeled2017')
             if osp.isdir(osp.join(self.root, folder))
@@ -130,7 +130,7 @@ class Trainings:
                 f'than a batch of {self.budget.batch_size}')
         return names
 
-    def runs(self) -> List[Tuple[str, int]]:
+    def runs(self) -> list[tuple[str, int]]:
         """Method and seed of each run."""
         chosen = list(self.args.methods or ('random', *METHODS))
         if (len(self.annotated) == len(self.images)
@@ -192,7 +192,7 @@ class Trainings:
         cfg.merge_from_dict(self.args.cfg_options)
         return cfg
 
-    def _listing(self, name: str, images: List[str]) -> str:
+    def _listing(self, name: str, images: list[str]) -> str:
         """Write which images to train on, for both kinds of data set."""
         path = osp.join(self.work, f'images_{name}')
         with open(path + '.txt', 'w', encoding='utf-8') as file:
@@ -201,11 +201,11 @@ class Trainings:
             json.dump(dict(images=[dict(file_name=i) for i in images]), file)
         return path
 
-    def train(self, method: str, seed: int) -> Dict[str, Any]:
+    def train(self, method: str, seed: int) -> dict[str, Any]:
         """Train a run unless it is done; keep the backbones of its phases.
 
         Returns:
-            Dict[str, Any]: ``folder``, ``phases`` (files of the backbones,
+            dict[str, Any]: ``folder``, ``phases`` (files of the backbones,
             in order), ``epochs``, ``steps`` and ``seconds``.
         """
         name = f'{method}_s{seed}'

@@ -15,7 +15,8 @@ import os
 import os.path as osp
 import sys
 import warnings
-from typing import Any, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def extract(network: torch.nn.Module, paths: Sequence[str]) -> np.ndarray:
     return stacked / np.linalg.norm(stacked, axis=1, keepdims=True)
 
 
-def read_labels(voc_root: str, split: str) -> Tuple[List[str], Dict[str, Any]]:
+def read_labels(voc_root: str, split: str) -> tuple[list[str], dict[str, Any]]:
     """Read VOC07's lists of a split.
 
     Args:
@@ -68,7 +69,7 @@ def read_labels(voc_root: str, split: str) -> Tuple[List[str], Dict[str, Any]]:
         split (str): ``trainval`` or ``test``.
 
     Returns:
-        Tuple[List[str], Dict[str, np.ndarray]]: Paths of the N images, and
+        tuple[list[str], dict[str, np.ndarray]]: Paths of the N images, and
         for each class 1, -1 or 0 (difficult), shape (N, ).
 
     Raises:
@@ -80,7 +81,7 @@ def read_labels(voc_root: str, split: str) -> Tuple[List[str], Dict[str, Any]]:
     if not lists:
         raise UserError(f'{root}/ImageSets/Main has no *_{split}.txt: set '
                         '--voc-root to the folder that holds VOC2007')
-    names: List[str] = []
+    names: list[str] = []
     labels = {}
     for path in lists:
         with open(path, encoding='utf-8') as file:
@@ -99,10 +100,10 @@ def read_labels(voc_root: str, split: str) -> Tuple[List[str], Dict[str, Any]]:
     return paths, labels
 
 
-def fit_class(train: Tuple[np.ndarray, np.ndarray],
-              test: Tuple[np.ndarray, np.ndarray],
+def fit_class(train: tuple[np.ndarray, np.ndarray],
+              test: tuple[np.ndarray, np.ndarray],
               costs: Sequence[float] = COSTS,
-              seed: int = 0) -> Tuple[float, float]:
+              seed: int = 0) -> tuple[float, float]:
     """Fit the SVM of a class.
 
     Args:
@@ -113,7 +114,7 @@ def fit_class(train: Tuple[np.ndarray, np.ndarray],
         seed (int): Order of the solver. Defaults to 0.
 
     Returns:
-        Tuple[float, float]: Average precision and the chosen cost.
+        tuple[float, float]: Average precision and the chosen cost.
 
     Raises:
         ValueError: If there are fewer than 3 images with or without it.

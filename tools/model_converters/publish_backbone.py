@@ -10,7 +10,7 @@ last line of the output is the path of the ``.pth``, for scripts.
 import argparse
 import os.path as osp
 import shlex
-from typing import Any, Dict
+from typing import Any
 
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.files import sha256
@@ -26,7 +26,7 @@ from cyborgs_plugin.version import __version__
 PREFIXES = dict(online='backbone.', target='target_net.module.0.')
 
 
-def backbone_of(checkpoint: Dict[str, Any], path: str,
+def backbone_of(checkpoint: dict[str, Any], path: str,
                 network: str) -> Tensors:
     """The tensors of one network's backbone, without their prefix.
 
