@@ -3,12 +3,12 @@ from ..ops.kmeans import kmeans
 from .bootstrap import MaskRoundError, make_round
 from .features import FeatureExtractor
 from .sources import (
-                      AnnotatedMasks,
-                      BankMasks,
-                      FelzenszwalbMasks,
-                      GridMasks,
-                      MaskSource,
-                      NetworkMasks,
+    AnnotatedMasks,
+    BankMasks,
+    FelzenszwalbMasks,
+    GridMasks,
+    MaskSource,
+    NetworkMasks,
 )
 
 __all__ = [
