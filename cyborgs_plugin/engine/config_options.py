@@ -101,7 +101,8 @@ def move_data(cfg: Config, old: Any, new: str) -> None:
     """Give a new data root to all that was made from the old one.
 
     A config file has built its nested settings before an override of its
-    top-level ``data_root`` comes.
+    top-level ``data_root`` comes. The variables of the configs
+    (``COCO_ROOT``) move the data as well, but are no options.
 
     Raises:
         ValueError: If nothing was made from it.

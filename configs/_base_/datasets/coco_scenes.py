@@ -1,6 +1,6 @@
 """Unlabelled COCO photographs in two views, each with its label map."""
 dataset_type = 'SceneDataset'
-data_root = 'data/coco/'
+data_root = '{{$COCO_ROOT:data/coco}}/'
 
 view_pipeline1 = [
     dict(
