@@ -1,7 +1,7 @@
 """A starting point for a few thousand pictures: ResNet-18, small views.
 
-Run: python tools/train.py configs/cyborgs_small_data.py --cfg-options \\
-         train_dataloader.dataset.data_prefix.img_path=/path/to/photos
+Run: python tools/train.py configs/cyborgs_small_data.py \\
+         --cfg-options data=/path/to/photos
 """
 _base_ = [
     '_base_/models/cyborgs_resnet50.py',

@@ -219,8 +219,7 @@ def report(scores: dict, backbone: str, sheet: str, pretrained: str) -> None:
           f'Numbers: {results}\nCheckpoints and mask bank: {pretrained}')
     print('Next: your own photographs, without labels:\n  '
           '.venv/bin/python tools/train.py configs/cyborgs_small_data.py '
-          '--cfg-options train_dataloader.dataset.data_prefix.img_path='
-          '/path/to/photos')
+          '--cfg-options data=/path/to/photos')
 
 
 if __name__ == '__main__':

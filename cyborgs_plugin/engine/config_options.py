@@ -20,7 +20,8 @@ def merge_options(cfg: Config,
     Args:
         cfg (Config): The config; altered in place.
         options (dict): Those of ``--cfg-options``; ``data_root`` moves all
-            data sets.
+            data sets, ``data`` is a folder of photographs to pretrain on and
+            ``view_size`` the pixels on each side of the views.
         launcher (str): What started the processes. Defaults to 'none'.
         work_dir (str, optional): Folder of the run. Defaults to None, the
             config's own, else ``work_dirs/`` and the config's name.
@@ -28,6 +29,7 @@ def merge_options(cfg: Config,
     Raises:
         UserError: If nothing would read one of the options.
     """
+    options = _in_full(cfg, options)
     check_options(cfg, options)
     old_root = cfg.get('data_root')
     cfg.merge_from_dict(options)
@@ -43,6 +45,45 @@ def merge_options(cfg: Config,
         cfg.work_dir = osp.join('work_dirs', stem)
     # The dumped config is used from other folders, too.
     cfg.work_dir = osp.abspath(cfg.work_dir)
+
+
+def _in_full(cfg: Config, options: dict) -> dict:
+    """Write out the short options.
+
+    Raises:
+        UserError: If the config has nothing that one of them sets.
+    """
+    full = dict(options)
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
+    at = 'train_dataloader.dataset'
+    if 'data' in full and 'data' not in cfg:
+        folder = osp.abspath(osp.expanduser(str(full.pop('data'))))
+        prefix = dataset.get('data_prefix')
+        if prefix is None:
+            raise UserError(
+                f'--cfg-options data={folder}: the train_dataloader of '
+                f'{cfg.filename} has no data set with a data_prefix; set the '
+                'data sets themselves')
+        key = 'data_prefix' if isinstance(
+            prefix, str) else 'data_prefix.img_path'
+        # A list of other pictures does not name those of this folder.
+        full = {f'{at}.{key}': folder, f'{at}.ann_file': '', **full}
+    if 'view_size' in full and 'view_size' not in cfg:
+        side = full.pop('view_size')
+        crops = {
+            f'{at}.pipeline.{step}.transforms.{view}.{number}.scale': side
+            for step, views in enumerate(dataset.get('pipeline', []))
+            for view, transforms in enumerate(views.get('transforms', []))
+            if isinstance(transforms, list)
+            for number, transform in enumerate(transforms)
+            if 'RandomResizedCrop' in str(transform['type'])
+        }
+        if not crops:
+            raise UserError(
+                f'--cfg-options view_size={side}: the pipeline of '
+                f'{cfg.filename} has no views with a RandomResizedCrop')
+        full = {**crops, **full}
+    return full
 
 
 def use_mixed_precision(cfg: Config) -> None:

@@ -1,8 +1,9 @@
-"""Where the data lie: an environment variable, or an option."""
+"""Where the data lie, and how large views are: short options."""
 import pytest
 from mmengine.config import Config
 
 from cyborgs_plugin.engine.config_options import merge_options
+from cyborgs_plugin.errors import UserError
 
 from ..helpers import RECIPE
 
@@ -19,3 +20,27 @@ def test_coco_root_moves_the_data_of_a_recipe(name, monkeypatch):
     assert cfg.train_dataloader.dataset.data_root == '/disk/coco/'
     merge_options(cfg, {'data_root': '/other'})  # the option goes first
     assert cfg.train_dataloader.dataset.data_root == '/other/'
+
+
+@pytest.mark.parametrize('name', ['cyborgs_coco', 'cyborgs_toy',
+                                  'baselines/byol_r18_coco-mini',
+                                  'ablations/masks_k32'])
+def test_short_options(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(RECIPE.replace('cyborgs_coco', name))
+    merge_options(cfg, dict(data='my photos', view_size=80))
+    dataset = cfg.train_dataloader.dataset
+    folder = str(tmp_path / 'my photos')
+    assert dataset.data_prefix in (folder, dict(img_path=folder))
+    assert [view[0].scale for view in dataset.pipeline[1].transforms
+            ] == [80, 80]
+
+
+def test_short_options_without_anything_to_set():
+    cfg = Config.fromfile(RECIPE)
+    cfg.train_dataloader.dataset.pop('data_prefix')
+    with pytest.raises(UserError, match='data_prefix'):
+        merge_options(cfg, dict(data='x'))
+    cfg.train_dataloader.dataset.pipeline.pop(1)
+    with pytest.raises(UserError, match='RandomResizedCrop'):
+        merge_options(cfg, dict(view_size=64))
