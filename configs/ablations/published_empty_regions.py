@@ -2,4 +2,6 @@
 _base_ = '../cyborgs_coco.py'
 
 # 256: the ids that a round of masks can hold, so that none is cut off
-model = dict(neck=dict(empty_regions=True, num_ids=256))
+model = dict(
+    neck=dict(
+        type='PublishedMaskGroundedNeck', empty_regions=True, num_ids=256))

@@ -8,6 +8,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .published import refuse_moved_keys
 
 # More steps than anyone accumulates gradients over.
 _MAX_LOSSES_WITHOUT_UPDATE = 4096
@@ -50,6 +51,8 @@ class CYBORGS(BaseSelfSupervisor):
                  pretrained: str | None = None,
                  data_preprocessor: dict | None = None,
                  init_cfg: list[dict] | dict | None = None) -> None:
+        refuse_moved_keys('neck', neck)
+        refuse_moved_keys('head', head)
         super().__init__(
             backbone=backbone,
             neck=neck,

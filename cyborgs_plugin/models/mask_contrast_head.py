@@ -27,8 +27,9 @@ class MaskContrastHead(BaseModule):
         segmentation_loss (dict, optional): Config of the segmentation loss on
             feature maps. Defaults to None; None or a ``loss_weight`` of 0
             costs nothing.
-        predict_by_slot (bool): Predict slot by slot, as the published code
-            does. Defaults to False.
+        anchor_loss (dict, optional): Config of the loss that holds feature
+            maps near the target's, for a run that starts from good weights.
+            Defaults to None.
         init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
     """
@@ -37,7 +38,7 @@ class MaskContrastHead(BaseModule):
                  predictor: dict,
                  loss: dict = dict(type='MaskContrastiveLoss'),
                  segmentation_loss: dict | None = None,
-                 predict_by_slot: bool = False,
+                 anchor_loss: dict | None = None,
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
         self.predictor = MODELS.build(predictor)
@@ -45,7 +46,7 @@ class MaskContrastHead(BaseModule):
         self.segmentation_loss = None
         if segmentation_loss and segmentation_loss.get('loss_weight', 1) != 0:
             self.segmentation_loss = MODELS.build(segmentation_loss)
-        self.predict_by_slot = predict_by_slot
+        self.anchor_loss = MODELS.build(anchor_loss) if anchor_loss else None
 
     def predict(self, online: Regions) -> Tensor:
         """Predict the target projections.
@@ -58,7 +59,7 @@ class MaskContrastHead(BaseModule):
         """
         projections, ids = online
         return map_regions(lambda x: self.predictor((x, ))[0], projections,
-                           ids >= 0, self.predict_by_slot)
+                           ids >= 0)
 
     def loss(self, online: tuple[Regions, Regions],
              target: tuple[Regions, Regions],
@@ -76,10 +77,11 @@ class MaskContrastHead(BaseModule):
 
         Returns:
             dict[str, Tensor]: Scalars: ``loss_contrast``,
-            ``loss_segmentation`` where configured, ``num_regions`` (used
-            slots an image and view), ``matched_regions`` (fraction of the
-            used online slots with a partner in the other view) and
-            ``unmatched_images`` (images whose views share none).
+            ``loss_segmentation`` and ``loss_anchor`` where configured,
+            ``num_regions`` (used slots per image and view),
+            ``matched_regions`` (fraction of the used online slots with a
+            partner in the other view) and ``unmatched_images`` (images whose
+            views share none).
         """
         pred_ids = (online[0][1], online[1][1])
         target_ids = (target[0][1], target[1][1])
@@ -90,6 +92,9 @@ class MaskContrastHead(BaseModule):
         if self.segmentation_loss is not None:
             losses['loss_segmentation'] = self.segmentation_loss(
                 online_feats, target_feats)
+        if self.anchor_loss is not None:
+            losses['loss_anchor'] = self.anchor_loss(online_feats,
+                                                     target_feats)
 
         matched = [
             same_region(pred_ids[0], target_ids[1]).any(dim=-1),

@@ -132,27 +132,36 @@ def _one_way(view: int, pred: Tensor, pred_ids: Tensor, targets: Tensor,
     """
     batch = len(pred)
     own = slice(image_offset, image_offset + batch)
+    # Only regions of one image can match: that needs no (B, N, T, N).
     positive = same_region(pred_ids, target_ids[1 - view, own])  # (B, N, N)
+    # The target's region of the very same pixels is no candidate: it is too
+    # easy to be a positive and too alike to be a negative.
     removed = [torch.zeros_like(positive)] * 2
     removed[view] = same_region(pred_ids, target_ids[view, own])
     if not local_negatives:
         removed[view] = torch.ones_like(positive)
         removed[1 - view] = ~positive
 
-    # Which candidates a prediction does not see: (B, N, 2, T, N).
+    # Which candidates a prediction does not see, (B, N, 2, T, N): unused
+    # slots of any image, and of its own image what is removed.
     hidden = (target_ids < 0).expand(*pred_ids.shape, -1, -1, -1).clone()
     image = torch.arange(batch, device=pred.device)
+    # The two indices pick the diagonal, (B, N, 2, N).
     hidden[image, :, :, image + image_offset] |= torch.stack(removed, dim=2)
     pred = pred / temperature
     log_total = _LogSumExp.apply(
-        pred.flatten(0, 1), targets.flatten(0, 2),
-        hidden.flatten(2).flatten(0, 1)).view_as(pred_ids)
+        pred.flatten(0, 1),  # (B * N, D)
+        targets.flatten(0, 2),  # (2 * T * N, D)
+        hidden.flatten(2).flatten(0, 1)).view_as(pred_ids)  # (B, N)
 
-    matches = positive.sum(dim=-1)
-    similarity = pred @ targets[1 - view, own].transpose(1, 2)
-    matched = (similarity * positive).sum(dim=-1) / matches.clamp(min=1)
+    # Against a uniform label the cross-entropy is the log-sum-exp less the
+    # mean positive logit, so that dense labels are never made.
+    matches = positive.sum(dim=-1)  # (B, N)
+    logits = pred @ targets[1 - view, own].transpose(1, 2)  # (B, N, N)
+    matched = (logits * positive).sum(dim=-1) / matches.clamp(min=1)
+    # A region that was drawn several times counts once.
     copies = same_region(pred_ids, pred_ids).sum(dim=-1).clamp(min=1)
-    weight = (matches > 0).to(log_total.dtype) / copies
+    weight = (matches > 0).to(log_total.dtype) / copies  # (B, N)
     return ((log_total - matched) * weight).sum()
 
 
@@ -178,9 +187,10 @@ class _LogSumExp(torch.autograd.Function):
         Returns:
             Tensor: Shape (M, ); finite even if all candidates are hidden.
         """
-        logits = pred @ candidates.T
+        logits = pred @ candidates.T  # (M, K)
+        # Not -inf, of which a row without any candidate would be NaN.
         logits.masked_fill_(hidden, torch.finfo(logits.dtype).min / 4)
-        highest = logits.amax(dim=1, keepdim=True)
+        highest = logits.amax(dim=1, keepdim=True)  # (M, 1)
         softmax = logits.sub_(highest).exp_()
         total = softmax.sum(dim=1, keepdim=True)
         ctx.save_for_backward(softmax @ candidates / total)
@@ -239,9 +249,10 @@ class MaskContrastiveLoss(nn.Module):
         """
         batch = len(preds[0])
         both = torch.stack(targets, dim=1).float()  # (B, 2, N, D)
-        both_ids = torch.stack(target_ids, dim=1)
+        both_ids = torch.stack(target_ids, dim=1)  # (B, 2, N)
         both = torch.cat(all_gather(both))  # (W * B, 2, N, D)
-        both_ids = torch.cat(all_gather(both_ids))
+        both_ids = torch.cat(all_gather(both_ids))  # (W * B, 2, N)
+        # Their mean, not their sum: DDP divides the gradients by W again.
         region_counts = count_regions(*pred_ids)
         all_reduce(region_counts, op='mean')
         loss = mask_contrastive_loss(

@@ -8,13 +8,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..errors import UserError
-from .regions import (
-    cell_labels,
-    map_regions,
-    pool_regions,
-    sample_regions,
-    sample_regions_with_empty,
-)
+from .regions import cell_labels, map_regions, pool_regions, sample_regions
 
 
 @MODELS.register_module()
@@ -40,13 +34,6 @@ class MaskGroundedNeck(BaseModule):
             Defaults to 32.
         in_indices (Sequence[int]): Which of the backbone's outputs to fuse,
             in order. Defaults to (0, 1, 2).
-        num_ids (int, optional): Ids from here on fall into region 0, as the
-            published code does from 81 on. Defaults to None, no limit.
-        empty_regions (bool): Fill the slots that hold no region with empty
-            ones, as the published code does; needs ``num_ids``.
-            Defaults to False.
-        project_by_slot (bool): Project slot by slot, each with its own batch
-            statistics, as the published code does. Defaults to False.
         init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
     """
@@ -56,27 +43,16 @@ class MaskGroundedNeck(BaseModule):
                  num_regions: int = 16,
                  grid_stride: int = 32,
                  in_indices: Sequence[int] = (0, 1, 2),
-                 num_ids: int | None = None,
-                 empty_regions: bool = False,
-                 project_by_slot: bool = False,
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
         if num_regions < 1:
             raise UserError('model.neck.num_regions must be at least 1, but '
                             f'got {num_regions}')
-        if empty_regions and (num_ids is None or num_ids < num_regions):
-            raise UserError(
-                'model.neck.empty_regions=True draws absent ids and needs '
-                f'model.neck.num_ids >= num_regions={num_regions}, but got '
-                f'num_ids={num_ids}')
         self.projector = MODELS.build(projector)
         self._in_channels: int | None = projector.get('in_channels')
         self.num_regions = num_regions
         self.grid_stride = grid_stride
         self.in_indices = tuple(in_indices)
-        self.num_ids = num_ids
-        self.empty_regions = empty_regions
-        self.project_by_slot = project_by_slot
 
     def cells(self, label_maps: Tensor) -> Tensor:
         """Reduce label maps to the grid.
@@ -89,11 +65,9 @@ class MaskGroundedNeck(BaseModule):
             Tensor: The label of each cell, shape (B, ceil(H / grid_stride),
             ceil(W / grid_stride)), int64.
         """
-        grid = [-(-size // self.grid_stride) for size in label_maps.shape[1:]]
-        cells = cell_labels(label_maps, (grid[0], grid[1]))
-        if self.num_ids is not None:
-            cells = cells.masked_fill(cells >= self.num_ids, 0)
-        return cells
+        height, width = (-(-size // self.grid_stride)
+                         for size in label_maps.shape[1:])
+        return cell_labels(label_maps, (height, width))
 
     def sample(self, cells: Tensor) -> Tensor:
         """Draw the regions of one branch.
@@ -104,19 +78,16 @@ class MaskGroundedNeck(BaseModule):
         Returns:
             Tensor: Region ids, shape (B, num_regions), int64; -1 is unused.
         """
-        if self.empty_regions:
-            return sample_regions_with_empty(cells, self.num_regions,
-                                             self.num_ids)  # type: ignore
         return sample_regions(cells, self.num_regions)
 
-    def fuse(self, feats: tuple[Tensor, ...], grid: tuple[int,
-                                                          int]) -> Tensor:
+    def fuse(self, feats: tuple[Tensor, ...],
+             grid_size: tuple[int, int]) -> Tensor:
         """Bring the chosen stages to one grid and concatenate them.
 
         Args:
             feats (tuple[Tensor, ...]): Outputs of the backbone, each
                 (B, C_i, H_i, W_i), or all of them (B, H_i, W_i, C_i).
-            grid (tuple[int, int]): The grid's height and width (h, w).
+            grid_size (tuple[int, int]): The grid's height and width (h, w).
 
         Returns:
             Tensor: Shape (B, sum of C_i, h, w).
@@ -126,7 +97,7 @@ class MaskGroundedNeck(BaseModule):
         """
         feats = self.channels_first(feats)
         return torch.cat([
-            F.adaptive_avg_pool2d(feats[index], grid)
+            F.adaptive_avg_pool2d(feats[index], grid_size)
             for index in self.in_indices
         ], 1)
 
@@ -170,6 +141,18 @@ class MaskGroundedNeck(BaseModule):
             f'{first} channels in axis 1 and {last} in axis 3: set '
             f'model.neck.projector.in_channels={likely}')
 
+    def project(self, regions: Tensor, used: Tensor) -> Tensor:
+        """Project the regions of all images as one batch.
+
+        Args:
+            regions (Tensor): Region vectors, shape (B, num_regions, C).
+            used (Tensor): Which slots hold a region, (B, num_regions), bool.
+
+        Returns:
+            Tensor: Shape (B, num_regions, D), zeros in unused slots.
+        """
+        return map_regions(lambda x: self.projector((x, ))[0], regions, used)
+
     def forward(self, feats: tuple[Tensor, ...],
                 cells: Tensor) -> tuple[Tensor, Tensor]:
         """Draw regions, pool and project them.
@@ -184,9 +167,8 @@ class MaskGroundedNeck(BaseModule):
             tuple[Tensor, Tensor]: Projections (B, num_regions, D) and region
             ids (B, num_regions), int64, -1 where a slot is unused.
         """
-        region_ids = self.sample(cells)
-        features = self.fuse(feats, (cells.shape[1], cells.shape[2]))
-        regions = pool_regions(features, cells, region_ids)
-        projections = map_regions(lambda x: self.projector((x, ))[0], regions,
-                                  region_ids >= 0, self.project_by_slot)
-        return projections, region_ids
+        region_ids = self.sample(cells)  # (B, N)
+        features = self.fuse(
+            feats, (cells.shape[1], cells.shape[2]))  # (B, C, h, w)
+        regions = pool_regions(features, cells, region_ids)  # (B, N, C)
+        return self.project(regions, region_ids >= 0), region_ids

@@ -57,11 +57,13 @@ def cell_labels(label_maps: Tensor, grid_size: tuple[int, int]) -> Tensor:
         padding = padding.flatten(2)  # (h, w, P)
         pixels = pixels.masked_fill(padding, torch.iinfo(torch.int64).max)
 
+    # A cell's label is the longest run of its sorted pixels.
     pixels = pixels.sort(dim=-1).values
     position = torch.arange(
         pixels.shape[-1], dtype=torch.int32, device=pixels.device)
     begins = torch.ones_like(pixels, dtype=torch.bool)
     begins[..., 1:] = pixels[..., 1:] != pixels[..., :-1]
+    # At each pixel, how many of its run come before it: (B, h, w, P).
     run_start = (position * begins).cummax(dim=-1).values
     run_length = position - run_start
     if padding is not None:
@@ -99,10 +101,11 @@ def pool_regions(features: Tensor, cells: Tensor,
         Tensor: One vector a region, shape (B, N, C), dtype of ``features``.
         Zeros where the id is negative (an unused slot) or absent.
     """
-    member = cells[:, None] == region_ids[:, :, None, None]
+    member = cells[:, None] == region_ids[:, :, None, None]  # (B, N, h, w)
     member &= (region_ids >= 0)[:, :, None, None]
     weight = member.flatten(2).to(features.dtype)  # (B, N, h * w)
     area = weight.sum(dim=-1, keepdim=True).clamp(min=1)
+    # (B, N, h * w) @ (B, h * w, C) / (B, N, 1)
     return weight @ features.flatten(2).transpose(1, 2) / area
 
 
@@ -121,7 +124,7 @@ def sample_regions(cells: Tensor,
         Tensor: Region ids, shape (B, N), int64. An image with fewer than N
         regions leaves its last slots at -1 (unused).
     """
-    ids = cells.flatten(1).sort(dim=-1).values
+    ids = cells.flatten(1).sort(dim=-1).values  # (B, h * w)
     first = torch.ones_like(ids, dtype=torch.bool)
     first[:, 1:] = ids[:, 1:] != ids[:, :-1]
     first &= ids >= 0
@@ -134,40 +137,8 @@ def sample_regions(cells: Tensor,
     return torch.nn.functional.pad(drawn, (0, missing), value=UNUSED)
 
 
-def sample_regions_with_empty(
-        cells: Tensor,
-        num_regions: int,
-        num_ids: int,
-        generator: torch.Generator | None = None) -> Tensor:
-    """Draw as the published code does: empty regions fill what is left.
-
-    For comparison only (``configs/ablations/published_empty_regions.py``):
-    absent ids have a vanishing probability there, so that they come last but
-    still act as positives and negatives.
-
-    Args:
-        cells (Tensor): The label of each cell, shape (B, h, w), int64, below
-            ``num_ids``.
-        num_regions (int): Number of slots N of each image, at most
-            ``num_ids``.
-        num_ids (int): Number of ids that exist, present or not.
-        generator (torch.Generator, optional): As in :func:`sample_regions`.
-
-    Returns:
-        Tensor: Region ids, shape (B, N), int64, all of them distinct.
-    """
-    present = torch.zeros(
-        cells.shape[0], num_ids, dtype=torch.float32, device=cells.device)
-    present.scatter_(1, cells.flatten(1), 1)
-    keys = torch.rand(
-        present.shape, generator=generator, device=cells.device)
-    return (keys + present).topk(num_regions, dim=-1).indices
-
-
-def map_regions(function: Callable[[Tensor], Tensor],
-                regions: Tensor,
-                used: Tensor,
-                by_slot: bool = False) -> Tensor:
+def map_regions(function: Callable[[Tensor], Tensor], regions: Tensor,
+                used: Tensor) -> Tensor:
     """Apply a function to the vectors of all used slots as one batch.
 
     Unused slots are left out, since their zero vectors would shift the
@@ -177,18 +148,12 @@ def map_regions(function: Callable[[Tensor], Tensor],
         function (Callable): Maps (M, C) to (M, D).
         regions (Tensor): Region vectors, shape (B, N, C).
         used (Tensor): Which slots hold a region, shape (B, N), bool.
-        by_slot (bool): Apply the function to one slot of all images at a
-            time, used or not, as the published code does.
-            Defaults to False.
 
     Returns:
         Tensor: Shape (B, N, D), zeros in unused slots.
     """
-    if by_slot:
-        return torch.stack(
-            [function(slot) for slot in regions.unbind(1)], dim=1)
     batch, num_regions, _ = regions.shape
-    rows = used.flatten().nonzero().squeeze(1)
+    rows = used.flatten().nonzero().squeeze(1)  # (M, ) of B * N
     if len(rows) < 2:
         # A batch norm in training needs two rows, and the graph must reach
         # every parameter: take them all in this degenerate batch.
@@ -196,6 +161,7 @@ def map_regions(function: Callable[[Tensor], Tensor],
         mapped = mapped * used.flatten()[:, None]
     else:
         vectors = function(regions.flatten(0, 1)[rows])
+        # (B * N, D)
         mapped = vectors.new_zeros(batch * num_regions, vectors.shape[1])
         mapped = mapped.index_copy(0, rows, vectors)
     return mapped.unflatten(0, (batch, num_regions))

@@ -15,9 +15,12 @@ from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmpretrain.registry import MODELS
 
 from cyborgs_plugin.engine import TargetUpdateHook
+from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.models import VMFSegmentationLoss, mask_contrastive_loss
 
 from ..helpers import RECIPE, fake_batch, model_config
+
+PUBLISHED = 'PublishedMaskGroundedNeck'
 
 
 def small_model(**neck):
@@ -369,8 +372,6 @@ def test_neck_fuses_and_checks():
         torch.cat([expected[:, -512:], expected[:, :128]], 1))
     with pytest.raises(ValueError, match='out_indices'):
         model.neck.fuse(feats[:2], (4, 4))
-    with pytest.raises(ValueError, match='num_ids'):
-        small_model(empty_regions=True)
     assert model.neck.cells(torch.zeros(1, 50, 64).long()).shape == (1, 4, 4)
 
 
@@ -444,7 +445,8 @@ def test_stride_need_not_divide_the_view():
 
 
 def test_published_empty_regions_and_81_ids():
-    model = small_model(num_ids=81, empty_regions=True, num_regions=16)
+    model = small_model(
+        type=PUBLISHED, num_ids=81, empty_regions=True, num_regions=16)
     cells = model.neck.cells(torch.full((1, 64, 64), 81))
     assert cells.unique().tolist() == [0]
     assert model.neck.cells(torch.full((1, 64, 64), 80)).unique() == 80
@@ -453,16 +455,61 @@ def test_published_empty_regions_and_81_ids():
     losses['loss_contrast'].backward()
 
 
+def test_published_empty_regions_need_ids():
+    for num_ids in (None, 5):  # of 6 regions
+        with pytest.raises(UserError, match='num_ids'):
+            small_model(type=PUBLISHED, empty_regions=True, num_ids=num_ids)
+
+
 def test_published_batch_norms_per_slot():
     """Each slot has its own statistics, in projector and predictor."""
-    model = small_model(project_by_slot=True)
-    model.head.predict_by_slot = True
+    cfg = model_config()
+    cfg.neck.update(type=PUBLISHED, project_by_slot=True)
+    cfg.head.type = 'PublishedMaskContrastHead'
+    model = MODELS.build(cfg)
+    model.update_target()
     rows = []
     for mlp in (model.neck.projector, model.head.predictor):
         mlp.register_forward_hook(
             lambda module, inputs, output: rows.append(len(inputs[0][0])))
     losses_of(model, fake_batch())['loss_contrast'].backward()
     assert rows == [3] * 6 * 2 + [3] * 6 * 2  # projector, then predictor
+
+
+def test_published_classes_without_faults_are_what_they_derive_from():
+    cfg = model_config()
+    cfg.neck.type = PUBLISHED
+    cfg.head.update(type='PublishedMaskContrastHead', predict_by_slot=False)
+    model = MODELS.build(cfg)
+    model.load_state_dict(small_model().state_dict())  # of the same names
+    found = []
+    for one in (small_model(), model):
+        torch.manual_seed(0)
+        found.append(losses_of(one, fake_batch()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize('part, key, value', [
+    ('neck', 'num_ids', 81),
+    ('neck', 'empty_regions', True),
+    ('neck', 'project_by_slot', True),
+    ('head', 'predict_by_slot', True),
+])
+@pytest.mark.parametrize('as_class', [False, True])
+def test_keys_of_the_faults_name_the_class_that_takes_them(
+        part, key, value, as_class):
+    cfg = model_config()
+    name = cfg[part].type
+    cfg[part][key] = value
+    if as_class:
+        cfg[part].type = MODELS.get(name)
+    with pytest.raises(UserError, match=(
+            f'model.{part}.{key}={value} .*'
+            f"model.{part}.type='Published{name}'")):
+        MODELS.build(cfg)
+    if key != 'empty_regions':  # needs num_ids
+        cfg[part].type = f'Published{name}'
+        MODELS.build(cfg)
 
 
 def test_lars_leaves_out_exactly_the_1d_parameters():

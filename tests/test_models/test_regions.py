@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cyborgs_plugin.models.published import (
+    map_slots,
+    sample_regions_with_empty,
+)
 from cyborgs_plugin.models.regions import (
     cell_labels,
     map_regions,
     pool_regions,
     sample_regions,
-    sample_regions_with_empty,
 )
 
 from ..helpers import ROOT
@@ -253,8 +256,17 @@ def test_map_regions_leaves_unused_slots_out():
     mapped = map_regions(double, regions, used.bool())
     assert seen == [4]
     torch.testing.assert_close(mapped, 2 * regions * used[..., None])
-    map_regions(double, regions, used.bool(), by_slot=True)
-    assert seen == [4, 2, 2, 2]
+
+
+def test_published_slots_are_mapped_one_by_one():
+    regions, seen = torch.randn(2, 3, 4), []
+
+    def double(x):
+        seen.append(len(x))
+        return 2 * x
+
+    torch.testing.assert_close(map_slots(double, regions), 2 * regions)
+    assert seen == [2, 2, 2]
 
 
 @pytest.mark.parametrize('num_used', [0, 1])
