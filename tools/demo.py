@@ -80,7 +80,7 @@ def stage(name: str, script: str, *arguments: str) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             errors='replace') as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             file.write(line)
             file.flush()
             if any(word in line for word in SHOWN):
@@ -94,9 +94,10 @@ def stage(name: str, script: str, *arguments: str) -> None:
                          'mending, `make demo` goes on from here')
     state = read_state()
     state[name] = dict(call=call, seconds=time.time() - start)
-    with open(STATE + '.new', 'w', encoding='utf-8') as file:
+    from cyborgs_plugin.files import written_aside
+    with written_aside(STATE) as path, open(
+            path, 'w', encoding='utf-8') as file:
         json.dump(state, file)
-    os.replace(STATE + '.new', STATE)
 
 
 def read_state() -> dict:
@@ -135,9 +136,9 @@ def read_scores(folder: str) -> dict:
 
 def draw_sheet(bank_root: str) -> str:
     """Pictures, ground truth and the masks of each round in one PNG."""
-    import cv2
     from pycocotools.coco import COCO
 
+    from cyborgs_plugin.datasets.image_io import read_image
     from cyborgs_plugin.datasets.mask_bank import (
         MaskBank,
         list_rounds,
@@ -148,14 +149,15 @@ def draw_sheet(bank_root: str) -> str:
         MaskBank.open(round_path(bank_root, number))
         for number in list_rounds(bank_root)
     ]
-    images, truth, maps = [], [], [[] for _ in banks]
+    images, truth = [], []
+    maps: list[list[np.ndarray]] = [[] for _ in banks]
     for json_name, count in (('real', 2), ('train2017', 4)):
         file = osp.join(DATA, 'annotations', f'instances_{json_name}.json')
         coco = COCO(file)
         for image_id in sorted(coco.imgs)[:count]:
             name = coco.imgs[image_id]['file_name']
             path = osp.join(DATA, 'train2017', name)
-            images.append(cv2.imread(path)[..., ::-1])
+            images.append(read_image(path)[..., ::-1])
             ids = np.zeros(images[-1].shape[:2], dtype=np.int32)
             annotations = coco.loadAnns(coco.getAnnIds(image_id))
             for number, annotation in enumerate(

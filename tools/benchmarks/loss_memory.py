@@ -7,15 +7,17 @@ import argparse
 import json
 import os.path as osp
 import tempfile
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from cyborgs_plugin.models import mask_contrastive_loss
 
 
-def peak_memory(function):
+def peak_memory(function: Callable[[], object]) -> int:
     """Measure the most bytes that ``function()`` holds at a time on the CPU.
 
     PyTorch's allocator reports every allocation and release to its profiler,
@@ -38,16 +40,16 @@ def peak_memory(function):
     return peak
 
 
-def four_einsums(pred_v1,
-                 pred_v2,
-                 target_v1,
-                 target_v2,
-                 pred_ids_v1,
-                 pred_ids_v2,
-                 target_ids_v1,
-                 target_ids_v2,
-                 temperature=0.1,
-                 image_offset=0):
+def four_einsums(pred_v1: Tensor,
+                 pred_v2: Tensor,
+                 target_v1: Tensor,
+                 target_v2: Tensor,
+                 pred_ids_v1: Tensor,
+                 pred_ids_v2: Tensor,
+                 target_ids_v1: Tensor,
+                 target_ids_v2: Tensor,
+                 temperature: float = 0.1,
+                 image_offset: int = 0) -> Tensor:
     """Compute DetCon-B as published; arguments as of our loss.
 
     All slots hold a region.
@@ -60,7 +62,7 @@ def four_einsums(pred_v1,
     image = torch.arange(len(pred_v1)) + image_offset
     same_image = F.one_hot(image, len(target_v1))[:, None, :, None]
 
-    def same_region(view, other):  # (B, N, T, N)
+    def same_region(view: int, other: int) -> Tensor:  # (B, N, T, N)
         return same_image * (pred_ids[view][:, :, None, None]
                              == target_ids[other][own][:, None, None])
 
@@ -68,7 +70,7 @@ def four_einsums(pred_v1,
         torch.einsum('bnd,tmd->bntm', pred, target) / temperature
         for target in targets
     ] for pred in preds]
-    loss = 0
+    loss = torch.zeros(())
     for view in range(2):
         across, within = same_region(view, 1 - view), same_region(view, view)
         labels = torch.cat([across, 0 * within], 2).flatten(2).float()
@@ -83,7 +85,11 @@ def four_einsums(pred_v1,
     return loss
 
 
-def random_case(batch, num_regions, world_size, channels=256, num_ids=32):
+def random_case(batch: int,
+                num_regions: int,
+                world_size: int,
+                channels: int = 256,
+                num_ids: int = 32) -> tuple[Tensor, ...]:
     """Make the eight tensors of a rank's loss."""
     torch.manual_seed(0)
     images = batch * world_size
@@ -98,7 +104,8 @@ def random_case(batch, num_regions, world_size, channels=256, num_ids=32):
     return *preds, *targets, *pred_ids, *target_ids
 
 
-def compare(batch, num_regions, world_size):
+def compare(batch: int, num_regions: int,
+            world_size: int) -> list[tuple[float, Tensor | None, int]]:
     """Measure both forms.
 
     Returns:
@@ -111,7 +118,7 @@ def compare(batch, num_regions, world_size):
     for loss_of in (mask_contrastive_loss, four_einsums):
         pred_v1, pred_v2 = (pred.requires_grad_() for pred in tensors[:2])
 
-        def step(loss_of=loss_of):
+        def step(loss_of: Callable[..., Tensor] = loss_of) -> float:
             loss = loss_of(*tensors, image_offset=offset)
             loss.backward()
             return loss.item()
@@ -123,7 +130,7 @@ def compare(batch, num_regions, world_size):
     return results
 
 
-def main():
+def main() -> None:
     """Print both peaks and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--batch', type=int, default=16, help='of a rank')

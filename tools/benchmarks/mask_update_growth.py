@@ -15,12 +15,14 @@ import os.path as osp
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
 
-def peak_memory():
+def peak_memory() -> float:
     """Largest resident memory of this process so far, in MiB."""
     with open('/proc/self/status') as file:
         return next(
@@ -28,30 +30,32 @@ def peak_memory():
             if line.startswith('VmHWM'))
 
 
-class Repeated:
+class Repeated(Sequence):
     """Images of a folder, as many as asked for; holds the names alone."""
 
-    def __init__(self, folder, number):
+    def __init__(self, folder: str, number: int) -> None:
         self.folder, self.number = folder, number
         self.names = sorted(os.listdir(folder))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.number
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         copy, place = divmod(index, len(self.names))
         name = self.names[place]
         return f'{copy:08d}/{name}', osp.join(self.folder, name)
 
 
-def measure(folder, number, tiny, group_size, threads, queue):
+def measure(folder: str, number: int, tiny: bool, group_size: int,
+            threads: int, queue: Any) -> None:
     """Make one round and report."""
     sys.stdout = open(os.devnull, 'w')  # of the progress bar
     import torch
-    from mmpretrain.models.backbones import ResNet
+    from mmpretrain.models import ResNet, SelfSupDataPreprocessor
 
     from cyborgs_plugin.segmentation import (
         GridMasks,
+        MaskSource,
         NetworkMasks,
         make_round,
     )
@@ -59,19 +63,20 @@ def measure(folder, number, tiny, group_size, threads, queue):
     class Cells(GridMasks):
         """Maps as large as those of 640x480 images, for nothing."""
 
-        def label_maps(self, images, keys, seed):
+        def label_maps(self, images: Sequence[np.ndarray],
+                       keys: Sequence[str],
+                       seed: Sequence[int]) -> list[np.ndarray]:
             return [np.arange(4800).reshape(60, 80) % 256 for _ in images]
 
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
     torch.manual_seed(0)
-    if tiny:
-        source = Cells()
-    else:
-        source = NetworkMasks()
+    source: MaskSource = Cells() if tiny else NetworkMasks()
+    if not tiny:
         source.prepare(
-            ResNet(50), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375),
-            True)
+            ResNet(50),
+            SelfSupDataPreprocessor((123.675, 116.28, 103.53),
+                                    (58.395, 57.12, 57.375), to_rgb=True))
     with tempfile.TemporaryDirectory() as root:
         before, start = peak_memory(), time.perf_counter()
         bank = make_round(
@@ -83,7 +88,7 @@ def measure(folder, number, tiny, group_size, threads, queue):
     queue.put((seconds, before, peak_memory(), size))
 
 
-def main():
+def main() -> None:
     """Print a line for each size."""
     parser = argparse.ArgumentParser(
         description='Time and memory of a mask round as images grow')

@@ -19,12 +19,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from typing import Any
 from unittest import mock
 
 
-def name_the_kernel():
+def name_the_kernel() -> None:
     """Tell OpenBLAS which kernels to use, unless OPENBLAS_CORETYPE does.
 
     That in faiss's wheel takes processors newer than itself for very old
@@ -46,7 +48,7 @@ if __name__ == '__main__':
 import faiss  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from mmpretrain.models.backbones import ResNet  # noqa: E402
+from mmpretrain.models import ResNet, SelfSupDataPreprocessor  # noqa: E402
 from threadpoolctl import threadpool_info  # noqa: E402
 
 from cyborgs_plugin.datasets.image_io import (  # noqa: E402
@@ -63,13 +65,13 @@ from cyborgs_plugin.segmentation import (  # noqa: E402
 
 kmeans_module = sys.modules[kmeans.__module__]  # the function has its name
 
-STATISTICS = dict(
+IMAGENET = SelfSupDataPreprocessor(
     mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), to_rgb=True)
-SECONDS = defaultdict(float)
+SECONDS: dict[str, float] = defaultdict(float)
 
 
 @contextmanager
-def timed(part):
+def timed(part: str) -> Iterator[None]:
     """Add the time of a block to that of a part."""
     start = time.perf_counter()
     yield
@@ -79,27 +81,27 @@ def timed(part):
 class Published:
     """The published procedure for a group of images."""
 
-    def __init__(self, backbone, layer, num_clusters):
+    def __init__(self, backbone: torch.nn.Module, layer: str,
+                 num_clusters: int) -> None:
         self.backbone = backbone.eval() or backbone
         self.num_clusters = num_clusters
-        self.output = None
+        self.output: Any = None
         backbone.get_submodule(layer).register_forward_hook(self.keep)
 
-    def keep(self, module, inputs, output):
+    def keep(self, module: Any, inputs: Any, output: torch.Tensor) -> None:
         """Keep the layer's output."""
         self.output = output
 
     @torch.no_grad()
-    def features(self, image):
+    def features(self, image: np.ndarray) -> np.ndarray:
         """Unit vectors of an image, (h, w, C)."""
-        mean, std = (torch.tensor(STATISTICS[name]).view(-1, 1, 1)
-                     for name in ('mean', 'std'))
         rgb = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
-        self.backbone(((rgb.float() - mean) / std)[None])
+        self.backbone(((rgb.float() - IMAGENET.mean) / IMAGENET.std)[None])
         unit = torch.nn.functional.normalize(self.output[0], dim=0)
         return unit.permute(1, 2, 0).contiguous().numpy()
 
-    def run(self, paths, folder, seed):
+    def run(self, paths: Sequence[str], folder: str,
+            seed: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Write a group's maps; returns its points (M, C), labels, bytes."""
         with timed('published: decode'):
             images = [read_image(path) for path in paths]
@@ -133,24 +135,25 @@ class Published:
 class TimedMasks(NetworkMasks):
     """``NetworkMasks`` that tells how long its parts take."""
 
-    def prepare(self, *args, **kwargs):
+    def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Time what the base class made."""
         super().prepare(*args, **kwargs)
         for name, part in (('_extractor', 'forward'), ('_kmeans', 'k-means')):
             setattr(self, name, self.watch(getattr(self, name), part))
 
     @staticmethod
-    def watch(function, part):
+    def watch(function: Callable[..., Any],
+              part: str) -> Callable[..., Any]:
         """Time the calls of a function."""
 
-        def call(*args):
+        def call(*args: Any) -> Any:
             with timed(f'ours: {part}'):
                 return function(*args)
 
         return call
 
 
-def inertia(points, labels):
+def inertia(points: np.ndarray, labels: np.ndarray) -> float:
     """Sum of squared distances to the means of the clusters."""
     total = 0.
     for cluster in np.unique(labels):
@@ -159,13 +162,13 @@ def inertia(points, labels):
     return total
 
 
-def folder_size(folder):
+def folder_size(folder: str) -> int:
     """Bytes of the files in a folder."""
     return sum(osp.getsize(osp.join(folder, name))
                for name in os.listdir(folder))
 
 
-def find_images(root, number):
+def find_images(root: str, number: int) -> list[str]:
     """The first image files of a folder and its subfolders."""
     found = sorted(
         osp.join(folder, name) for folder, _, names in os.walk(root)
@@ -175,7 +178,8 @@ def find_images(root, number):
     return found[:number]
 
 
-def compare(paths, backbone, source, args):
+def compare(paths: Sequence[str], backbone: torch.nn.Module,
+            source: NetworkMasks, args: argparse.Namespace) -> str:
     """Both procedures in turn; prints the parts and the ratios."""
     published = Published(backbone, args.layer, args.num_clusters)
     groups = [paths[i:i + args.group_size]
@@ -214,11 +218,12 @@ def compare(paths, backbone, source, args):
             f'bytes_ratio: {sizes[0] / sizes[1]:.0f}')
 
 
-def steps(paths, backbone, args):
+def steps(paths: Sequence[str], backbone: torch.nn.Module,
+          args: argparse.Namespace) -> None:
     """What each way to be faster gives, on the first group."""
     images = [read_image(path) for path in paths[:args.group_size]]
 
-    def best(name, function):
+    def best(name: str, function: Callable[[], Any]) -> Any:
         function()  # warm
         seconds = []
         for _ in range(2):
@@ -234,12 +239,12 @@ def steps(paths, backbone, args):
         whole.features(image).reshape(-1, whole.output.shape[1])
         for image in images]))
     print()
-    plain = FeatureExtractor(backbone, args.layer, **STATISTICS)
+    plain = FeatureExtractor(backbone, args.layer, IMAGENET)
     with mock.patch.object(features, 'fuse_conv_bn', lambda network: network):
-        unfused = FeatureExtractor(backbone, args.layer, **STATISTICS)
-    half = FeatureExtractor(backbone, args.layer, **STATISTICS,
+        unfused = FeatureExtractor(backbone, args.layer, IMAGENET)
+    half = FeatureExtractor(backbone, args.layer, IMAGENET,
                             dtype=torch.bfloat16)
-    first = FeatureExtractor(backbone, args.layer, **STATISTICS)
+    first = FeatureExtractor(backbone, args.layer, IMAGENET)
     first._max_pixels = 1 << 22
     for name, extractor in (
             ('stops at the layer, channels last', unfused),
@@ -250,7 +255,7 @@ def steps(paths, backbone, args):
         print()
     size, clusters = len(points), args.num_clusters
 
-    def published():
+    def published() -> np.ndarray:
         oracle = faiss.Kmeans(points.shape[1], clusters, niter=20, seed=1,
                               max_points_per_centroid=size)
         oracle.train(points)
@@ -274,7 +279,7 @@ def steps(paths, backbone, args):
             print(f', inertia {ratio:.4f} of faiss')
 
 
-def main():
+def main() -> None:
     """Print the settings, the parts and, last, the ratios."""
     parser = argparse.ArgumentParser(
         description='Time the mask update against the published procedure')
@@ -304,7 +309,7 @@ def main():
             torch.load(args.checkpoint, weights_only=True)['state_dict'])
     source = TimedMasks(
         args.layer, num_clusters=args.num_clusters, dtype=args.dtype)
-    source.prepare(backbone, **STATISTICS)
+    source.prepare(backbone, IMAGENET)
     paths = find_images(args.data_root, args.num_images)
     blas = [f'{info["prefix"]} {info["version"]} with '
             f'{info["architecture"]} kernels'

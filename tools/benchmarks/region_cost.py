@@ -4,6 +4,7 @@ import time
 
 import torch
 from loss_memory import peak_memory
+from torch import Tensor
 
 from cyborgs_plugin.models.regions import (
     cell_labels,
@@ -12,7 +13,7 @@ from cyborgs_plugin.models.regions import (
 )
 
 
-def main():
+def main() -> None:
     """Print a row for each number of ids."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--batch', type=int, default=16)
@@ -27,7 +28,7 @@ def main():
             num_ids, (args.batch, 224, 224), dtype=torch.int16)
         region_ids = sample_regions(cell_labels(maps, (7, 7)), 16)
 
-        def step(maps=maps, region_ids=region_ids):
+        def step(maps: Tensor = maps, region_ids: Tensor = region_ids) -> None:
             pool_regions(features, cell_labels(maps, (7, 7)), region_ids)
 
         seconds = []

@@ -24,6 +24,7 @@ import argparse
 import os.path as osp
 import pickle
 import re
+from typing import Any
 
 from cyborgs_plugin.errors import reported
 from cyborgs_plugin.transfer.backbone_file import (
@@ -88,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     tensors, _, arch = read_backbone(args.backbone)
     build_resnet(tensors, arch, args.backbone)  # whole and finite
-    content = {
+    content: dict[str, Any] = {
         'model': {
             detectron2_name(key, args.model): value.numpy()
             for key, value in tensors.items()

@@ -6,6 +6,7 @@ Use: timm.create_model('resnet50', num_classes=0, checkpoint_path=FILE)
 """
 import argparse
 import os.path as osp
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -34,7 +35,7 @@ def main() -> None:
             f'({error}): pip install timm') from error
     tensors, _, arch = read_backbone(args.backbone)
     # timm's resnet* have torchvision's names as well, its resnet*d have not.
-    model = timm.create_model(arch, num_classes=0)
+    model: Any = timm.create_model(arch, num_classes=0)
     try:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
