@@ -18,7 +18,7 @@ from mmengine.utils import track_iter_progress
 
 from cyborgs_plugin.datasets import MaskBank, read_image
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
-from cyborgs_plugin.errors import reported
+from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.evaluation import MaskQuality, color_kmeans
 
 COLUMNS = ('regions', 'mBO', 'mBO_small', 'mBO_medium', 'mBO_large', 'ARI',
@@ -69,6 +69,10 @@ def main() -> None:
         max_images=args.max_images)
     scores = floor(metric, args) if args.floor else rounds(metric, args.bank)
     first = next(iter(scores.values()))
+    if not first['objects']:
+        raise UserError(
+            f'{args.ann} has no object of at least {metric.min_area} pixels '
+            f'in the {first["images"]:.0f} images that were scored')
     print(f'\n{first["objects"]:.0f} objects of {first["images"]:.0f} images')
     columns = [name for name in COLUMNS if name in first]
     print('| masks | ' + ' | '.join(columns) + ' |')

@@ -1,16 +1,22 @@
-"""Ground truth in COCO's formats, image by image, for evaluation only."""
-import contextlib
-import io
+"""COCO's formats: the one reader of annotation files, and the truth in them.
+
+Tools write COCO's json in many dialects. What can mean one thing only is
+mended, and a line in the log says how often; all else is refused in one line
+that names the file, the record and the way out.
+"""
+import json
+import logging
 import os.path as osp
-from collections.abc import Sequence
-from typing import (
-    Any,
-    NamedTuple,
-)
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import mmcv
 import numpy as np
-from mmengine.fileio import get, load
+from mmengine.fileio import get
+from mmengine.logging import print_log
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ..errors import MissingFileError, UserError
@@ -22,6 +28,23 @@ TURNED = (
     '(exiftool -Orientation= FILES), and make the masks again if there are '
     'any')
 """What it means where :func:`is_turned` holds, and how to mend it."""
+_ALL = ('images', 'annotations', 'categories')
+_MENDS = dict(
+    id='give each of the {kind} one of its own, by which others name it',
+    file_name='give the path of each image, relative to the image folder',
+    height="write the image's size in pixels into the json",
+    width="write the image's size in pixels into the json",
+    image_id='give the id of the image that it lies in',
+    category_id='give the id of its category',
+    name='name each category',
+    segments_info='a panoptic json has a list of segments for each image; '
+    'give that of instances as the instance json')
+"""How to mend a record that lacks a field, or has nonsense there."""
+_CROWD = {
+    'None': False, '0': False, '0.0': False, 'False': False,
+    '1': True, '1.0': True, 'True': True
+}
+_OVERHANG = 1.05  # outlines may leave their image by a twentieth of a side
 
 
 class Instances(NamedTuple):
@@ -37,22 +60,81 @@ class Instances(NamedTuple):
     """Shape (N, ), bool."""
 
 
-class CocoTruth:
-    """Instance and, where given, panoptic annotations of a set of images.
-
-    Classes are supercategories (12 of COCO's things, 27 with its stuff), or
-    categories where those tell nothing: where the annotated objects have
-    fewer than two of them, or one is missing, empty or 'none'.
+class CocoInstances:
+    """The annotated objects of each image of a json, whatever their classes.
 
     A file that is listed under several ids, as in jsons that were merged, has
     the annotations of all of them.
 
     Args:
         ann_file (str): COCO instance json.
-        panoptic_file (str, optional): COCO panoptic json; only its images are
+
+    Attributes:
+        images (dict[str, ListedImage]): By ``file_name``, in the order of
+            the json.
+
+    Raises:
+        FileNotFoundError: If the json is missing.
+        ValueError: If it is not what it should be; names what is wrong.
+    """
+
+    _lists: tuple[str, ...] = ('images', 'annotations')
+
+    def __init__(self, ann_file: str) -> None:
+        self.ann_file = ann_file
+        self._content = load_coco(ann_file, self._lists)
+        self.images = list_images(ann_file, self._content['images'])
+        self._coco = _index(self._content)
+        self._of = defaultdict(list)
+        for annotation in self._content['annotations']:
+            self._of[annotation['image_id']].append(annotation)
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Height and width of an image in pixels, as annotated."""
+        return self.images[name].size
+
+    def annotations(self, name: str) -> list[dict]:
+        """The records of an image's objects, in the order of the json.
+
+        Args:
+            name (str): The image's ``file_name``.
+
+        Returns:
+            list[dict]: With ``area`` and ``iscrowd``; id by id.
+        """
+        return [
+            annotation for number in self.images[name].ids
+            for annotation in self._of[number]
+        ]
+
+    def mask(self, annotation: dict) -> np.ndarray:
+        """Draw an object.
+
+        Args:
+            annotation (dict): One of :meth:`annotations`.
+
+        Returns:
+            np.ndarray: Shape (H, W), bool, as large as the image.
+
+        Raises:
+            ValueError: If it has no usable segmentation.
+        """
+        return _measure(coco_mask.decode, self.ann_file, self._coco,
+                        annotation) > 0
+
+
+class CocoTruth(CocoInstances):
+    """Instance and, where given, panoptic annotations of a set of images.
+
+    Classes are supercategories (12 of COCO's things, 27 with its stuff), or
+    categories where those tell nothing: where the annotated objects have
+    fewer than two of them, or one is missing, empty or 'none'.
+
+    Args:
+        ann_file (str): COCO instance json.
+        panoptic_file (str, optional): COCO panoptic json, whose PNG files lie
+            in a folder of its name without ``.json``; only its images are
             used then. Defaults to None.
-        panoptic_dir (str, optional): Folder of its PNG files.
-            Defaults to None, ``panoptic_file`` without ``.json``.
 
     Attributes:
         names (list[str]): ``file_name`` of each image, once, in the order of
@@ -66,30 +148,29 @@ class CocoTruth:
         ValueError: If it is not what it should be; names what is wrong.
     """
 
-    def __init__(self,
-                 ann_file: str,
-                 panoptic_file: str | None = None,
-                 panoptic_dir: str | None = None) -> None:
-        self.ann_file = ann_file
-        self._coco = COCO()
-        content = load_coco(ann_file, ('images', 'annotations', 'categories'))
-        self._images = list_images(ann_file, content['images'])
-        self._coco.dataset = content
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._coco.createIndex()
+    _lists = _ALL
+
+    def __init__(self, ann_file: str, panoptic_file: str | None = None
+                 ) -> None:
+        super().__init__(ann_file)
+        found = self._content['annotations']
+        if found and all(annotation['iscrowd'] for annotation in found):
+            raise UserError(
+                f'{ann_file}: each of its {len(found)} annotations is a crowd '
+                '(iscrowd=1), which is no object. CVAT marks what was painted '
+                'with a brush so: set iscrowd to 0 where a mask is one object')
         self.classes, self._class_of = _classes(
-            ann_file, content['categories'], {
-                annotation['category_id']
-                for annotation in content['annotations']
+            ann_file, self._content['categories'], {
+                annotation['category_id'] for annotation in found
                 if annotation['image_id'] in self._coco.imgs
             })
         self._panoptic: dict[int, dict] = {}
         if panoptic_file is None:
             self.segment_classes = ['background', *self.classes]
         else:
-            content = load_coco(panoptic_file,
-                                ('images', 'annotations', 'categories'))
-            self._panoptic_dir = panoptic_dir or osp.splitext(panoptic_file)[0]
+            content = load_coco(panoptic_file, ('annotations', 'categories'),
+                                panoptic=True)
+            self._panoptic_dir = osp.splitext(panoptic_file)[0]
             self._panoptic = {
                 annotation['image_id']: annotation
                 for annotation in content['annotations']
@@ -101,7 +182,7 @@ class CocoTruth:
                     for info in annotation['segments_info']
                 })
         self.names: list[str] = [
-            name for name in self._images
+            name for name in self.images
             if panoptic_file is None or self._panoptic_ids(name)
         ]
         if not self.names:
@@ -110,12 +191,8 @@ class CocoTruth:
                                if panoptic_file else ''))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._images and (not self._panoptic
-                                         or bool(self._panoptic_ids(name)))
-
-    def size(self, name: str) -> tuple[int, int]:
-        """Height and width of an image in pixels, as annotated."""
-        return self._images[name].size
+        return name in self.images and (not self._panoptic
+                                        or bool(self._panoptic_ids(name)))
 
     def instances(self, name: str) -> Instances:
         """Decode the objects of an image.
@@ -129,26 +206,16 @@ class CocoTruth:
         Raises:
             ValueError: If an annotation has no usable segmentation.
         """
-        annotations = [
-            annotation for number in self._images[name].ids
-            for annotation in self._coco.imgToAnns[number]
-        ]
+        annotations = self.annotations(name)
         masks = np.zeros((len(annotations), *self.size(name)), dtype=bool)
-        for mask, annotation in zip(masks, annotations):
-            try:
-                mask[:] = self._coco.annToMask(annotation) > 0
-            except Exception as error:  # pycocotools raises bare ones
-                raise UserError(
-                    f'{self.ann_file}: annotation {annotation.get("id")} of '
-                    f'{name!r} has no usable segmentation ({error!r}): '
-                    'expected polygons or RLE of the size of the image'
-                ) from error
+        for index, annotation in enumerate(annotations):
+            masks[index] = self.mask(annotation)
         return Instances(
             masks,
             np.array([self._class_of[a['category_id']] for a in annotations],
                      dtype=np.int64),
             np.array([a['area'] for a in annotations], dtype=np.float64),
-            np.array([a.get('iscrowd', 0) for a in annotations], dtype=bool))
+            np.array([a['iscrowd'] for a in annotations], dtype=bool))
 
     def segments(self, name: str) -> np.ndarray:
         """Tell to which segment each pixel of an image belongs.
@@ -224,7 +291,7 @@ class CocoTruth:
     def _panoptic_ids(self, name: str) -> list[int]:
         """The ids of a file that have panoptic segments."""
         return [
-            number for number in self._images[name].ids
+            number for number in self.images[name].ids
             if number in self._panoptic
         ]
 
@@ -237,28 +304,260 @@ def evenly(names: Sequence[str], count: int | None) -> list[str]:
     return [names[int(index)] for index in chosen]
 
 
-def load_coco(path: str, lists: tuple[str, ...]) -> dict:
-    """Read a json that must hold these lists.
+def load_coco(path: str,
+              lists: tuple[str, ...] = _ALL,
+              backend_args: dict | None = None,
+              panoptic: bool = False) -> dict:
+    """Read an annotation file, and mend what can mean one thing only.
+
+    It is parsed as JSON whatever its name ends in.
 
     Args:
         path (str): The json.
-        lists (tuple[str, ...]): Such as ``('images', 'annotations')``.
+        lists (tuple[str, ...]): The lists that are used; only what those need
+            is asked of a record: of ``('images', )`` alone a ``file_name``.
+            Defaults to images, annotations and categories.
+        backend_args (dict, optional): Arguments of the file backend.
+            Defaults to None.
+        panoptic (bool): Annotations are panoptic. Defaults to False.
 
     Returns:
-        dict: What it holds.
+        dict: What it holds. Ids and sizes are int, every annotation has its
+        ``area`` and ``iscrowd``.
 
     Raises:
         FileNotFoundError: If it is missing.
-        ValueError: If a list is.
+        ValueError: If it is no whole json of that form; names the file, the
+            record, what was expected and how to mend it.
     """
-    if not osp.isfile(path) and '://' not in path:
-        raise MissingFileError(f'The annotation file {path!r} does not exist')
-    content: Any = load(path)
-    if not isinstance(content, dict) or not all(
-            isinstance(content.get(key), list) for key in lists):
-        raise UserError(f'{path!r} is no COCO json: expected the lists '
-                        f'{", ".join(lists)}')
+    content = _parse(path, backend_args)
+    lacking = [
+        key for key in lists if not isinstance(content, dict)
+        or not isinstance(content.get(key), list)
+    ]
+    if lacking:
+        found = (f'an object with {", ".join(map(repr, content)) or "nothing"}'
+                 if isinstance(content, dict) else
+                 f'a {type(content).__name__}')
+        raise UserError(
+            f'{path!r} is no COCO json: expected an object with the lists '
+            f'{", ".join(lists)}, but found {found:.200}. Export it again in '
+            "the format COCO, not as the tool's own project")
+    mended: Counter[str] = Counter()
+    numbers = dict(
+        images=('id', 'height', 'width') if 'annotations' in lists else (),
+        annotations=('image_id', 'category_id')
+        if 'categories' in lists and not panoptic else ('image_id', ),
+        categories=('id', ))
+    words = dict(images='file_name', categories='name')
+    for key in lists:
+        for index, record in enumerate(content[key]):
+            place = f'{path}: {key}[{index}]'
+            if not isinstance(record, dict):
+                raise UserError(f'{place} is {record!r:.80}: expected an '
+                                'object')
+            word = words.get(key)
+            if word and (not isinstance(record.get(word), str)
+                         or not record[word]):
+                raise _wrong(place, record, word)
+            for field in numbers[key]:
+                _mend_number(place, record, field, mended)
+    if panoptic:
+        _check_segments(path, content['annotations'], mended)
+    elif 'annotations' in lists:
+        _mend_annotations(path, content, mended)
+    if mended:
+        print_log(
+            f'{path}: read with ' + '; '.join(
+                f'{count} {what}' for what, count in mended.items()),
+            logger='current',
+            level=logging.WARNING)
     return content
+
+
+def _parse(path: str, backend_args: dict | None) -> Any:
+    """Parse a json in whatever Unicode, with or without a BOM."""
+    if '://' not in path and osp.exists(path) and not osp.isfile(path):
+        raise UserError(f'The annotation file {path!r} is no regular file')
+    try:
+        text = get(path, backend_args=backend_args)
+    except FileNotFoundError as error:
+        raise MissingFileError(
+            f'The annotation file {path!r} does not exist') from error
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f'{path!r} is no whole json ({str(error) or "too deep"}; '
+            f'{len(text)} bytes that begin with {text[:20]!r}): it is '
+            'truncated, or no json at all. Copy or export it again') from error
+
+
+def _wrong(place: str, record: dict, field: str) -> UserError:
+    """What to say of a record that lacks a field or has nonsense there."""
+    name = record.get('file_name', record.get('id'))
+    if name is not None and field != 'file_name':
+        place += f' ({name!r:.80})'
+    found = (f'has the {field} {record[field]!r:.80}'
+             if record.get(field) not in (None, '') else f'has no {field}')
+    kind = place.split(': ')[-1].split('[')[0]
+    return UserError(f'{place} {found}: {_MENDS[field].format(kind=kind)}')
+
+
+def _mend_number(place: str, record: dict, field: str,
+                 mended: Counter) -> None:
+    """Turn '12' and 12.0 into 12; an id may be a word."""
+    value = record.get(field)
+    is_size = field in ('height', 'width')
+    if type(value) is not int:
+        text = str(value) if isinstance(value, (str, float)) else ''
+        if re.fullmatch(r'-?\d+(\.0*)?', text.strip()):
+            record[field] = int(text.split('.')[0])
+            mended['numbers as text or with a decimal point'] += 1
+        elif is_size or not isinstance(value, str) or not value:
+            raise _wrong(place, record, field)
+    if is_size and record[field] < 1:
+        raise _wrong(place, record, field)
+
+
+def _check_segments(path: str, annotations: list[dict],
+                    mended: Counter) -> None:
+    """Ask of each panoptic annotation what is used of it."""
+    for index, annotation in enumerate(annotations):
+        place = f'{path}: annotations[{index}]'
+        if not isinstance(annotation.get('segments_info'), list):
+            raise _wrong(place, annotation, 'segments_info')
+        if not isinstance(annotation.get('file_name'), str):
+            raise _wrong(place, annotation, 'file_name')
+        for number, info in enumerate(annotation['segments_info']):
+            if not isinstance(info, dict):
+                raise _wrong(place, annotation, 'segments_info')
+            for field in ('id', 'category_id'):
+                _mend_number(f'{place}.segments_info[{number}]', info, field,
+                             mended)
+            info['iscrowd'] = _is_crowd(place, info)
+
+
+def _mend_annotations(path: str, content: dict, mended: Counter) -> None:
+    """Give annotations what can be told from the rest of them."""
+    coco = _index(content)
+    annotations, strange, bare = content['annotations'], [], []
+    for index, annotation in enumerate(annotations):
+        place = f'{path}: annotations[{index}]'
+        annotation['iscrowd'] = _is_crowd(place, annotation)
+        if annotation.get('id') is None:
+            annotation['id'] = f'of index {index}'
+            mended['annotations without an id'] += 1
+        if annotation['image_id'] not in coco.imgs:
+            strange.append(annotation['image_id'])
+            continue
+        outline = annotation.get('segmentation')
+        if isinstance(outline, list) and outline and all(
+                isinstance(side, (int, float)) for side in outline):
+            annotation['segmentation'] = [outline]
+            mended['outlines that are one bare list'] += 1
+        area = annotation.get('area')
+        if type(area) not in (int, float) or not 0 < area < float('inf'):
+            bare.append(annotation)
+    again = len(content['images']) - len(
+        {image['file_name'] for image in content['images']})
+    if again:
+        mended['files listed once more, whose objects are joined'] += again
+    if strange:
+        if len(strange) == len(annotations):
+            raise UserError(
+                f'{path}: none of its {len(annotations)} annotations is of '
+                f'one of its {len(coco.imgs)} images: their image_id is such '
+                f'as {strange[0]!r}, the id of an image such as '
+                f'{next(iter(coco.imgs), None)!r}. Make them agree')
+        mended[f'annotations (image_id such as {strange[0]!r}) of images '
+               'that are not listed'] += len(strange)
+    _check_sides(path, coco, annotations, mended)
+    for annotation in bare:
+        annotation['area'] = float(
+            _measure(coco_mask.area, path, coco, annotation))
+        mended['annotations whose area is counted from the outline'] += 1
+
+
+def _is_crowd(place: str, record: dict) -> bool:
+    """Tell a crowd; text that says 0 is none."""
+    value = record.get('iscrowd', 0)
+    if str(value) not in _CROWD:
+        raise UserError(f'{place} has the iscrowd {value!r:.80}: expected 0 '
+                        'or 1')
+    return _CROWD[str(value)]
+
+
+def _check_sides(path: str, coco: COCO, annotations: Sequence[dict],
+                 mended: Counter) -> None:
+    """Refuse height and width that are swapped, as the outlines tell."""
+    upright: set = set()
+    turned: dict[Any, str] = {}
+    for annotation in annotations:
+        number = annotation['image_id']
+        image = coco.imgs.get(number)
+        if image is None or image['height'] == image['width']:
+            continue
+        sides = image['height'], image['width']
+        found = _extent(annotation.get('segmentation')) or (0, 0)
+        fits, lies = (all(
+            side <= limit * _OVERHANG for side, limit in zip(found, limits))
+                      for limits in (sides, sides[::-1]))
+        if fits and not lies:
+            upright.add(number)
+        elif lies and not fits:
+            turned[number] = (f'{image["file_name"]!r} (height {sides[0]}, '
+                              f'width {sides[1]})')
+    if not turned:
+        return
+    first = next(iter(turned.values()))
+    if len(turned) > len(upright):
+        raise UserError(
+            f'{path}: the outlines of {len(turned)} images, such as {first}, '
+            'fit them only with height and width swapped: swap those in the '
+            'json')
+    mended[f'images, such as {first}, whose outlines fit them only with '
+           'height and width swapped'] += len(turned)
+
+
+def _extent(outline: Any) -> tuple | None:
+    """Height and width that an outline needs, if it is one."""
+    try:
+        if isinstance(outline, dict):
+            return tuple(map(float, outline['size']))
+        return tuple(
+            float(max(max(part[axis::2]) for part in outline))
+            for axis in (1, 0))
+    except (TypeError, ValueError, KeyError):
+        return None
+
+
+def _index(content: dict) -> COCO:
+    """What pycocotools needs to encode an annotation."""
+    coco = COCO()
+    coco.imgs = {image['id']: image for image in content['images']}
+    return coco
+
+
+def _measure(function: Callable[[dict], Any], path: str, coco: COCO,
+             annotation: dict) -> Any:
+    """Call a function of pycocotools with the run lengths of an object."""
+    image = coco.imgs[annotation['image_id']]
+    size = [image['height'], image['width']]
+    problem: Any
+    try:
+        encoded = coco.annToRLE(annotation)
+        if list(encoded['size']) == size:
+            return function(encoded)
+        problem = f'of size {encoded["size"]}'
+    except Exception as error:  # pycocotools raises bare ones
+        problem = error
+    boxed = annotation.get('bbox') and not annotation.get('segmentation')
+    raise UserError(
+        f'{path}: annotation {annotation["id"]} of {image["file_name"]!r} has '
+        f'no usable segmentation ({problem!r:.200}): expected polygons or RLE '
+        f'of the size of the image, {size}' +
+        ('. It has a box only: export outlines' if boxed else ''))
 
 
 class ListedImage(NamedTuple):
@@ -275,25 +574,19 @@ def list_images(path: str, images: Sequence[dict]) -> dict[str, ListedImage]:
 
     Args:
         path (str): The json, for messages.
-        images (Sequence[dict]): Its images.
+        images (Sequence[dict]): Its images, of :func:`load_coco`.
 
     Returns:
         dict[str, ListedImage]: By ``file_name``, in the order of the json.
 
     Raises:
-        ValueError: If an image lacks what it needs, a file has two sizes, or
-            two files have one id.
+        ValueError: If a file has two sizes, or two files have one id.
     """
     names: dict[int, str] = {}
     listed: dict[str, ListedImage] = {}
     for image in images:
-        try:
-            number, name = image['id'], image['file_name']
-            size = image['height'], image['width']
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f'{path}: expected id, file_name, height and width of each '
-                f'image, but found {image!r}') from error
+        number, name = image['id'], image['file_name']
+        size = image['height'], image['width']
         if names.setdefault(number, name) != name:
             raise UserError(
                 f'{path}: the files {names[number]!r} and {name!r} have the '

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
+from skimage.draw import polygon2mask
 
 from ..errors import MissingFileError
 
@@ -236,16 +237,11 @@ def _shape(random: np.random.Generator, kind: str,
     radius = random.uniform(13, 36) * min(size) / 128
     centre = [random.uniform(0.1, 0.9) * side for side in size]
     angle, stretch = random.uniform(0, 2 * np.pi), random.uniform(0.75, 1.0)
-    corners = {
-        'triangle': (3, (1., )),
-        'box': (4, (1., )),
-        'star': (10, (1., 0.45))
-    }
     rows, cols = np.mgrid[:size[0], :size[1]]
-    y = (np.cos(angle) * (rows - centre[0]) - np.sin(angle) *
-         (cols - centre[1])) / radius
-    x = (np.sin(angle) * (rows - centre[0]) + np.cos(angle) *
-         (cols - centre[1])) / (radius * stretch)
+    cos, sin = np.cos(angle), np.sin(angle)
+    y = (cos * (rows - centre[0]) - sin * (cols - centre[1])) / radius
+    x = (sin * (rows - centre[0]) + cos * (cols - centre[1])) / (
+        radius * stretch)
     if kind == 'disc':
         return x * x + y * y < 1
     if kind == 'ring':
@@ -253,24 +249,18 @@ def _shape(random: np.random.Generator, kind: str,
     if kind == 'cross':
         x, y = abs(x), abs(y)
         return (np.maximum(x, y) < 1) & (np.minimum(x, y) < 0.32)
-    count, radii = corners[kind]
-    directions = 2 * np.pi * np.arange(count) / count
-    length = np.resize(radii, count)
-    points = np.stack([length * np.cos(directions),
-                       length * np.sin(directions)], 1).astype(np.float32)
-    grid = np.stack([x, y], -1).astype(np.float32)
-    return _inside(points, grid)
-
-
-def _inside(points: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Which positions (H, W, 2) a polygon (P, 2) holds (even-odd rule)."""
-    inside = np.zeros(grid.shape[:2], dtype=bool)
-    x, y = grid[..., 0], grid[..., 1]
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, 0)):
-        crosses = (y0 > y) != (y1 > y)
-        with np.errstate(divide='ignore', invalid='ignore'):
-            inside ^= crosses & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
-    return inside
+    lengths = {
+        'triangle': np.ones(3),
+        'box': np.ones(4),
+        'star': np.resize((1., 0.45), 10)
+    }[kind]
+    directions = np.linspace(0, 2 * np.pi, len(lengths), endpoint=False)
+    y = lengths * np.sin(directions) * radius
+    x = lengths * np.cos(directions) * radius * stretch
+    return polygon2mask(
+        size,
+        np.stack([centre[0] + cos * y + sin * x,
+                  centre[1] - sin * y + cos * x], 1))
 
 
 def _real_photographs(

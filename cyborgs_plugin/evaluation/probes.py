@@ -1,18 +1,16 @@
 """Frozen probes: how much of what matters lies open in a backbone.
 
-Features of a frozen backbone and linear classifiers of scikit-learn on them:
+Linear classifiers of scikit-learn on the features of a frozen backbone:
 classes of regions, classes of locations, labels of whole images. Every
 classifier standardises its input and chooses its regularisation on images
 held out from the training images, so that no probe favours one network.
 """
 import logging
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.fileio import join_path
 from mmengine.logging import print_log
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
@@ -21,112 +19,28 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
-from torch import nn
 
-from ..datasets.coco_truth import TURNED, CocoTruth, evenly, is_turned
-from ..datasets.image_io import at_long_side, read_image
 from ..errors import UserError
 from ..models.regions import cell_labels
+from .frozen_features import (
+    IGNORE,
+    FrozenFeatures,
+    ProbeImages,
+    collect,
+    pool_masks,
+)
+
+__all__ = [
+    'COSTS', 'IGNORE', 'REGION_SPLITS', 'FrozenFeatures', 'ProbeImages',
+    'cell_classes', 'classify_images', 'classify_regions', 'fit_linear',
+    'pool_masks', 'run_probes', 'segment_linearly', 'segmentation_scores'
+]
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse regularisation strengths to choose from."""
 REGION_SPLITS = 5
 """Regions are few: one split of their images chooses nearly at random."""
-IGNORE = 255
-"""The class of locations that are neither learnt nor scored."""
-_NAMED = 5  # how many images a message names
-
-
-class FrozenFeatures:
-    """Feature maps of whole images from a frozen backbone.
-
-    The stages are brought to one grid by averaging (or repeating) and
-    concatenated, as ``MaskGroundedNeck`` does.
-
-    Args:
-        backbone (nn.Module): Gives a tuple of maps (B, C_i, H_i, W_i).
-            Set to evaluation mode.
-        mean (Sequence[float]): Mean of each channel, in the order of
-            ``to_rgb``. Defaults to ImageNet's (123.675, 116.28, 103.53).
-        std (Sequence[float]): Standard deviation of each channel.
-            Defaults to ImageNet's (58.395, 57.12, 57.375).
-        to_rgb (bool): Turn the BGR images into RGB. Defaults to True.
-        grid_stride (int): Pixels of the resized image on each side of a grid
-            cell. Defaults to 16.
-        long_side (int, optional): Resize images to this long side first.
-            Defaults to None, their own size.
-    """
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
-        to_rgb: bool = True,
-        grid_stride: int = 16,
-        long_side: int | None = None
-    ) -> None:
-        backbone.eval()
-        self.backbone = backbone
-        self._device = next(backbone.parameters()).device
-        self._mean = torch.tensor(mean, device=self._device).view(-1, 1, 1)
-        self._std = torch.tensor(std, device=self._device).view(-1, 1, 1)
-        self._to_rgb = to_rgb
-        self.grid_stride = grid_stride
-        self.long_side = long_side
-
-    @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the features of an image.
-
-        Args:
-            image (np.ndarray): BGR, shape (H, W, 3), uint8.
-
-        Returns:
-            tuple[np.ndarray, np.ndarray]: The fused map (C, h, w), and the
-            mean of the last stage's map (C_last, ), both float32.
-        """
-        if self.long_side is not None:
-            image = at_long_side(image, self.long_side)
-        pixels = torch.from_numpy(np.ascontiguousarray(image))
-        pixels = pixels.to(self._device).permute(2, 0, 1)
-        if self._to_rgb:
-            pixels = pixels.flip(0)
-        batch = ((pixels.float() - self._mean) / self._std)[None]
-        stages = self.backbone(batch)
-        height, width = image.shape[:2]
-        grid = (-(-height // self.grid_stride), -(-width // self.grid_stride))
-        fused = torch.cat(
-            [F.adaptive_avg_pool2d(stage, grid) for stage in stages], 1)[0]
-        whole = stages[-1].mean(dim=(2, 3))[0]
-        return fused.float().cpu().numpy(), whole.float().cpu().numpy()
-
-
-def pool_masks(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Average a feature map over ground-truth masks.
-
-    Each cell counts by the part of it that the mask covers, so that an object
-    smaller than a cell still takes that cell's feature.
-
-    Args:
-        features (np.ndarray): Shape (C, h, w), float32.
-        masks (np.ndarray): Shape (N, H, W), bool; they cover the whole image
-            at any resolution.
-
-    Returns:
-        np.ndarray: Shape (N, C), float32.
-
-    Raises:
-        ValueError: If a mask is empty.
-    """
-    if not masks.any(axis=(1, 2)).all():
-        raise UserError('A region without a pixel has no feature: leave '
-                        'empty masks out')
-    weight = F.adaptive_avg_pool2d(
-        torch.from_numpy(masks).float()[:, None], features.shape[1:])
-    weight = weight.flatten(1)
-    weight = weight / weight.sum(dim=1, keepdim=True)
-    return (weight @ torch.from_numpy(features).flatten(1).T).numpy()
+_NAMED = 5  # how many classes a message names
 
 
 def cell_classes(classes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -291,7 +205,8 @@ def segmentation_scores(confusion: np.ndarray) -> dict[str, float]:
 def classify_images(train: tuple[np.ndarray, np.ndarray],
                     val: tuple[np.ndarray, np.ndarray],
                     cost: float = 1e-2,
-                    min_positive: int = 5) -> dict[str, float]:
+                    min_positive: int = 5,
+                    names: Sequence[str] = ()) -> dict[str, float]:
     """Tell which classes an image holds from its one feature.
 
     A logistic regression for each class, on standardised features and with
@@ -302,23 +217,32 @@ def classify_images(train: tuple[np.ndarray, np.ndarray],
         val (Tuple): Features (N, C) and presence (N, K) to be scored on.
         cost (float): Inverse regularisation strength. Defaults to 0.01.
         min_positive (int): Classes with fewer images, in either set, are
-            left out. Defaults to 5.
+            left out; so are those that are in all images of one.
+            Defaults to 5.
+        names (Sequence[str]): Names of the classes, for the error.
+            Defaults to (), their numbers.
 
     Returns:
         dict[str, float]: ``mAP``, mean over the classes of the average
         precision, ``chance``, that of a random order, and ``num_classes``.
 
     Raises:
-        ValueError: If no class has enough images.
+        ValueError: If no class tells images apart.
     """
-    enough = np.ones(train[1].shape[1], dtype=bool)
-    for _, presence in (train, val):
-        count = presence.sum(0)
-        enough &= (count >= min_positive) & (count < len(presence))
+    _check_finite(train[0], val[0])
+    sets = train[1], val[1]
+    counts = np.array([presence.sum(0) for presence in sets])
+    sizes = np.array([[len(presence)] for presence in sets])
+    enough = ((counts >= min_positive) & (counts < sizes)).all(0)
     if not enough.any():
+        found = ', '.join(
+            f'{name} in {count[0]} and {count[1]}' for name, count in zip(
+                names or range(counts.shape[1]), counts.T[:_NAMED]))
         raise UserError(
-            f'No class occurs in {min_positive} images of both sets: lower '
-            'min_positive or give more images')
+            f'No class tells the images apart. Each must be in min_positive='
+            f'{min_positive} images of both sets at least, and not in all of '
+            f'one, but of {sizes[0, 0]} and {sizes[1, 0]} images found '
+            f'{found}: give more images, or others')
     classifier = make_pipeline(
         StandardScaler(),
         OneVsRestClassifier(
@@ -354,20 +278,13 @@ def _check(features: np.ndarray, labels: np.ndarray,
         raise UserError(
             'A linear probe needs two classes and five images to learn from, '
             f'but got {len(np.unique(labels))} and {len(np.unique(images))}')
-    if not np.isfinite(features).all():
+    _check_finite(features)
+
+
+def _check_finite(*features: np.ndarray) -> None:
+    if not all(np.isfinite(part).all() for part in features):
         raise UserError('The features hold NaN or infinite values: the '
                         'network has diverged')
-
-
-class ProbeImages(NamedTuple):
-    """The annotated images of one side of a probe."""
-
-    root: str
-    """Folder that the ``file_name`` of an image is relative to."""
-    truth: CocoTruth
-    """Their instances: classes of regions and of whole images."""
-    scenes: CocoTruth
-    """What labels the pixels: panoptic, or ``truth`` once more."""
 
 
 def run_probes(features: FrozenFeatures,
@@ -378,8 +295,8 @@ def run_probes(features: FrozenFeatures,
                seed: int = 0) -> dict[str, dict[str, float]]:
     """Run all three probes on annotated images, each image read once.
 
-    An image whose height and width are the other way round in the json
-    (``is_turned``) is left out with a warning.
+    Images that are broken or lie on their side are left out, and so is a
+    probe that the images do not allow, with a warning each.
 
     Args:
         features (FrozenFeatures): The frozen backbone.
@@ -393,11 +310,11 @@ def run_probes(features: FrozenFeatures,
 
     Returns:
         dict[str, dict[str, float]]: The scores of ``regions``, ``segments``
-        and ``images``.
+        and ``images``, or of those of them that are not left out.
 
     Raises:
-        ValueError: If both sides have not the same classes, or all images
-            of one are left out.
+        ValueError: If both sides have not the same classes, or all images of
+            one are left out, or all probes.
     """
     for name in ('classes', 'segment_classes'):
         pair = [(getattr(side.truth, name), getattr(side.scenes, name))
@@ -407,73 +324,28 @@ def run_probes(features: FrozenFeatures,
                 f'{train.truth.ann_file} and {val.truth.ann_file} (or their '
                 f'panoptic files) must have the same classes, but have '
                 f'{pair[0]} and {pair[1]}')
-    sides = [
-        _collect(features, side, min_area, max_images)
-        for side in (train, val)
-    ]
-    return dict(
-        regions=classify_regions(sides[0].regions, sides[1].regions[:2], seed),
-        segments=segment_linearly(
-            sides[0].maps,
-            sides[1].maps,
+    learnt, scored = (
+        collect(features, side, min_area, max_images)
+        for side in (train, val))
+    probes: dict[str, Callable[[], dict[str, float]]] = dict(
+        regions=lambda: classify_regions(learnt.regions, scored.regions[:2],
+                                         seed),
+        segments=lambda: segment_linearly(
+            learnt.maps,
+            scored.maps,
             len(train.scenes.segment_classes),
             seed=seed),
-        images=classify_images(sides[0].images, sides[1].images))
-
-
-class _Collected(NamedTuple):
-    regions: tuple[np.ndarray, np.ndarray, np.ndarray]
-    maps: list[tuple[np.ndarray, np.ndarray]]
-    images: tuple[np.ndarray, np.ndarray]
-
-
-def _collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
-             max_images: int | None) -> _Collected:
-    """Compute the features of all images of a side."""
-    pooled: list[np.ndarray] = []
-    classes: list[np.ndarray] = []
-    origins: list[np.ndarray] = []
-    maps: list[tuple[np.ndarray, np.ndarray]] = []
-    vectors: list[np.ndarray] = []
-    presence = []
-    labelled = set(evenly(side.scenes.names, max_images))
-    names = evenly(side.truth.names, max_images)
-    names += sorted(labelled.difference(names))
-    turned: list[str] = []
-    for number, name in enumerate(names):
-        image = read_image(join_path(side.root, name))
-        truth = side.truth if name in side.truth else side.scenes
-        if is_turned(image.shape[:2], truth.size(name)):
-            turned.append(name)
-            continue
-        dense, whole = features(image)
-        if name in labelled:
-            maps.append((dense, side.scenes.semantic(name, IGNORE)))
-        if name not in side.truth:
-            continue
-        found = side.truth.instances(name)
-        vectors.append(whole)
-        presence.append(
-            np.isin(np.arange(len(side.truth.classes)), found.classes))
-        kept = ~found.crowd & (found.masks.sum((1, 2)) >= min_area)
-        if kept.any():
-            pooled.append(pool_masks(dense, found.masks[kept]))
-            classes.append(found.classes[kept])
-            origins.append(np.full(int(kept.sum()), number))
-    if turned:
-        message = (
-            f'{side.truth.ann_file} has height and width the other way round '
-            f'than {len(turned)} of {len(names)} images in {side.root}, such '
-            f'as {turned[:_NAMED]}: {TURNED}')
-        if len(turned) == len(names):
-            raise UserError(message)
-        print_log(
-            f'Left out of the probes: {message}',
-            logger='current',
-            level=logging.WARNING)
-    if not pooled:
-        raise UserError(f'{side.truth.ann_file} has no object of at least '
-                        f'{min_area} pixels')
-    return _Collected((np.concatenate(pooled), np.concatenate(classes),
-                       np.concatenate(origins)), maps,
-                      (np.stack(vectors), np.stack(presence)))
+        images=lambda: classify_images(
+            learnt.images, scored.images, names=train.truth.classes))
+    scores: dict[str, dict[str, float]] = {}
+    problems = []
+    for name, probe in probes.items():
+        try:
+            scores[name] = probe()
+        except UserError as error:
+            problems.append(f'No scores of {name}: {error}')
+    if not scores:
+        raise UserError('. '.join(problems))
+    for problem in problems:
+        print_log(problem, logger='current', level=logging.WARNING)
+    return scores

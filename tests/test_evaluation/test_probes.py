@@ -3,13 +3,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmpretrain.models import SelfSupDataPreprocessor
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from cyborgs_plugin.evaluation import CocoTruth, probes
+from cyborgs_plugin.errors import UserError
+from cyborgs_plugin.evaluation import CocoTruth, frozen_features, probes
+from cyborgs_plugin.evaluation.frozen_features import collect
 from cyborgs_plugin.evaluation.probes import (
     FrozenFeatures,
     ProbeImages,
@@ -43,7 +46,9 @@ def test_features_fuse_stages_on_the_grid():
     image = np.random.default_rng(0).integers(
         0, 256, (32, 48, 3), dtype=np.uint8)
     features = FrozenFeatures(
-        Stages().train(), mean=(1, 2, 3), std=(2, 4, 8), grid_stride=16)
+        Stages().train(),
+        SelfSupDataPreprocessor((1, 2, 3), (2, 4, 8), to_rgb=True),
+        grid_stride=16)
     assert not features.backbone.training
     dense, whole = features(image)
     rgb = (image[..., ::-1] - np.array([1, 2, 3])) / np.array([2, 4, 8])
@@ -231,12 +236,70 @@ def pictures(annotated):
     return annotated
 
 
-def test_all_probes_on_pictures(pictures):
+def test_all_probes_on_pictures(pictures, monkeypatch):
     truth = CocoTruth(str(pictures))
     side = ProbeImages(str(pictures.parent), truth, truth)
-    with pytest.raises(ValueError, match='min_positive'):
-        # every image holds both classes: nothing to tell apart
-        run_probes(FrozenFeatures(Stages(), grid_stride=8), side, side)
+    logged = []
+    monkeypatch.setattr(probes, 'print_log',
+                        lambda text, **_: logged.append(text))
+    # every image holds both classes: nothing to tell apart
+    scores = run_probes(FrozenFeatures(Stages(), grid_stride=8), side, side)
+    assert set(scores) == {'regions', 'segments'}
+    assert logged == [
+        'No scores of images: No class tells the images apart. Each must be '
+        'in min_positive=5 images of both sets at least, and not in all of '
+        'one, but of 12 and 12 images found animal in 12 and 12, thing in 12 '
+        'and 12: give more images, or others'
+    ]
+
+
+class Diverged(Stages):
+
+    def forward(self, x):
+        return tuple(stage * float('nan') for stage in super().forward(x))
+
+
+def test_no_probe_is_left(pictures):
+    truth = CocoTruth(str(pictures))
+    side = ProbeImages(str(pictures.parent), truth, truth)
+    with pytest.raises(
+            UserError, match='regions.*diverged.*segments.*images.*diverged'):
+        run_probes(FrozenFeatures(Diverged(), grid_stride=8), side, side)
+
+
+@pytest.mark.parametrize('give', [
+    lambda stages: tuple(stage.flatten(2) for stage in stages),
+    lambda stages: tuple([stage] for stage in stages),
+    lambda stages: stages[0], lambda stages: ()
+])
+def test_what_gives_no_maps_is_refused(give):
+
+    class Odd(Stages):
+
+        def forward(self, x):
+            return give(super().forward(x))
+
+    with pytest.raises(UserError, match=r'Odd gives .*\(B, C, H, W\)'):
+        FrozenFeatures(Odd())(np.zeros((32, 32, 3), np.uint8))
+
+
+def test_broken_pictures_are_left_out_by_name(pictures, monkeypatch):
+    import os
+    logged = []
+    monkeypatch.setattr(frozen_features, 'print_log',
+                        lambda text, **_: logged.append(text))
+    (pictures.parent / '0-1.png').write_bytes(b'no image')
+    (pictures.parent / '1-2.png').unlink()
+    os.mkfifo(pictures.parent / '1-2.png')  # which would be waited for
+    truth = CocoTruth(str(pictures))
+    side = ProbeImages(str(pictures.parent), truth, truth)
+    features = FrozenFeatures(Stages(), grid_stride=8)
+    assert len(collect(features, side, 100, None).images[0]) == 10
+    assert len(logged) == 1
+    assert '2 of 12 images' in logged[0] and str(pictures) in logged[0]
+    assert '0-1.png' in logged[0] and '1-2.png' in logged[0]
+    with pytest.raises(UserError, match='12 of 12 images.*0-0.png'):
+        collect(features, side._replace(root='nowhere'), 100, None)
 
 
 def test_all_probes_with_images_that_differ(pictures):
@@ -289,7 +352,7 @@ def test_images_that_lie_in_the_json_are_left_out(pictures, monkeypatch):
 
     expected = scores([i for i in content['images'] if i['id'] not in lying])
     logged = []
-    monkeypatch.setattr(probes, 'print_log',
+    monkeypatch.setattr(frozen_features, 'print_log',
                         lambda text, **_: logged.append(text))
     assert scores(content['images']) == expected
     assert len(logged) == 2  # of either side

@@ -28,15 +28,20 @@ def call(monkeypatch):
     return run
 
 
-def test_rounds(annotated, tmp_path, call, capsys):  # noqa: F811
+def write_round(tmp_path, number):
     maps = {f'val2017/{number}.png': np.arange(6).reshape(2, 3)
             for number in range(4)}
+    writer = MaskBankWriter(str(tmp_path / 'masks'), number)
+    for index, (key, label_map) in enumerate(maps.items()):
+        writer.add(index, key, label_map // (number + 1))
+    writer.close()
+    publish_round(str(tmp_path / 'masks'), number, len(maps), {})
+    return maps
+
+
+def test_rounds(annotated, tmp_path, call, capsys):  # noqa: F811
     for number in range(2):
-        writer = MaskBankWriter(str(tmp_path / 'masks'), number)
-        for index, (key, label_map) in enumerate(maps.items()):
-            writer.add(index, key, label_map // (number + 1))
-        writer.close()
-        publish_round(str(tmp_path / 'masks'), number, len(maps), {})
+        maps = write_round(tmp_path, number)
     out = tmp_path / 'scores.json'
     call(tmp_path / 'masks', '--ann', annotated, '--out', out)
     metric = MaskQuality(str(annotated), 'val2017/')
@@ -70,6 +75,32 @@ def test_floor(annotated, call, tmp_path):  # noqa: F811
     [found] = json.loads(out.read_text()).values()
     assert found['mBO'] == np.mean([run['masks/mBO'] for run in runs])
     assert found['ARI'] == np.mean([run['masks/ARI'] for run in runs])
+
+
+def test_no_object_is_no_table(annotated, call, tmp_path):
+    content = json.loads(annotated.read_text())
+    content['annotations'] = []
+    annotated.write_text(json.dumps(content))
+    write_round(tmp_path, 0)
+    with pytest.raises(SystemExit, match='has no object of at least 100'):
+        call(tmp_path / 'masks', '--ann', annotated)
+
+
+def test_ids_as_text_and_no_areas(annotated, call, tmp_path):
+    write_round(tmp_path, 0)
+    scores = []
+    for edited in (False, True):
+        if edited:
+            content = json.loads(annotated.read_text())
+            for image in content['images']:
+                image['id'] = str(image['id'])
+            for annotation in content['annotations']:
+                del annotation['area']
+            annotated.write_text(json.dumps(content))
+        out = tmp_path / f'{edited}.json'
+        call(tmp_path / 'masks', '--ann', annotated, '--out', out)
+        scores.append(json.loads(out.read_text()))
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.parametrize('arguments, said', [

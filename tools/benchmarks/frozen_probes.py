@@ -67,8 +67,9 @@ def main() -> None:
             ProbeImages(
                 osp.join(args.root, options[f'{split}_images']), truth,
                 scenes))
+    train, val = sides
     found = run_probes(
-        features, *sides, max_images=args.max_images, seed=args.seed)
+        features, train, val, max_images=args.max_images, seed=args.seed)
     scores = {
         f'{probe} {name}': value
         for probe, values in found.items() for name, value in values.items()

@@ -124,7 +124,7 @@ def main() -> None:
     scores = Scores(trainings)
     start = time.time()
     runs: dict[str, dict[str, Any]] = {}
-    results = dict(
+    results: dict[str, Any] = dict(
         about=about(trainings, scores), floor=scores.floor(), runs={})
     for method, seed in trainings.runs():
         name = f'{method}_s{seed}'

@@ -63,7 +63,8 @@ def final(results: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
         found = scores.setdefault(run['method'], defaultdict(list))
         point = _last(run)
         for kind, name, _ in PROBES:
-            found[kind].append(point[kind][name])
+            # NaN of a probe that the images did not allow
+            found[kind].append(point.get(kind, {}).get(name, float('nan')))
         for k, masks in point['masks'].items():
             for name in ('mBO', 'ARI'):
                 found[f'{name}, K={k}'].append(masks[name])

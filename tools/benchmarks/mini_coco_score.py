@@ -20,6 +20,7 @@ from cyborgs_plugin.evaluation.probes import (
     ProbeImages,
     run_probes,
 )
+from cyborgs_plugin.safe_load import load_weights
 from cyborgs_plugin.segmentation import NetworkMasks
 
 
@@ -89,7 +90,7 @@ class Scores:
         """Run the frozen probes."""
         features = FrozenFeatures(
             backbone,
-            **_normalisation(cfg),
+            MODELS.build(cfg.model.data_preprocessor),
             grid_stride=self._runs.args.grid_stride,
             long_side=self._budget.long_side)
         sides = []
@@ -101,8 +102,9 @@ class Scores:
                 ProbeImages(
                     osp.join(self._runs.root, f'{split}2017'), truth,
                     scenes))
+        train, val = sides
         return run_probes(
-            features, *sides, max_images=self._budget.max_eval_images)
+            features, train, val, max_images=self._budget.max_eval_images)
 
     def network_maps(self, cfg: Config, backbone: torch.nn.Module
                      ) -> dict[int, dict[str, np.ndarray]]:
@@ -122,7 +124,7 @@ class Scores:
         init_default_scope('mmpretrain')
         source = TASK_UTILS.build(
             dict(update.source, num_clusters=k, num_clusterings=1))
-        source.prepare(backbone, **_normalisation(cfg))
+        source.prepare(backbone, MODELS.build(cfg.model.data_preprocessor))
         return source
 
     def floor(self) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def _backbone(cfg: Config, file: str) -> torch.nn.Module:
     init_default_scope('mmpretrain')
     backbone = MODELS.build(
         dict(cfg.model.backbone, out_indices=(1, 2, 3)))
-    state = torch.load(file, map_location='cpu', weights_only=True)
+    state = load_weights(file)
     backbone.load_state_dict({
         key.removeprefix('backbone.'): value
         for key, value in state['state_dict'].items()
@@ -202,8 +204,3 @@ def _backbone(cfg: Config, file: str) -> torch.nn.Module:
         backbone.cuda()
     backbone.eval()
     return backbone
-
-
-def _normalisation(cfg: Config) -> dict[str, Any]:
-    data = cfg.model.data_preprocessor
-    return dict(mean=data.mean, std=data.std, to_rgb=data.to_rgb)

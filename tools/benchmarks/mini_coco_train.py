@@ -18,6 +18,8 @@ from mmpretrain.registry import MODELS
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS
 from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.evaluation import CocoTruth
+from cyborgs_plugin.files import written_aside
+from cyborgs_plugin.safe_load import load_weights
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 CONFIG = osp.join(ROOT, 'configs', 'baselines', '{}_r18_coco-mini.py')
@@ -250,10 +252,9 @@ class Trainings:
             self._launch(name, config, folder)
             saved = []
             for epoch in range(phase, epochs + 1, phase):
-                state = torch.load(
+                state = load_weights(
                     osp.join(folder, f'epoch_{epoch}.pth'),
-                    map_location='cpu',
-                    weights_only=False)['state_dict']
+                    log=True)['state_dict']
                 saved.append((epoch, {
                     key: value for key, value in state.items()
                     if key.startswith('backbone.')
@@ -326,6 +327,6 @@ def read(path: str) -> Any:
 
 def write(path: str, content: Any) -> None:
     """Write a json at once."""
-    with open(path + '.new', 'w', encoding='utf-8') as file:
+    with written_aside(path) as partial, open(
+            partial, 'w', encoding='utf-8') as file:
         json.dump(content, file, indent=1)
-    os.replace(path + '.new', path)

@@ -25,12 +25,12 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import track_iter_progress
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.svm import LinearSVC
 
 from cyborgs_plugin.datasets import read_image
 from cyborgs_plugin.errors import UserError, reported
-from cyborgs_plugin.evaluation.probes import FrozenFeatures
+from cyborgs_plugin.evaluation.frozen_features import FrozenFeatures
 from cyborgs_plugin.transfer.backbone_file import load_frozen
 
 COSTS = (0.01, 0.1, 1., 10.)
@@ -127,27 +127,22 @@ def fit_class(train: tuple[np.ndarray, np.ndarray],
                          f'{(y == -1).sum()} without, but 3-fold '
                          'cross-validation needs 3 of each')
 
-    def machine(cost: float) -> LinearSVC:
-        return LinearSVC(
-            C=cost,
-            loss='squared_hinge',
-            class_weight={
-                1: 2,
-                -1: 1
-            },
-            max_iter=2000,
-            random_state=seed)
-
+    machine = LinearSVC(
+        loss='squared_hinge',
+        class_weight={
+            1: 2,
+            -1: 1
+        },
+        max_iter=2000,
+        random_state=seed)
+    search = GridSearchCV(
+        machine, dict(C=costs), scoring='average_precision', cv=3)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)
-        scores = [
-            cross_val_score(
-                machine(cost), x, y, cv=3,
-                scoring='average_precision').mean() for cost in costs
-        ]
-        best = costs[int(np.argmax(scores))]
-        decision = machine(best).fit(x, y).decision_function(others)
-    return float(average_precision_score(truth == 1, decision)), best
+        search.fit(x, y)
+    decision = search.decision_function(others)
+    return (float(average_precision_score(truth == 1, decision)),
+            search.best_params_['C'])
 
 
 @reported()
@@ -170,10 +165,10 @@ def main() -> None:
     kinds = sorted(sides['trainval'][1])
     for number, kind in enumerate(kinds, 1):
         try:
+            train, test = ((vectors, labels[kind])
+                           for vectors, labels in sides.values())
             precision[kind], cost[kind] = fit_class(
-                *((vectors, labels[kind])
-                  for vectors, labels in sides.values()),
-                seed=args.seed)
+                train, test, seed=args.seed)
         except (ValueError, KeyError) as error:
             raise UserError(f'Class {kind!r}: {error}') from error
         print(f'[{number}/{len(kinds)}] {kind:12} AP {precision[kind]:.3f} '
