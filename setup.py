@@ -123,6 +123,7 @@ setup(
         'onedl': read_requirements('onedl'),
         'openmmlab': read_requirements('openmmlab'),
         'transfer': read_requirements('transfer'),
+        'heif': read_requirements('heif'),
         'dev': read_requirements('dev'),
     },
     cmdclass={

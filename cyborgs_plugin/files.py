@@ -1,6 +1,10 @@
-"""Hashes of files."""
+"""Files: their hashes, and writing them so that a kill spoils none."""
 import hashlib
+import os
+import os.path as osp
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from .errors import UserError
 
@@ -32,3 +36,46 @@ def sha256(path: str) -> str:
         while part := file.read(1 << 20):
             digest.update(part)
     return digest.hexdigest()
+
+
+def sync(path: str) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(partial: str, path: str) -> None:
+    """Give a written file its name, once it is on the disk.
+
+    Args:
+        partial (str): Where it is, in the same folder.
+        path (str): Its name; a file of that name is replaced.
+    """
+    sync(partial)
+    os.replace(partial, path)
+    sync(osp.dirname(path) or '.')
+
+
+@contextmanager
+def written_aside(path: str) -> Iterator[str]:
+    """Write a file that is never seen half written under its name.
+
+    Args:
+        path (str): Its name; a file of that name is replaced at the end.
+
+    Yields:
+        str: Where to write it, in the same folder. It is removed if the block
+        fails.
+    """
+    folder, name = osp.split(path)
+    partial = osp.join(folder, f'.{name}.partial')
+    try:
+        yield partial
+        publish(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(partial)
+        raise

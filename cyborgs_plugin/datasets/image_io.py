@@ -1,23 +1,124 @@
-"""Reading photographs: one way for training and for the mask rounds."""
+"""Reading photographs: one way for training and for the mask rounds.
 
+docs/data.md has the table of what is read, repaired and refused.
+"""
+import contextlib
+import os
+import re
+import stat
+from io import BytesIO
+
+import cv2
 import mmcv
 import numpy as np
-from mmengine.fileio import get
+from mmengine.fileio import LocalBackend, get, get_file_backend
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp',
-                  '.ppm', '.pgm')
+from ..errors import UserError
+
+READS_HEIF = False
+with contextlib.suppress(ImportError):  # the extra of that name
+    import pillow_heif
+    pillow_heif.register_heif_opener()
+    READS_HEIF = True
+
+HEIF_EXTENSIONS = ('.heic', '.heif')
+IMG_EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.tif',
+                  '.tiff', '.webp', '.ppm', '.pgm', '.pbm', '.pnm', '.gif',
+                  '.jp2', '.avif', *(HEIF_EXTENSIONS if READS_HEIF else ()))
+MAX_PIXELS = 100_000_000
+DEPTH_SCALINGS = ('range', 'upper')
+
+_JPEG, _PNG = b'\xff\xd8', b'\x89PNG\r\n\x1a\n'
+_TIFF = (b'II*\0', b'MM\0*')
+# OpenCV's readers of these are new and differ from version to version.
+_BY_PILLOW = {'GIF', 'AVIF', 'HEIF'}
+# No PostScript, for which Pillow starts other programs; no raw photographs,
+# which look like TIFF and hold small previews.
+_KINDS = ('BMP', 'WEBP', 'PPM', 'JPEG2000', *_BY_PILLOW)
+# In a scan 0xFF is followed by 0x00 or a restart marker unless the scan ends.
+# All others but the end have a length.
+_MARKER = re.compile(rb'\xff[\x02-\xcf\xd8-\xfe]')
+_FRAMES = {*range(0xc0, 0xd0)} - {0xc4, 0xc8, 0xcc}
+_LOOKS = {
+    rb'version https://git-lfs': 'a Git LFS pointer in place of the file: '
+    'git lfs pull fetches it',
+    rb'\s*(<!doctype html|<html)': 'an HTML page, such as a failed download '
+    'leaves',
+    rb'\s*<': 'an XML or SVG text',
+    rb'%PDF': 'a PDF',
+    rb'PK\x03\x04': 'a ZIP archive',
+    rb'\xff\xd8': 'a damaged JPEG',
+    rb'\x89PNG': 'a damaged or truncated PNG',
+    rb'II\*\0|MM\0\*': 'a TIFF, or a raw photograph, that neither OpenCV nor '
+    'Pillow can read: save it as TIFF of 8 or 16 bits',
+    rb'....ftyp(hei|hev|mif1|msf1)': 'a damaged HEIC' if READS_HEIF else
+    'an HEIC: pip install pillow-heif reads it',
+    rb'....ftyp(?!avi|jp2)': 'a video',
+    rb'\0+$': 'nothing but zeros, such as a copy that failed leaves',
+    rb'[\t\n\r -~]+$': 'a text',
+}
 
 
-class BrokenImageError(OSError):
+class BrokenImageError(UserError, OSError):
     """A file that cannot be decoded as a whole image."""
 
 
-def read_image(path: str, backend_args: dict | None = None) -> np.ndarray:
+def read_image(path: str,
+               backend_args: dict | None = None,
+               max_pixels: int = MAX_PIXELS,
+               depth_scaling: str = 'range') -> np.ndarray:
     """Read an image as three channels of eight bits, upright.
 
-    Grey, alpha, palette, CMYK and 16-bit images are converted (16 bits to
-    their upper eight) and the EXIF orientation is applied, so that the label
-    map of a mask round and the training image always agree.
+    Grey, alpha, palette, CMYK and deeper images are converted and the EXIF
+    orientation is applied, so that the label map of a mask round and the
+    training image always agree. What kind of image a file is, its content
+    tells. Of several frames the first is read.
+
+    Args:
+        path (str): Path or URI of the file.
+        backend_args (dict, optional): Arguments of the file backend.
+            Defaults to None.
+        max_pixels (int): Refuse an image of more pixels, before it is
+            decoded. Defaults to 100 million.
+        depth_scaling (str): What becomes 0 to 255 of pixels of more than
+            eight bits: 'range', the span of the image's values without the
+            least and the greatest thousandth of them, or 'upper', 0 to 65535
+            (images that are not of 16 bits are refused then).
+            Defaults to 'range', since cameras write 12 bits, and thermal
+            ones a small part of them, into 16.
+
+    Returns:
+        np.ndarray: BGR image, shape (H, W, 3), uint8.
+
+    Raises:
+        BrokenImageError: If the file is missing, empty, truncated, no image,
+            of too many pixels, or no regular file.
+    """
+    check_options(max_pixels, depth_scaling)
+    content = _content(path, backend_args)
+    try:
+        return _decode(content, max_pixels, depth_scaling)
+    except BrokenImageError as error:
+        raise BrokenImageError(f'{path}: {error}') from error
+    except Exception as error:  # the decoders raise all kinds
+        raise BrokenImageError(
+            f'{path}: {_describe(content)} ({error!r})') from error
+
+
+def check_options(max_pixels: int, depth_scaling: str) -> None:
+    """Refuse options of :func:`read_image` that mean nothing."""
+    if not isinstance(max_pixels, int) or max_pixels < 1:
+        raise UserError('max_pixels must be a number of pixels, such as '
+                        f'{MAX_PIXELS}, but is {max_pixels!r}')
+    if depth_scaling not in DEPTH_SCALINGS:
+        raise UserError(f'depth_scaling must be one of {DEPTH_SCALINGS}, but '
+                        f'is {depth_scaling!r}')
+
+
+def describe_file(path: str, backend_args: dict | None = None) -> str:
+    """Say what a file that is no image looks like.
 
     Args:
         path (str): Path or URI of the file.
@@ -25,26 +126,26 @@ def read_image(path: str, backend_args: dict | None = None) -> np.ndarray:
             Defaults to None.
 
     Returns:
-        np.ndarray: BGR image, shape (H, W, 3), uint8.
-
-    Raises:
-        BrokenImageError: If the file is missing, empty, truncated or not an
-            image.
+        str: Such as 'an empty file' or 'an HTML page'.
     """
     try:
-        content = get(path, backend_args=backend_args)
-    except OSError as error:
-        raise BrokenImageError(f'{path}: cannot be read ({error})') from error
-    problem = _truncation(content)
-    if problem is None:
-        try:
-            image = mmcv.imfrombytes(content, flag='color', backend='cv2')
-        except Exception as error:  # cv2.error is raised on empty input
-            raise BrokenImageError(f'{path}: {error}') from error
-        if image is not None:
-            return image
-        problem = 'not an image that OpenCV can decode'
-    raise BrokenImageError(f'{path}: {problem} ({len(content)} bytes)')
+        return _describe(_content(path, backend_args))
+    except BrokenImageError as error:
+        return str(error).removeprefix(f'{path}: ')
+
+
+def is_image(path: str) -> bool:
+    """Whether a local file begins as an image does, whatever its name.
+
+    TIFF is not found: raw photographs begin alike.
+    """
+    try:
+        with Image.open(path, formats=_known(('JPEG', 'PNG', *_KINDS))):
+            return True
+    except Image.DecompressionBombError:
+        return True  # refused by name when it is read
+    except Exception:  # Pillow raises all kinds for a file that is none
+        return False
 
 
 def at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
@@ -65,15 +166,150 @@ def at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
         interpolation='bilinear' if grows else 'area')
 
 
-def _truncation(content: bytes) -> str | None:
-    """Say what is missing of a JPEG or PNG, which OpenCV fills with grey."""
+def _content(path: str, backend_args: dict | None) -> bytes:
+    """Read a file, if it is one: a pipe would never end."""
+    try:
+        local = isinstance(
+            get_file_backend(
+                path, backend_args=backend_args, enable_singleton=True),
+            LocalBackend)
+        if local and not stat.S_ISREG(os.stat(path).st_mode):
+            raise BrokenImageError(
+                f'{path}: a folder, a pipe or a device, no regular file')
+        return get(path, backend_args=backend_args)
+    except BrokenImageError:
+        raise
+    except OSError as error:
+        raise BrokenImageError(f'{path}: cannot be read ({error})') from error
+
+
+def _decode(content: bytes, max_pixels: int,
+            depth_scaling: str) -> np.ndarray:
+    """Decode what :func:`read_image` reads; shape (H, W, 3), uint8."""
+    if not content:
+        raise BrokenImageError('an empty file')
+    picture, whole = None, True
+    if content.startswith(_JPEG):
+        size, whole = _walk_jpeg(content)
+    elif content.startswith(_PNG):
+        size = (int.from_bytes(content[16:20], 'big'),
+                int.from_bytes(content[20:24], 'big'))
+    elif content.startswith(_TIFF):
+        size = _tiff_size(content)
+    else:
+        try:
+            picture = Image.open(BytesIO(content), formats=_known(_KINDS))
+        except Image.DecompressionBombError as error:
+            raise BrokenImageError(str(error)) from error
+        except UnidentifiedImageError as error:
+            raise _unreadable(content) from error
+        size = picture.size
+    if size[0] * size[1] > max_pixels:
+        raise BrokenImageError(
+            f'{size[0]} x {size[1]} pixels, more than max_pixels={max_pixels}')
+    if not whole:
+        _check_end(content)
+    if picture is not None and picture.format in _BY_PILLOW:
+        return _by_pillow(picture)
+    flag = cv2.IMREAD_COLOR
+    if depth_scaling == 'range':
+        flag |= cv2.IMREAD_ANYDEPTH
+    image = mmcv.imfrombytes(content, flag=flag, backend='cv2')
+    if image is None and content.startswith(_TIFF) and (depth_scaling
+                                                        == 'range'):
+        # OpenCV turns grey floats into no colours, and Pillow reads no
+        # colours of floats.
+        image = mmcv.imfrombytes(content, flag='unchanged', backend='cv2')
+        if image is None:
+            image = np.asarray(Image.open(BytesIO(content)))
+    if image is None:
+        raise _unreadable(content)
+    return image if image.dtype == np.uint8 else _to_eight_bits(image)
+
+
+def _walk_jpeg(content: bytes) -> tuple[tuple[int, int], bool]:
+    """Width and height of a JPEG, and whether its end marker is there.
+
+    Goes from segment to segment as a decoder does. Neither a thumbnail within
+    nor what lies behind the end, such as the film of a motion photo, counts.
+    """
+    size, at = (0, 0), 2
+    while found := _MARKER.search(content, at):
+        marker, at = content[found.start() + 1], found.end()
+        if marker == 0xd9:
+            return size, True
+        if marker in _FRAMES and size == (0, 0):
+            size = (int.from_bytes(content[at + 5:at + 7], 'big'),
+                    int.from_bytes(content[at + 3:at + 5], 'big'))
+        at += int.from_bytes(content[at:at + 2], 'big')
+    return size, False
+
+
+def _check_end(content: bytes) -> None:
+    """Refuse a JPEG without its end if the decoder lacks data.
+
+    OpenCV before 4.12 fills it up with grey. A failed copy fills it up with
+    zeros, which a decoder would take for data.
+    """
+    try:
+        Image.open(BytesIO(content.rstrip(b'\0')), formats=['JPEG']).load()
+    except Exception as error:
+        raise BrokenImageError(
+            f'a truncated JPEG ({len(content)} bytes): {error}') from error
+
+
+def _tiff_size(content: bytes) -> tuple[int, int]:
+    """Width and height, also of kinds that Pillow cannot open."""
+    file = BytesIO(content)
+    tags = ImageFileDirectory_v2(file.read(8))
+    file.seek(tags.next)
+    tags.load(file)
+    return int(tags[256]), int(tags[257])
+
+
+def _known(kinds: tuple[str, ...]) -> list[str]:
+    """Those kinds that this Pillow reads."""
+    Image.init()
+    return [kind for kind in kinds if kind in Image.OPEN]
+
+
+def _by_pillow(picture: Image.Image) -> np.ndarray:
+    """The first frame, upright; shape (H, W, 3), uint8, BGR."""
+    picture = ImageOps.exif_transpose(picture).convert('RGB')
+    return np.ascontiguousarray(np.asarray(picture)[..., ::-1])
+
+
+def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Bring an image's values to 0..255 by their range.
+
+    Args:
+        pixels (np.ndarray): Shape (H, W) or (H, W, C), integer or float.
+
+    Returns:
+        np.ndarray: Shape (H, W, 3), uint8.
+    """
+    pixels = np.atleast_3d(pixels)[..., :3].astype(np.float64)
+    finite = pixels[np.isfinite(pixels)]
+    if not finite.size:
+        raise BrokenImageError('no pixel has a finite value')
+    # A dead or hot pixel of a sensor shall not decide.
+    low, high = np.percentile(finite, (0.1, 99.9))
+    if low == high:
+        low, high = finite.min(), finite.max()
+    scaled = (pixels - low) * (255 / max(high - low, 1e-12))
+    scaled = np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)
+    return scaled if scaled.shape[2] == 3 else scaled[..., :1].repeat(3, 2)
+
+
+def _unreadable(content: bytes) -> BrokenImageError:
+    return BrokenImageError(f'{_describe(content)} ({len(content)} bytes)')
+
+
+def _describe(content: bytes) -> str:
+    """Say by its first bytes what a file is."""
     if not content:
         return 'an empty file'
-    # 0xFF is stuffed inside a scan, so an end marker after the last start of
-    # scan can only be the true one (thumbnails come earlier).
-    if (content.startswith(b'\xff\xd8')
-            and content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda')):
-        return 'a truncated JPEG (no end marker after the last scan)'
-    if content.startswith(b'\x89PNG') and b'IEND' not in content[-4096:]:
-        return 'a truncated PNG (no IEND chunk)'
-    return None
+    for pattern, look in _LOOKS.items():
+        if re.match(pattern, content[:1024], re.IGNORECASE | re.DOTALL):
+            return look
+    return 'no image that OpenCV or Pillow can read'

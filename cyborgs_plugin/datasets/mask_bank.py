@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 
 from ..errors import MissingFileError, UserError
 from ..files import sha256 as file_sha256
+from ..files import sync
 
 Path = str | os.PathLike[str]
 FORMAT_VERSION = 1
@@ -52,11 +53,10 @@ class MaskBank:
             self.manifest: dict[str, Any] = json.loads(content)
             version = self.manifest['format_version']
             self.round: int = self.manifest['round']
-            self.num_clusterings = int(
-                self.manifest.get('num_clusterings', 1))
+            self.num_clusterings = int(self.manifest['num_clusterings'])
             files = [self.manifest['files'][f'{name}.npy'] for name in _ARRAYS]
             expected = [(file['bytes'], file['sha256']) for file in files]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._altered('manifest.json', 'JSON of a mask round',
                                 repr(error)) from error
         if version != FORMAT_VERSION:
@@ -187,12 +187,12 @@ class MaskBankWriter:
 
     Args:
         root (str): The bank's root, on a file system that all nodes share.
-        round (int): The new round.
+        number (int): The new round.
         rank (int): This process's rank. Defaults to 0.
     """
 
-    def __init__(self, root: Path, round: int, rank: int = 0) -> None:
-        self._folder, self._rank = _beside(root, round, 'partial'), rank
+    def __init__(self, root: Path, number: int, rank: int = 0) -> None:
+        self._folder, self._rank = _beside(root, number, 'partial'), rank
         self._shard = fileio.join_path(self._folder, f'rank_{rank:05d}')
         self._records: list[tuple] = []
         if os.path.exists(f'{self._shard}.labels'):
@@ -241,23 +241,23 @@ class MaskBankWriter:
                 os.fsync(self._labels.fileno())
             np.save(f'{self._shard}.npy',
                     np.array(self._records, _record_dtype(width)))
-            _fsync(f'{self._shard}.npy')
+            sync(f'{self._shard}.npy')
 
 
-def give_up_round(root: Path, round: int) -> None:
+def give_up_round(root: Path, number: int) -> None:
     """Tell the other ranks that this one cannot write its part of a round."""
     with suppress(OSError):  # The disk may be what failed: they learn later.
-        os.makedirs(_beside(root, round, 'partial'), exist_ok=True)
-        with open(_gave_up(root, round), 'w'):
+        os.makedirs(_beside(root, number, 'partial'), exist_ok=True)
+        with open(_gave_up(root, number), 'w'):
             pass
 
 
-def is_given_up(root: Path, round: int) -> bool:
+def is_given_up(root: Path, number: int) -> bool:
     """Whether some rank cannot write its part of an unfinished round."""
-    return os.path.exists(_gave_up(root, round))
+    return os.path.exists(_gave_up(root, number))
 
 
-def publish_round(root: Path, round: int, num_images: int,
+def publish_round(root: Path, number: int, num_images: int,
                   meta: dict[str, Any]) -> MaskBank:
     """Merge the ranks' shards and publish them as one round, by one rename.
 
@@ -267,7 +267,7 @@ def publish_round(root: Path, round: int, num_images: int,
 
     Args:
         root (str): The bank's root.
-        round (int): The new round.
+        number (int): The new round.
         num_images (int): Each index in 0..num_images - 1 must have been added
             exactly once.
         meta (dict): JSON values for the manifest: where the masks come from.
@@ -276,10 +276,10 @@ def publish_round(root: Path, round: int, num_images: int,
     Returns:
         MaskBank: The published round.
     """
-    root, final = _local(root), round_path(root, round)
-    partial, merged, replaced = (_beside(root, round, kind) for kind in
+    root, final = _local(root), round_path(root, number)
+    partial, merged, replaced = (_beside(root, number, kind) for kind in
                                  ('partial', 'merged', 'replaced'))
-    manifest = dict(format_version=FORMAT_VERSION, round=round,
+    manifest = dict(format_version=FORMAT_VERSION, round=number,
                     num_images=num_images, num_clusterings=1, files={})
     if taken := manifest.keys() & meta.keys():
         raise UserError(f'meta must not set {sorted(taken)}: publish_round '
@@ -295,22 +295,22 @@ def publish_round(root: Path, round: int, num_images: int,
         fileio.put_text(json.dumps(manifest, indent=2, sort_keys=True) + '\n',
                         _manifest_path(merged))
         for name in (*os.listdir(merged), ''):
-            _fsync(fileio.join_path(merged, name))
+            sync(fileio.join_path(merged, name))
         MaskBank(merged, verify=True)
         if os.path.exists(final):
             os.rename(final, replaced)
         os.rename(merged, final)
-        _fsync(root)
+        sync(root)
         for folder in filter(os.path.exists, (replaced, partial)):
             _discard(folder)
     return MaskBank(final)
 
 
-def round_path(root: Path, round: int) -> str:
+def round_path(root: Path, number: int) -> str:
     """Folder of a published round."""
-    if round < 0:
-        raise UserError(f'Mask rounds count from 0, found {round}')
-    return fileio.join_path(_local(root), f'round_{round:04d}')
+    if number < 0:
+        raise UserError(f'Mask rounds count from 0, found {number}')
+    return fileio.join_path(_local(root), f'round_{number:04d}')
 
 
 def list_rounds(root: Path) -> list[int]:
@@ -370,20 +370,20 @@ def set_aside(root: Path, keep: Iterable[int] = ()) -> str | None:
             folder += '~'
         os.makedirs(folder)
         for number in moved:
-            os.rename(round_path(root, number), round_path(folder, number))
+            _move(round_path(root, number), round_path(folder, number))
         for changed in (folder, root):
-            _fsync(changed)
+            sync(changed)
     return folder
 
 
-def find_aside(root: Path, round: int, hash: str) -> str | None:
+def find_aside(root: Path, number: int, hash: str) -> str | None:
     """Folder in which :func:`set_aside` has put a round; None if in none."""
     root = _local(root)
     for name in sorted(os.listdir(root) if os.path.isdir(root) else []):
         folder = fileio.join_path(root, name)
-        if name.startswith('earlier_') and round in list_rounds(folder):
+        if name.startswith('earlier_') and number in list_rounds(folder):
             with suppress(ValueError):  # a damaged one
-                if MaskBank(round_path(folder, round)).hash == hash:
+                if MaskBank(round_path(folder, number)).hash == hash:
                     return folder
     return None
 
@@ -511,25 +511,29 @@ def _discard(folder: str) -> None:
     while os.path.exists(trash):
         trash += '~'
     os.rename(folder, trash)
-    _fsync(root)
+    sync(root)
     _remove(trash)
+
+
+def _move(folder: str, target: str) -> None:
+    """Rename a round into a folder beside it, also where it is a link."""
+    if os.path.islink(folder) and not os.path.isabs(
+            link := os.readlink(folder)):
+        os.symlink(fileio.join_path(os.pardir, link), target)
+        os.unlink(folder)
+    else:
+        os.rename(folder, target)
 
 
 def _remove(folder: str) -> None:
     try:
-        shutil.rmtree(folder)
+        if os.path.islink(folder):  # what it leads to is not ours
+            os.unlink(folder)
+        else:
+            shutil.rmtree(folder)
     except OSError as error:  # As on NFS while another process reads it.
         print_log(f'{folder} cannot be removed now ({error}); the next mask '
                   'update tries again', logger='current', level=WARNING)
-
-
-def _fsync(path: str) -> None:
-    """Bring a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -548,13 +552,13 @@ def _explained(folder: str) -> Iterator[None]:
             'resume') from error
 
 
-def _beside(root: Path, round: int, kind: str) -> str:
+def _beside(root: Path, number: int, kind: str) -> str:
     """Folder of an unfinished round: no reader takes a dot-name for one."""
-    return fileio.join_path(_local(root), f'.round_{round:04d}.{kind}')
+    return fileio.join_path(_local(root), f'.round_{number:04d}.{kind}')
 
 
-def _gave_up(root: Path, round: int) -> str:
-    return fileio.join_path(_beside(root, round, 'partial'), 'gave_up')
+def _gave_up(root: Path, number: int) -> str:
+    return fileio.join_path(_beside(root, number, 'partial'), 'gave_up')
 
 
 def _manifest_path(folder: str) -> str:

@@ -6,13 +6,21 @@ from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
-from mmengine.fileio import exists, isdir, join_path, list_dir_or_file, load
+from mmengine.fileio import (
+    LocalBackend,
+    get_file_backend,
+    isdir,
+    join_path,
+    list_dir_or_file,
+)
 from mmengine.logging import print_log
 from mmengine.utils import is_abs
 from mmpretrain.registry import DATASETS
 
 from ..errors import MissingFileError, UserError
-from .image_io import IMG_EXTENSIONS, BrokenImageError
+from .coco_truth import load_coco
+from .image_files import Found, find_files, images_of, left_out, match_names
+from .image_io import MAX_PIXELS, BrokenImageError, check_options
 from .mask_bank import MaskBank
 
 _NAMED = 5  # how many files a message names
@@ -24,7 +32,9 @@ class SceneDataset(BaseDataset):
 
     No label is ever read: of a json only the list of images is used. Each
     image has a key, its path relative to ``data_root`` (to the image folder
-    where that is absolute), by which the mask bank knows it.
+    where that is absolute), by which the mask bank knows it. Of a folder,
+    hidden files, hidden subfolders and those of a system (``@eaDir``) are no
+    part, and it is said what else is left out. docs/data.md has the details.
 
     Args:
         data_root (str): Root of the data. Defaults to ''.
@@ -38,9 +48,11 @@ class SceneDataset(BaseDataset):
         mask_bank (str, optional): A bank to read from the start, for training
             with fixed masks. Defaults to None: ``MaskUpdateHook`` provides
             the rounds.
-        extensions (str or Sequence[str]): File name endings of images, with
-            or without the dot and in any case; a str may hold several,
-            separated by commas. Defaults to :data:`IMG_EXTENSIONS`.
+        extensions (str or Sequence[str], optional): File name endings of
+            images, with or without the dot and in any case; a str may hold
+            several, separated by commas. Defaults to None, those of
+            ``image_io.IMG_EXTENSIONS`` and, on a local disk, whatever else is
+            an image by its content.
         backend_args (dict, optional): Arguments of the file backend.
             Defaults to None.
         pipeline (Sequence[dict]): Transforms of a sample. Defaults to ().
@@ -50,6 +62,11 @@ class SceneDataset(BaseDataset):
         indices (int or Sequence[int], optional): Use a part of the images:
             so many of the first, of the last where it is negative, or those
             at these places. Defaults to None, all.
+        max_pixels (int): An image of more pixels counts as broken; it is not
+            decoded. Defaults to 100 million.
+        depth_scaling (str): How pixels of more than eight bits are brought to
+            eight: by the 'range' of each image's values, or the 'upper' eight
+            of sixteen bits. Defaults to 'range'.
 
     Raises:
         FileNotFoundError: If the folder or the json is missing.
@@ -57,21 +74,24 @@ class SceneDataset(BaseDataset):
             json has no list of images, or an option is not as above.
     """
 
-    METAINFO: dict = dict()
-
     def __init__(self,
                  data_root: str = '',
                  data_prefix: str | dict = dict(img_path=''),
                  ann_file: str = '',
                  mask_bank: str | None = None,
-                 extensions: str | Sequence[str] = IMG_EXTENSIONS,
+                 extensions: str | Sequence[str] | None = None,
                  backend_args: dict | None = None,
                  pipeline: Sequence[dict] = (),
                  max_refetch: int = 100,
                  lazy_init: bool = False,
-                 indices: int | Sequence[int] | None = None) -> None:
-        self.extensions = _endings(extensions)
+                 indices: int | Sequence[int] | None = None,
+                 max_pixels: int = MAX_PIXELS,
+                 depth_scaling: str = 'range') -> None:
+        self.extensions = None if extensions is None else _endings(extensions)
         self.backend_args = backend_args
+        check_options(max_pixels, depth_scaling)
+        self._image_options = dict(
+            max_pixels=max_pixels, depth_scaling=depth_scaling)
         self._prefix = _image_folder(data_prefix)
         if not isinstance(ann_file, str):
             raise UserError(
@@ -93,6 +113,11 @@ class SceneDataset(BaseDataset):
     def mask_bank(self) -> MaskBank | None:
         """The round that the samples read from, if any."""
         return self._bank
+
+    @property
+    def read_args(self) -> dict[str, Any]:
+        """Arguments by which ``read_image`` reads these images."""
+        return dict(self._image_options, backend_args=self.backend_args)
 
     def use_masks(self, bank: MaskBank) -> None:
         """Read label maps from a round from now on.
@@ -133,22 +158,18 @@ class SceneDataset(BaseDataset):
                 f'The image folder {folder!r} does not exist: set data_root '
                 'or train_dataloader.dataset.data_prefix.img_path (an '
                 'absolute path stands alone)')
-        found = list_dir_or_file(
-            folder,
-            list_dir=False,
-            recursive=True,
-            backend_args=self.backend_args)
-        files = {name.replace('\\', '/') for name in found}
+        found, local = self._find(folder)
         if self.ann_file:
-            names = self._listed_in_json(files)
+            names = self._listed_in_json(found.files)
         else:
-            names = sorted(
-                name for name in files
-                if name.lower().endswith(self.extensions))
+            names = images_of(folder, found.files, self.extensions, local)
+            if rest := left_out(found, names):
+                print_log(
+                    f'{folder}: {len(names)} images; left out: {rest}',
+                    logger='current')
         if not names:
             raise UserError(
-                f'No image in {folder!r}: {len(files)} files, none of which '
-                f'ends in {", ".join(self.extensions)}'
+                f'No image in {folder!r}: {left_out(found, ()) or "no file"}'
                 if not self.ann_file else
                 f'No image of {self.ann_file!r} is in {folder!r}')
         self._check_indices(len(names))
@@ -176,30 +197,44 @@ class SceneDataset(BaseDataset):
                 f'number of images from 1 to {count} (negative: of the last '
                 f'ones), or a list of places below {count}')
 
-    def _listed_in_json(self, files: set) -> list[str]:
+    def _find(self, folder: str) -> tuple[Found, bool]:
+        """What the folder holds, and whether it is a local one."""
+        backend = get_file_backend(folder, backend_args=self.backend_args)
+        if isinstance(backend, LocalBackend):
+            # A json may name hidden files: it says what it means.
+            return find_files(folder, hidden=bool(self.ann_file)), True
+        files = list_dir_or_file(
+            folder,
+            list_dir=False,
+            recursive=True,
+            backend_args=self.backend_args)
+        return Found(list(files), [], [], []), False
+
+    def _listed_in_json(self, files: Sequence[str]) -> list[str]:
         """The images that the json names and that exist, in its order."""
-        if not exists(self.ann_file, backend_args=self.backend_args):
-            raise MissingFileError(
-                f'The annotation file {self.ann_file!r} does not exist: set '
-                "train_dataloader.dataset.ann_file, or to '' for all images "
-                'of the folder')
-        content = load(self.ann_file, backend_args=self.backend_args)
-        try:
-            names = [image['file_name'] for image in content['images']]
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f'{self.ann_file!r} is no COCO json: expected a list '
-                "'images' of objects with a 'file_name'") from error
-        names = list(dict.fromkeys(names))
-        absent = [name for name in names if name not in files]
+        folder = self.data_prefix['img_path']
+        content = load_coco(self.ann_file, ('images', ), self.backend_args)
+        names = list(
+            dict.fromkeys(image['file_name'] for image in content['images']))
+        matched = match_names(names, files, folder, self.ann_file)
+        other = [name for name, file in matched.items() if name != file]
+        if other:
+            self._warn(
+                f'{self.ann_file} writes {len(other)} of {len(names)} names '
+                'otherwise than the disk, such as ' + ', '.join(
+                    f'{name!a} for {matched[name]!a}'
+                    for name in other[:_NAMED]))
+        absent = [name for name in names if name not in matched]
         if absent:
-            print_log(
+            self._warn(
                 f'{self.ann_file} names {len(absent)} of {len(names)} images '
-                f'that are not in {self.data_prefix["img_path"]}, such as '
-                f'{absent[:_NAMED]}: they are left out',
-                logger='current',
-                level=logging.WARNING)
-        return [name for name in names if name in files]
+                f'that are not in {folder}, such as {absent[:_NAMED]}: they '
+                'are left out')
+        return list(dict.fromkeys(matched.values()))
+
+    @staticmethod
+    def _warn(message: str) -> None:
+        print_log(message, logger='current', level=logging.WARNING)
 
     def prepare_data(self, idx: int) -> dict | None:
         """Load and transform one sample.
@@ -225,15 +260,13 @@ class SceneDataset(BaseDataset):
         info['gt_seg_map'] = self._bank.label_map(
             info['key'], np.random.randint(number) if number > 1 else 0)
         info['seg_fields'] = ['gt_seg_map']
+        info['image_options'] = self._image_options
         try:
             return self.pipeline(info)
         except BrokenImageError as error:
             self._broken += 1
             if self._broken <= _NAMED:
-                print_log(
-                    f'Another image replaces a broken one: {error}',
-                    logger='current',
-                    level=logging.WARNING)
+                self._warn(f'Another image replaces a broken one: {error}')
             return None
 
 

@@ -17,6 +17,9 @@ class LoadSceneImage(BaseTransform):
 
     **Required Keys:** ``img_path``
 
+    **Optional Keys:** ``image_options`` (dict), further arguments of
+    :func:`read_image`, which ``SceneDataset`` sets
+
     **Added Keys:** ``img`` (np.ndarray, (H, W, 3), uint8), ``img_shape`` and
     ``ori_shape`` (tuple[int, int])
 
@@ -34,7 +37,8 @@ class LoadSceneImage(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Load the image."""
-        image = read_image(results['img_path'], self.backend_args)
+        image = read_image(results['img_path'], self.backend_args,
+                           **results.get('image_options', {}))
         results['img'] = image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results

@@ -9,6 +9,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from ..files import publish, written_aside
+
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
@@ -46,11 +48,10 @@ class AtomicCheckpointHook(CheckpointHook):
             by_epoch=self.by_epoch,
             **self.args)
         if is_main_process():
-            _publish(osp.join(self.out_dir, partial), self.last_ckpt)
+            publish(osp.join(self.out_dir, partial), self.last_ckpt)
             pointer = osp.join(runner.work_dir, 'last_checkpoint')
-            with open(f'{pointer}.partial', 'w') as file:
+            with written_aside(pointer) as path, open(path, 'w') as file:
                 file.write(self.last_ckpt)
-            _publish(f'{pointer}.partial', pointer)
             for old in outdated:
                 path = osp.join(self.out_dir, self.filename_tmpl.format(old))
                 if osp.isfile(path):
@@ -58,18 +59,3 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids.clear()
             self.keep_ckpt_ids.extend(kept[-self.max_keep_ckpts:])
-
-
-def _publish(partial: str, path: str) -> None:
-    """Give a written file its name, once it is on the disk."""
-    _sync(partial)
-    os.replace(partial, path)
-    _sync(osp.dirname(path) or '.')
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -87,6 +87,11 @@ def assert_holds(bank, scenes):
         assert key in bank
 
 
+def path_of(descriptor):
+    """What an open file is called; os.fsync is given no more."""
+    return os.readlink(f'/proc/self/fd/{descriptor}')
+
+
 def no_sync():
     """Spare the disk where no power is cut."""
     return mock.patch.object(os, 'fsync')
@@ -380,6 +385,29 @@ def test_setting_aside_that_is_killed(tmp_path, monkeypatch, nth):
         assert folder.name not in found
         found[folder.name] = content(folder)
     assert found == {f'round_{n:04d}': old[n] for n in range(3)}
+
+
+@pytest.mark.parametrize('relative', [True, False])
+def test_rounds_that_are_links_stay_whole(bank_root, relative):
+    """Such as on another disk: set aside, and pruned as links."""
+    expected = {}
+    for number in list_rounds(bank_root):
+        path, away = Path(round_path(bank_root, number)), (
+            bank_root.parent / 'disk' / f'r{number}')
+        away.parent.mkdir(exist_ok=True)
+        path.rename(away)
+        path.symlink_to(os.path.relpath(away, bank_root)
+                        if relative else away)
+        expected[number] = content(away)
+    assert len(expected) == 2
+    folder = set_aside(bank_root, keep=[1])
+    assert list_rounds(folder) == [0] and list_rounds(bank_root) == [1]
+    assert content(round_path(folder, 0)) == expected[0]
+    assert len(MaskBank.open(folder)) == len(MaskBank.open(bank_root))
+    make_round(bank_root, 2, make_scenes())
+    assert prune_rounds(bank_root, 1) == [1]
+    assert not [name for name in os.listdir(bank_root) if 'trash' in name]
+    assert content(bank_root.parent / 'disk' / 'r1') == expected[1]
 
 
 # -- Bad input -------------------------------------------------------------
@@ -809,16 +837,16 @@ def test_killed_half_way_through_merging(bank_root):
 
 def test_a_file_that_changes_before_it_is_on_the_disk_stops_the_round(
         bank_root, monkeypatch):
-    fsync = mask_bank._fsync
+    fsync = os.fsync
 
-    def corrupt(path):
-        if path.endswith('.merged/labels.npy'):
+    def corrupt(descriptor):
+        if (path := path_of(descriptor)).endswith('.merged/labels.npy'):
             with open(path, 'r+b') as file:
                 file.seek(-1, os.SEEK_END)
                 file.write(b'\xfe')
-        fsync(path)
+        fsync(descriptor)
 
-    monkeypatch.setattr(mask_bank, '_fsync', corrupt)
+    monkeypatch.setattr(os, 'fsync', corrupt)
     with pytest.raises(ValueError, match='labels.npy is altered'):
         make_round(bank_root, 2, make_scenes())
     assert list_rounds(bank_root) == [0, 1]
@@ -827,14 +855,15 @@ def test_a_file_that_changes_before_it_is_on_the_disk_stops_the_round(
 def test_files_then_folder_are_synced_before_the_rename(bank_root,
                                                         monkeypatch):
     calls = []
-    fsync, rename = mask_bank._fsync, os.rename
-    monkeypatch.setattr(mask_bank, '_fsync', lambda path: (
-        calls.append(os.path.relpath(path, bank_root)), fsync(path)))
+    fsync, rename = os.fsync, os.rename
+    monkeypatch.setattr(os, 'fsync', lambda descriptor: (
+        calls.append(os.path.relpath(path_of(descriptor), bank_root)),
+        fsync(descriptor)))
     monkeypatch.setattr(os, 'rename', lambda old, new: (
         calls.append(f'rename to {os.path.relpath(new, bank_root)}'),
         rename(old, new)))
     make_round(bank_root, 2, make_scenes())
-    calls = calls[1:calls.index('rename to round_0002') + 2]
+    calls = calls[2:calls.index('rename to round_0002') + 2]
     assert {f'.round_0002.merged/{name}'
             for name in [*ARRAY_FILES, 'manifest.json']} == set(calls[:5])
     assert calls[5:] == ['.round_0002.merged', 'rename to round_0002', '.']

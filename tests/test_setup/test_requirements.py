@@ -109,7 +109,8 @@ def test_pins_agree():
 def test_imports_are_declared():
     """Whatever the package imports at once is a requirement of its own."""
     distributions = dict(
-        cv2='opencv-python', skimage='scikit-image', sklearn='scikit-learn')
+        PIL='Pillow', cv2='opencv-python', skimage='scikit-image',
+        sklearn='scikit-learn')
     declared = {'torch', 'torchvision', 'mmcv', 'mmengine', 'mmpretrain'}
     text = (PACKAGE.parent / 'requirements' / 'runtime.txt').read_text()
     declared |= {
