@@ -1,24 +1,29 @@
 """What tests of several folders share: pictures, networks, small runs."""
 import glob
+import multiprocessing
 import os
 import os.path as osp
+import socket
 import subprocess
 import sys
+import traceback
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+import torch.distributed as torch_dist
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from mmpretrain.models import ResNet
+from mmpretrain.models import ResNet, SelfSupDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
 from cyborgs_plugin.datasets import SceneDataset
-from cyborgs_plugin.segmentation import NetworkMasks
+from cyborgs_plugin.segmentation import MaskSource, NetworkMasks
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 
@@ -29,7 +34,7 @@ TOY = osp.join(ROOT, 'configs', 'cyborgs_toy.py')
 RECIPE = osp.join(ROOT, 'configs', 'cyborgs_coco.py')
 LINEAR = osp.join(ROOT, 'configs', 'transfer',
                   'resnet50_cyborgs-pre_linear_imagenet.py')
-STATISTICS = dict(
+IMAGENET = SelfSupDataPreprocessor(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 PER_EPOCH = 5
 
@@ -96,7 +101,7 @@ def network(seed=0):
 def network_masks(**kwargs):
     kwargs = dict(layer='layer2.1', num_clusters=(2, 9)) | kwargs
     source = NetworkMasks(**kwargs)
-    source.prepare(network(), **STATISTICS)
+    source.prepare(network(), IMAGENET)
     return source
 
 
@@ -239,3 +244,55 @@ def small_config(photo_root, work_dir, **options):
 
 def small_run(*args, **options):
     return Runner.from_cfg(small_config(*args, **options))
+
+
+class FixedMasks(MaskSource):
+    """Maps as given, one for each key."""
+
+    def __init__(self, maps):
+        self.maps = maps
+        self.num_clusterings = 1 if maps[0].ndim == 2 else len(maps[0])
+
+    def label_maps(self, images, keys, seed):
+        return [self.maps[int(key[-6:-4])] for key in keys]
+
+
+def random_maps(seed, size=(6, 8), ids=5, num=12):
+    random = np.random.default_rng(seed)
+    return [random.integers(0, ids, size) for _ in range(num)]
+
+
+def in_processes(world_size, function, log):
+    """Run a function in forked processes that talk by gloo."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+
+    def child(rank):
+        sys.stdout = sys.stderr = open(f'{log}.{rank}', 'w')
+        torch.set_num_threads(1)  # the threads of the parent are not here
+        cv2.setNumThreads(0)
+        try:
+            torch_dist.init_process_group(
+                'gloo', f'tcp://127.0.0.1:{port}', rank=rank,
+                world_size=world_size)
+            function(rank)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+
+    children = [
+        multiprocessing.get_context('fork').Process(target=child, args=(rank,))
+        for rank in range(world_size)
+    ]
+    for process in children:
+        process.start()
+    for process in children:
+        process.join(60)
+    codes = [process.exitcode for process in children]
+    for process in children:
+        process.kill()
+    return codes, [Path(f'{log}.{rank}').read_text()
+                   for rank in range(world_size)]

@@ -1,6 +1,7 @@
 """A warning where bfloat16 is emulated, and nowhere else."""
 import pytest
 import torch
+from mmpretrain.models import SelfSupDataPreprocessor
 from torch import nn
 
 from cyborgs_plugin import precision
@@ -54,7 +55,8 @@ def test_masks_say_which_key(told, processor, dtype):
     processor('x86_64', 'AVX2')
     backbone = nn.Sequential(nn.Conv2d(3, 4, 3))
     source = NetworkMasks(layer='0', dtype=dtype)
-    source.prepare(backbone, (0, 0, 0), (1, 1, 1), True)
+    source.prepare(
+        backbone, SelfSupDataPreprocessor((0, 0, 0), (1, 1, 1), to_rgb=True))
     assert len(told) == (dtype == 'bfloat16')
     if told:
         assert "mask_update.source.dtype='float32'" in told[0]

@@ -43,8 +43,8 @@ from cyborgs_plugin.engine.mask_update_hook import (
     ROUND_KEY,
 )
 from cyborgs_plugin.errors import UserError, reported
-from cyborgs_plugin.segmentation.bootstrap import describe_round
-from cyborgs_plugin.transfer.backbone_file import read_checkpoint
+from cyborgs_plugin.safe_load import load_weights, loading_safely
+from cyborgs_plugin.segmentation.round_report import describe_round
 
 
 def parse_args() -> argparse.Namespace:
@@ -102,7 +102,7 @@ def make_masks(runner: Runner, hook: MaskUpdateHook, checkpoint: dict[str,
                 f'{args.checkpoint} does not hold what a mask round can be '
                 'made from again: expected a checkpoint of a run with '
                 'MaskUpdateHook and without a fixed mask_bank')
-        return hook.make_again(runner, checkpoint)
+        return hook.make_again(runner, checkpoint, args.checkpoint)
     if args.checkpoint is None:
         return hook.make(runner, 0, hook.initial_cfg, 0, 0)
     state = {
@@ -127,9 +127,10 @@ def make_masks(runner: Runner, hook: MaskUpdateHook, checkpoint: dict[str,
 def main() -> None:
     """Make a round, and say what came of it."""
     args = parse_args()
-    checkpoint = {} if args.checkpoint is None else read_checkpoint(
-        args.checkpoint, own=True)
-    runner = build_runner(args, checkpoint)
+    checkpoint = {} if args.checkpoint is None else load_weights(
+        args.checkpoint, log=True)
+    with loading_safely():
+        runner = build_runner(args, checkpoint)
     hooks = [
         hook for hook in runner.hooks if isinstance(hook, MaskUpdateHook)
     ]
@@ -142,7 +143,7 @@ def main() -> None:
     if args.out_dir or not args.again:
         hook.root = args.out_dir or osp.join(runner.work_dir,
                                              'offline_masks')
-    if not hook._scenes:
+    if not hook.scenes:
         raise UserError(f'{args.config}: the data have fixed masks '
                         '(train_dataloader.dataset.mask_bank)')
     start = time.perf_counter()

@@ -1,21 +1,17 @@
 """When the masks are renewed."""
-import hashlib
 import os
 import os.path as osp
 import re
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS, METRICS, TASK_UTILS
 from mmpretrain.utils import get_ori_model
-from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from ..datasets.mask_bank import (
@@ -29,13 +25,14 @@ from ..datasets.mask_bank import (
 )
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
 from ..errors import MissingFileError, UserError
-from ..segmentation.bootstrap import (
-    MaskRoundError,
-    describe_round,
-    make_round,
-    network_state,
-    together,
+from ..segmentation import MaskRoundError, MaskSource
+from ..segmentation.ranks import together
+from ..segmentation.round_origin import (
+    RoundOrigin,
+    changed_images,
+    file_sizes,
 )
+from ..segmentation.round_report import describe_round
 
 ROUND_KEY, HASH_KEY = 'mask_round', 'mask_hash'
 ORIGIN_KEY = 'mask_origin'
@@ -82,6 +79,13 @@ class MaskUpdateHook(Hook):
         exact_resume (bool): Whether a resumed run refuses a round that is
             whole but not the very one of the checkpoint, such as one that
             was made again on other hardware. Defaults to True.
+        resume_data (str): What a resumed run does where images are gone, new
+            or replaced since its masks were made: 'exact' stops and names
+            them, 'new' makes a round for the images of now.
+            Defaults to 'exact'.
+        max_broken (float): Largest part of the images, 0 to 1, that may be
+            broken in a round; more stop the run before the round is
+            published. Defaults to 0.1.
         evaluator (dict, optional): Config of a metric, such as
             ``dict(type='MaskQuality', ann_file=...)``, that scores each new
             round. Annotations are never trained with. Defaults to None.
@@ -100,6 +104,8 @@ class MaskUpdateHook(Hook):
                  max_keep_rounds: int = -1,
                  decode_threads: int = 2,
                  exact_resume: bool = True,
+                 resume_data: str = 'exact',
+                 max_broken: float = 0.1,
                  evaluator: dict | None = None) -> None:
         if interval == 0 or interval < -1:
             raise UserError('default_hooks.mask_update.interval must be a '
@@ -111,6 +117,12 @@ class MaskUpdateHook(Hook):
         if group_size < 1:
             raise UserError('default_hooks.mask_update.group_size must be '
                             f'at least 1, but is {group_size}')
+        if resume_data not in ('exact', 'new'):
+            raise UserError('default_hooks.mask_update.resume_data must be '
+                            f"'exact' or 'new', but is {resume_data!r}")
+        if not 0 <= max_broken <= 1:
+            raise UserError('default_hooks.mask_update.max_broken must be a '
+                            f'part from 0 to 1, but is {max_broken}')
         self.interval = interval
         self.start = start
         self.source_cfg = source
@@ -120,11 +132,13 @@ class MaskUpdateHook(Hook):
         self.max_keep_rounds = max_keep_rounds
         self.decode_threads = decode_threads
         self.exact_resume = exact_resume
+        self.resume_data = resume_data
+        self.max_broken = max_broken
         # Built here, so that a wrong path is found before the work.
         self.evaluator = None if evaluator is None else METRICS.build(
             evaluator)
         self.bank: MaskBank | None = None
-        self._origin: dict[str, Any] | None = None
+        self.origin: RoundOrigin | None = None
         self._seconds = 0.
 
     def before_train(self, runner: Runner) -> None:
@@ -144,18 +158,16 @@ class MaskUpdateHook(Hook):
         # A killed replacement of a round may have left it without its name.
         together(lambda: clear_leftovers(self.root)
                  if runner.rank == 0 else None)
-        if not self._scenes:
+        if not self.scenes:
             runner.logger.info('The data have fixed masks: no mask rounds')
         elif ROUND_KEY in runner.message_hub.runtime_info:
-            self._use(runner, self._resumed(runner))
+            self._go_on(runner)
         else:
             self._renew(runner, 0, self.initial_cfg, 0, 0)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Renew the masks where it is time."""
-        first = self.start or self.interval
-        if (self.bank is None or self.interval < 0 or runner.epoch < first
-                or (runner.epoch - first) % self.interval
+        if (self.bank is None or not self.is_due(runner.epoch)
                 # resumed in the middle of this epoch
                 or self.bank.manifest['epoch'] == runner.epoch):
             return
@@ -176,12 +188,14 @@ class MaskUpdateHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save what the current round can be made again from."""
-        if self._origin is not None:
-            checkpoint[ORIGIN_KEY] = self._origin
+        if self.origin is not None:
+            checkpoint[ORIGIN_KEY] = dict(vars(self.origin))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep it, for the next checkpoints."""
-        self._origin = checkpoint.get(ORIGIN_KEY)
+        if ORIGIN_KEY in checkpoint:
+            self.origin = RoundOrigin.of_checkpoint(checkpoint[ORIGIN_KEY],
+                                                    'The checkpoint')
 
     def find_data(self, runner: Runner) -> None:
         """Find the data sets that need masks, and the place of the rounds.
@@ -195,14 +209,14 @@ class MaskUpdateHook(Hook):
             raise UserError(
                 'MaskUpdateHook needs a SceneDataset in train_dataloader, but '
                 f'found {type(dataset).__name__}')
-        self._scenes: list[SceneDataset] = [
+        self.scenes: list[SceneDataset] = [
             scenes for scenes in found if scenes.mask_bank is None
         ]
         self.root = self.bank_root or osp.join(runner.work_dir, 'masks')
-        if self.evaluator is not None and self._scenes:
+        if self.evaluator is not None and self.scenes:
             # Before the work of a round, not after it.
             self.evaluator.known_keys(
-                (key for scenes in self._scenes
+                (key for scenes in self.scenes
                  for key, _ in scenes.images()), 'The training data')
 
     def make(self,
@@ -211,10 +225,8 @@ class MaskUpdateHook(Hook):
              source_cfg: dict,
              epoch: int,
              iteration: int,
-             network: dict[str, Tensor] | None = None,
-             reuse: bool = True,
              fresh: bool = False) -> MaskBank:
-        """Make a round.
+        """Make a round, or find that an earlier start made it.
 
         Args:
             runner (Runner): The runner.
@@ -222,95 +234,76 @@ class MaskUpdateHook(Hook):
             source_cfg (dict): Config of the source.
             epoch (int): Finished epochs when the round begins.
             iteration (int): Finished iterations.
-            network (dict[str, Tensor], optional): State of the backbone, as
-                a checkpoint holds it. Defaults to None, as it is now.
-            reuse (bool): Take the same round if an earlier start made it and
-                was killed then. Defaults to True.
             fresh (bool): Set all other rounds of the folder aside, as a run
                 does that begins. Defaults to False.
 
         Returns:
             MaskBank: The published round.
         """
-        model = get_ori_model(runner.model)
+        origin = RoundOrigin.of_config(number, source_cfg, epoch, iteration)
         source = TASK_UTILS.build(source_cfg)
-        meta: dict[str, Any] = dict(
-            source=_plain(source_cfg), epoch=epoch, iter=iteration)
-        fingerprint = source.fingerprint()
-        if fingerprint is not None:
-            meta['fingerprint'] = fingerprint
-        if source.uses_network:
-            if network is None:
-                network = network_state(
-                    source.network(model.backbone),
-                    getattr(source, 'layer', None))
-                # Batch norms that are not synchronised differ by rank.
-                shared = [network]
-                broadcast_object_list(shared)
-                network = shared[0]
-            backbone = deepcopy(model.backbone)
-            backbone.load_state_dict(network, strict=False)
-            source.checkpoint = None  # its weights are in the network by now
-            source.prepare(backbone, **_normalisation(model.data_preprocessor))
-            meta['network'] = _hash(network)
-        self._origin = dict(
-            round=number,
-            source=meta['source'],
-            epoch=epoch,
-            iter=iteration,
-            network=network,
-            fingerprint=fingerprint)
-        parts: list[Any] = [scenes.images() for scenes in self._scenes]
-        images: Any = ConcatDataset(parts)
-        made = reuse and self._is_made(runner, number, images, meta)
+        origin.prepare(source, get_ori_model(runner.model))
+        images = self._images()
+        made = origin.is_made(images, self.root, runner.seed, self.group_size)
         if fresh:
             together(lambda: self._set_aside(runner, [number] if made else [])
                      if runner.rank == 0 else None)
         if made:
-            return MaskBank.open(round_path(self.root, number))
-        return make_round(
-            source,
-            images,
-            self.root,
-            number,
-            runner.seed,
-            group_size=self.group_size,
-            previous=self._previous(number),
-            backend_args=lambda index: self._scenes[bisect_right(
-                images.cumulative_sizes, index)].backend_args,
-            decode_threads=self.decode_threads,
-            meta=meta)
+            bank = MaskBank.open(round_path(self.root, number))
+        else:
+            bank = self._make(runner, origin, source)
+        if runner.rank == 0:
+            origin.file_sizes = file_sizes(bank, images)
+        self.origin = origin
+        return bank
 
-    def make_again(self, runner: Runner, checkpoint: dict) -> MaskBank:
+    def make_again(self, runner: Runner, checkpoint: dict,
+                   path: str = 'The checkpoint') -> MaskBank:
         """Make the round that a checkpoint goes on with, from itself.
 
         Args:
             runner (Runner): A runner of the same model and data.
             checkpoint (dict): A checkpoint of a run with this hook.
+            path (str): Its file, for messages.
+                Defaults to 'The checkpoint'.
         """
-        origin = checkpoint[ORIGIN_KEY]
-        network = origin['network']
-        if 'fingerprint' not in origin and origin['source'].get('checkpoint'):
-            network = None  # that of v0.1.0 is not the file's, but training's
-        return self.make(
-            runner,
-            origin['round'],
-            origin['source'],
-            origin['epoch'],
-            origin['iter'],
-            network=network,
-            reuse=False)
+        origin = RoundOrigin.of_checkpoint(checkpoint[ORIGIN_KEY], path)
+        source = origin.build(path)
+        origin.prepare(source, get_ori_model(runner.model))
+        return self._make(runner, origin, source)
+
+    def _images(self) -> Any:
+        """Key and path of each image of all data sets."""
+        parts: list[Any] = [scenes.images() for scenes in self.scenes]
+        return ConcatDataset(parts)
+
+    def _make(self, runner: Runner, origin: RoundOrigin,
+              source: MaskSource) -> MaskBank:
+        images = self._images()
+        return origin.make(
+            source,
+            images,
+            self.root,
+            runner.seed,
+            self.group_size,
+            previous=self._previous(origin.round),
+            read_args=lambda index: self.scenes[bisect_right(
+                images.cumulative_sizes, index)].read_args,
+            decode_threads=self.decode_threads,
+            max_broken=self.max_broken)
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether an update comes after so many epochs."""
+        first = self.start or self.interval
+        return (self.interval > 0 and epoch >= first
+                and (epoch - first) % self.interval == 0)
 
     def _renew(self, runner: Runner, number: int, source_cfg: dict, epoch: int,
                iteration: int) -> None:
         """Make a round, tell of it, and train with it."""
-        start, previous, origin = time.perf_counter(), self.bank, self._origin
-        try:
-            bank = self.make(runner, number, source_cfg, epoch, iteration,
-                             fresh=number == 0)
-        except MaskRoundError:
-            self._origin = origin
-            raise
+        start, previous = time.perf_counter(), self.bank
+        bank = self.make(runner, number, source_cfg, epoch, iteration,
+                         fresh=number == 0)
         now = time.perf_counter()
         self._seconds += now - start
         if runner.rank == 0:
@@ -339,33 +332,6 @@ class MaskUpdateHook(Hook):
         path = round_path(self.root, number - 1)
         return MaskBank.open(path) if osp.isdir(path) else None
 
-    def _is_made(self, runner: Runner, number: int,
-                 images: Sequence[tuple[str, str]],
-                 meta: dict[str, Any]) -> bool:
-        """Whether an earlier start made this round before it was killed."""
-        path = round_path(self.root, number)
-        same = [False]
-        if runner.rank == 0 and osp.isdir(path):
-            try:
-                bank = MaskBank.open(path, verify=True)
-            except (ValueError, FileNotFoundError) as error:
-                runner.logger.warning(f'Replacing a damaged round: {error}')
-            else:
-                wanted = dict(
-                    meta,
-                    seed=runner.seed,
-                    group_size=self.group_size,
-                    num_images=len(images))
-                same = [
-                    all(bank.manifest.get(k) == v for k, v in wanted.items())
-                    and all(key in bank for key, _ in images)
-                ]
-        broadcast_object_list(same)
-        if same[0]:
-            runner.logger.info(f'{path} was made by the same network and '
-                               'settings: it is used again')
-        return same[0]
-
     def _set_aside(self, runner: Runner, keep: Sequence[int]) -> None:
         """Make room for a fresh run, so that no other run's round is its."""
         folder = set_aside(self.root, keep)
@@ -376,6 +342,36 @@ class MaskUpdateHook(Hook):
                 f'they are now in {folder}, none is deleted. To go on with '
                 'the earlier run instead, stop this one, move them back and '
                 'start with --resume')
+
+    def _go_on(self, runner: Runner) -> None:
+        """Resume with the round of the checkpoint, or with new images."""
+        bank = self._resumed(runner)
+        if self.origin is not None and bank.hash != (
+                runner.message_hub.get_info(HASH_KEY)):
+            self.origin.file_sizes = None  # those of another round
+        changes: list[Any] = [None]
+        if runner.rank == 0:
+            sizes = self.origin.file_sizes if self.origin else None
+            changes = [changed_images(bank, self._images(), sizes)]
+        broadcast_object_list(changes)
+        if not changes[0]:
+            self._use(runner, bank)
+            return
+        message = ('The images are not those that mask round '
+                   f'{bank.round} was made of: ' + '; '.join(changes[0]))
+        if self.resume_data == 'exact':
+            raise UserError(
+                f'{message}. Bring back the data as they were to go on '
+                'exactly; or make a new mask round for the images of now: '
+                '--cfg-options default_hooks.mask_update.resume_data=new')
+        runner.logger.warning(f'{message}. A new round is made for them, '
+                              'since default_hooks.mask_update.resume_data='
+                              "'new'")
+        self.bank = bank
+        first = bank.round == 0 and not self.is_due(runner.epoch)
+        self._renew(runner, bank.round + 1,
+                    self.initial_cfg if first else self.source_cfg,
+                    runner.epoch, runner.iter)
 
     def _resumed(self, runner: Runner) -> MaskBank:
         """The round of the checkpoint."""
@@ -416,7 +412,7 @@ class MaskUpdateHook(Hook):
         return bank
 
     def _use(self, runner: Runner, bank: MaskBank) -> None:
-        for scenes in self._scenes:
+        for scenes in self.scenes:
             scenes.use_masks(bank)
         # Persistent workers hold a copy of the data set: start new ones.
         runner.train_loop.dataloader._iterator = None
@@ -428,8 +424,9 @@ class MaskUpdateHook(Hook):
     def _kept(self, runner: Runner) -> set[int]:
         """The current round and those of the checkpoints on disk.
 
-        A checkpoint goes on with the newest round that began before the
-        epoch (or iteration) in its name.
+        Checkpoints are not opened, which would read gigabytes: one goes on
+        with the newest round that began before the epoch (or iteration) in
+        its name. One that began at that epoch was made after the checkpoint.
         """
         kept, begins = {runner.message_hub.get_info(ROUND_KEY)}, []
         for number in list_rounds(self.root):
@@ -437,13 +434,15 @@ class MaskUpdateHook(Hook):
                 bank = MaskBank.open(round_path(self.root, number))
                 begins.append((number, bank.manifest))
             except (ValueError, FileNotFoundError) as error:
+                # Whose it is cannot be told, and it may be mended.
                 runner.logger.warning(f'Not pruned: {error}')
                 kept.add(number)
         names: list[str] = []
+        # A run that was resumed from another folder may be so again.
         for folder in (runner.work_dir, osp.dirname(runner._load_from or '')):
             names += os.listdir(folder) if osp.isdir(folder) else []
         for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook):
+            if isinstance(hook, CheckpointHook):  # out_dir may be elsewhere
                 names += hook.file_backend.list_dir_or_file(
                     hook.out_dir, list_dir=False)
         for name in names:
@@ -455,30 +454,3 @@ class MaskUpdateHook(Hook):
             ]
             kept.update(earlier[-1:])
         return kept
-
-
-def _normalisation(preprocessor: ImgDataPreprocessor) -> dict[str, Any]:
-    """How the network in training sees pixels."""
-    return dict(
-        mean=preprocessor.mean.flatten().tolist(),
-        std=preprocessor.std.flatten().tolist(),
-        to_rgb=preprocessor._channel_conversion)
-
-
-def _hash(state: dict[str, Tensor]) -> str:
-    """SHA-256 of a network's state."""
-    digest = hashlib.sha256()
-    for name, tensor in state.items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _plain(config: Any) -> Any:
-    """A config as JSON gives it back."""
-    if isinstance(config, dict):
-        return {key: _plain(value) for key, value in config.items()}
-    if isinstance(config, (list, tuple)):
-        return [_plain(value) for value in config]
-    # configs in pure Python name classes instead of strings
-    return config.__name__ if isinstance(config, type) else config

@@ -61,7 +61,7 @@ class MaskVisualizationHook(Hook):
         for number in range(count):
             key, path = found[number * len(found) // count]
             try:
-                image = read_image(path, scenes.backend_args)
+                image = read_image(path, **scenes.read_args)
             except BrokenImageError as error:
                 runner.logger.warning(f'Not shown: {error}')
             else:

@@ -1,14 +1,15 @@
 """Segmentation: features, k-means, mask sources and mask rounds."""
 from ..ops.kmeans import kmeans
-from .bootstrap import MaskRoundError, make_round
 from .features import FeatureExtractor
+from .mask_round import make_round
+from .network_masks import NetworkMasks
+from .ranks import MaskRoundError
 from .sources import (
     AnnotatedMasks,
     BankMasks,
     FelzenszwalbMasks,
     GridMasks,
     MaskSource,
-    NetworkMasks,
 )
 
 __all__ = [

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
 from mmengine.logging import print_log
+from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms.functional import gaussian_blur
@@ -37,12 +38,9 @@ class FeatureExtractor:
         backbone (nn.Module): The backbone.
         layer (str): Name of a submodule whose output is a map: (B, C, h, w),
             (B, h, w, C) or tokens (B, h * w, C), also after a class token.
-            Defaults to 'layer2.2', the third block of ResNet's stage 2.
-        mean (Sequence[float]): Mean of each channel, in the order of
-            ``to_rgb``. Defaults to ImageNet's (123.675, 116.28, 103.53).
-        std (Sequence[float]): Standard deviation of each channel.
-            Defaults to ImageNet's (58.395, 57.12, 57.375).
-        to_rgb (bool): Turn the BGR images into RGB. Defaults to True.
+            'layer2.2' is the third block of ResNet's stage 2.
+        data_preprocessor (BaseDataPreprocessor): How it sees pixels: the
+            model's own, which turns BGR into RGB and normalises.
         dtype (torch.dtype): Precision of the forward; the normalisation is
             in float32. Defaults to torch.float32.
         reflect (int): Mirror so many pixels beyond each border first and cut
@@ -67,10 +65,8 @@ class FeatureExtractor:
     def __init__(
         self,
         backbone: nn.Module,
-        layer: str = 'layer2.2',
-        mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
-        to_rgb: bool = True,
+        layer: str,
+        data_preprocessor: BaseDataPreprocessor,
         dtype: torch.dtype = torch.float32,
         reflect: int = 0,
         smooth: float = 0.,
@@ -99,9 +95,7 @@ class FeatureExtractor:
             if tensor.ndim == 4:  # of others there is no such format
                 tensor.data = tensor.to(memory_format=torch.channels_last)
         self._device = next(backbone.parameters()).device
-        self._mean = torch.tensor(mean, device=self._device).view(-1, 1, 1)
-        self._std = torch.tensor(std, device=self._device).view(-1, 1, 1)
-        self._to_rgb = to_rgb
+        self._data_preprocessor = data_preprocessor
         self._dtype = dtype
         self._reflect = reflect
         self._smooth = smooth
@@ -151,12 +145,12 @@ class FeatureExtractor:
 
     def _forward(self, images: np.ndarray) -> Tensor:
         """Map (B, H, W, 3) uint8 to unit vectors (B, h, w, C)."""
-        batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
-        if self._to_rgb:
-            batch = batch.flip(1)
-        batch = (batch.float() - self._mean) / self._std
+        batch = self._data_preprocessor(
+            dict(
+                inputs=torch.from_numpy(images).permute(0, 3, 1, 2),
+                data_samples=None))['inputs']
         output = self._maps(self._backbone, batch.to(
-            dtype=self._dtype, memory_format=torch.channels_last))
+            self._device, self._dtype, memory_format=torch.channels_last))
         if self._reflect:
             # In cells; rounding undoes that the last cell may be a part.
             cut = round(self._reflect * output.shape[2] / images.shape[1])

@@ -148,11 +148,11 @@ class LayerOutput:
             output = output.permute(0, 3, 1, 2)
         if stride is None:
             return output
-        grid = [-(-side // stride) for side in images.shape[2:]]
+        cells = [-(-side // stride) for side in images.shape[2:]]
         if axes == 'NLC':
-            output = output[:, num_prefix:].transpose(1, 2).unflatten(2, grid)
-        if list(output.shape[2:]) != grid:
-            raise UserError(f'{grid} cells at stride {stride} are expected, '
+            output = output[:, num_prefix:].transpose(1, 2).unflatten(2, cells)
+        if list(output.shape[2:]) != cells:
+            raise UserError(f'{cells} cells at stride {stride} are expected, '
                             f'but it gives {list(output.shape[2:])}')
         return output
 

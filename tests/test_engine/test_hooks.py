@@ -3,7 +3,6 @@ import os
 import os.path as osp
 import re
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ from sklearn.metrics import adjusted_rand_score
 from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.engine import MaskUpdateHook
+from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.segmentation import FeatureExtractor, MaskRoundError
 
-from ..helpers import small_run
+from ..helpers import small_run, write_photo
 
 
 def test_rounds_are_made_used_and_remembered(photo_root, tmp_path):
@@ -48,6 +48,110 @@ def test_resume_goes_on_with_the_same_round(photo_root, tmp_path):
     assert again.message_hub.get_info('mask_round') == 2
     assert hashes == [
         MaskBank.open(round_path(masks, n)).hash for n in range(3)]
+
+
+def change_photos(photo_root):
+    """One picture goes, one comes, one gives its place to another."""
+    folder = photo_root / 'train2017'
+    (folder / '03.png').unlink()
+    write_photo(folder / 'more.png', seed=40)
+    write_photo(folder / '05.png', (30, 80), seed=41)
+
+
+CHANGED = [rf"1 {what}, such as \['train2017/{name}.png'\]" for what, name in
+           (('gone', '03'), ('new', 'more'), ('replaced', '05'))]
+
+
+def test_resume_names_images_that_changed(photo_root, tmp_path, monkeypatch):
+    options = {'default_hooks.mask_update.interval': 2,
+               'default_hooks.mask_update.initial': dict(type='GridMasks')}
+    work, masks = tmp_path / 'w', str(tmp_path / 'w' / 'masks')
+    small_run(photo_root, work, **options, **{
+        'train_cfg.max_epochs': 1}).train()
+    before = {key: (photo_root / key).read_bytes()
+              for key in MaskBank.open(masks).keys()}
+    change_photos(photo_root)
+
+    def resume(name, epochs, **more):
+        runner = small_run(
+            photo_root, work, resume=True, experiment_name=name,
+            **{**options, 'train_cfg.max_epochs': epochs, **more})
+        logged = []
+        monkeypatch.setattr(runner.logger, 'warning', logged.append)
+        runner.train()
+        return runner, [text for text in logged if 'images' in str(text)]
+
+    with pytest.raises(UserError, match='.*'.join(CHANGED) + '.*'
+                       'default_hooks.mask_update.resume_data=new'):
+        resume('exact', 2)
+    assert list_rounds(masks) == [0]
+    new = {'default_hooks.mask_update.resume_data': 'new'}
+    runner, logged = resume('new', 2, **new)
+    assert len(logged) == 1 and re.search('.*'.join(CHANGED), logged[0])
+    bank = runner.train_loop.dataloader.dataset.mask_bank
+    assert (bank.round, bank.manifest['epoch'], len(bank)) == (1, 1, 12)
+    # The first masks' source still: the first update is not due.
+    assert bank.manifest['source']['type'] == 'GridMasks'
+    assert 'train2017/more.png' in bank and 'train2017/03.png' not in bank
+    # Nothing has changed since, so that either way goes on exactly.
+    runner, logged = resume('same', 2)
+    assert list_rounds(masks) == [0, 1] and not logged
+    # Back again, where an update is due anyway: it is made once.
+    (photo_root / 'train2017' / 'more.png').unlink()
+    for key, content in before.items():
+        (photo_root / key).write_bytes(content)
+    runner, logged = resume('back', 3, **new)
+    assert len(logged) == 1 and list_rounds(masks) == [0, 1, 2]
+    bank = MaskBank.open(masks)
+    assert bank.manifest['source']['type'] == 'NetworkMasks'
+    assert bank.manifest['epoch'] == 2 and bank.keys() == sorted(before)
+
+
+def test_resume_of_an_older_checkpoint_compares_names(photo_root, tmp_path):
+    """It does not know of replaced files."""
+    small_run(photo_root, tmp_path / 'w', **{
+        'train_cfg.max_epochs': 1}).train()
+    path = tmp_path / 'w' / 'epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    assert len(checkpoint['mask_origin'].pop('file_sizes')) == 12
+    torch.save(checkpoint, path)
+    photo = photo_root / 'train2017' / '05.png'
+    write_photo(photo, (64, 50), seed=9)
+    small_run(photo_root, tmp_path / 'w', resume=True, experiment_name='2',
+              **{'train_cfg.max_epochs': 2}).train()
+    photo.unlink()
+    with pytest.raises(UserError, match=r"1 gone, such as .*05.png'\]\. "):
+        small_run(photo_root, tmp_path / 'w', resume=True,
+                  experiment_name='3').train()
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_with_images_that_changed(photo_root, tmp_path):
+    from . import test_kills as kills
+    codes, logs = kills.run(photo_root, tmp_path / 'w', 1, None, 2)
+    assert codes == [0, 0], logs[0][-3000:]
+    change_photos(photo_root)
+    codes, logs = kills.run(photo_root, tmp_path / 'w', 2, None, 2)
+    assert codes == [1, 1]
+    for log in logs:
+        assert re.search('UserError.*' + '.*'.join(CHANGED), log), log[-3000:]
+    codes, logs = kills.run(photo_root, tmp_path / 'w', 2, None, 2, **{
+        'default_hooks.mask_update.resume_data': 'new'})
+    assert codes == [0, 0], logs[0][-3000:]
+    assert 'train2017/more.png' in MaskBank.open(tmp_path / 'w' / 'masks')
+
+
+def test_broken_images_stop_the_run(photo_root, tmp_path):
+    """Before its masks are published; an option goes on all the same."""
+    for number in range(3):
+        (photo_root / 'train2017' / f'{number:02d}.png').write_bytes(b'')
+    with pytest.raises(MaskRoundError, match=r'2 of the (?s:.*)empty file'):
+        small_run(photo_root, tmp_path / 'w').train()
+    assert list_rounds(tmp_path / 'w' / 'masks') == []
+    small_run(photo_root, tmp_path / 'w', experiment_name='2', **{
+        'train_cfg.max_epochs': 1,
+        'default_hooks.mask_update.max_broken': 0.25}).train()
+    assert list_rounds(tmp_path / 'w' / 'masks') == [0]
 
 
 def test_a_fresh_run_sets_the_rounds_of_an_earlier_one_aside(
@@ -242,18 +346,7 @@ def test_one_line_is_logged_a_round(photo_root, tmp_path, monkeypatch):
     (-1, 2, []), (100, 2, [2])])
 def test_when_rounds_are_due(interval, start, expected):
     hook = MaskUpdateHook(interval, start)
-    due = []
-    hook._renew = lambda runner, *_: due.append(runner.epoch)
-    hook._kept = lambda runner: set()
-    hook.root = 'nowhere'
-    hook.bank = SimpleNamespace(round=0, manifest=dict(epoch=0))
-    for epoch in range(8):
-        hook.before_train_epoch(SimpleNamespace(epoch=epoch, iter=0, rank=0))
-    assert due == expected
-    # resumed in the middle of an epoch whose masks are there
-    hook.bank.manifest['epoch'] = 2
-    hook.before_train_epoch(SimpleNamespace(epoch=2, iter=0, rank=0))
-    assert due == expected
+    assert [epoch for epoch in range(8) if hook.is_due(epoch)] == expected
 
 
 def test_interval_minus_one_keeps_the_initial_masks(photo_root, tmp_path):
@@ -320,7 +413,8 @@ def test_fixed_bank_is_left_alone(photo_root, tmp_path):
 
 
 @pytest.mark.parametrize('bad', [dict(interval=0), dict(interval=-2),
-                                 dict(group_size=0), dict(start=-1)])
+                                 dict(group_size=0), dict(start=-1),
+                                 dict(resume_data='old'), dict(max_broken=2)])
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match='mask_update'):
         MaskUpdateHook(**bad)

@@ -25,7 +25,7 @@ from mmengine.runner import Runner
 from cyborgs_plugin.datasets import MaskBank, mask_bank
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.engine.launch import prepare_launch
-from cyborgs_plugin.segmentation import FeatureExtractor, sources
+from cyborgs_plugin.segmentation import FeatureExtractor, network_masks
 
 from ..helpers import ROOT, small_config, write_photo
 
@@ -44,11 +44,11 @@ def half(content, path):
 # the process dies there.
 STEPS = {
     'extracting': (FeatureExtractor, '__call__', None, None),
-    'clustering': (sources, 'kmeans', None, None),
+    'clustering': (network_masks, 'kmeans', None, None),
     'making folders': (os, 'makedirs', r'\.partial$', None),
     'writing': (mask_bank.MaskBankWriter, 'add', None,
                 lambda writer, *_: writer._labels.flush()),
-    'syncing': (mask_bank, '_fsync', r'rank_\d+\.npy$', None),
+    'syncing': (mask_bank, 'sync', r'rank_\d+\.npy$', None),
     'renaming': (os, 'rename', r'round_\d+\.merged', None),
     'renamed': (os, 'rename', r'round_\d+\.merged', os.rename),
     'pruning': (shutil, 'rmtree', r'trash-round_\d+$',
@@ -295,9 +295,9 @@ def test_no_room_alone(tmp_path, undisturbed, step, act, said):
 
 PLUGIN = """
 import os, signal
-from cyborgs_plugin.segmentation import sources
+from cyborgs_plugin.segmentation import network_masks
 
-kmeans = sources.kmeans
+kmeans = network_masks.kmeans
 
 
 def faulty(*args, **kwargs):
@@ -306,7 +306,7 @@ def faulty(*args, **kwargs):
     return kmeans(*args, **kwargs)
 
 
-sources.kmeans = faulty
+network_masks.kmeans = faulty
 """
 
 

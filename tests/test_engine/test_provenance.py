@@ -66,7 +66,7 @@ def test_weights_of_a_file_are_what_the_round_was_made_from(
     options = {f'{SOURCE}.checkpoint': str(path)}
     runner, hook = start(photo_root, work, 'first', **options)
     first = hook.bank
-    origin = hook._origin['network']
+    origin = hook.origin.network
     assert origin and all(
         torch.equal(tensor, given[name]) for name, tensor in origin.items())
     checkpoint = {}

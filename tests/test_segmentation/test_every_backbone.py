@@ -1,5 +1,6 @@
 """Mask rounds see the very features of a network, whichever it is."""
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cyborgs_plugin.segmentation import FeatureExtractor
 
+from ..helpers import IMAGENET
+
 pytestmark = pytest.mark.slow
+extractor_of = partial(FeatureExtractor, data_preprocessor=IMAGENET)
 
 TIMM = '''
 bat_resnext26ts coatnet_pico_rw_224 convnext_atto convnextv2_atto
@@ -195,7 +199,7 @@ def hooked(model, layer, image):
 def check(model, layer, stride, channels=None):
     """Compare features with a hook's, and look for the bright square."""
     randomise(model)
-    extractor = FeatureExtractor(model, layer)
+    extractor = extractor_of(model, layer)
     grey, bright = images()
     with_square, without = extractor([bright, grey])
     height, width, found = with_square.shape
@@ -249,7 +253,7 @@ def test_timm_that_does_not_fit(name):
     model, layer, *_ = timm_network(name)
     with pytest.raises(ValueError, match=f'(?s){layer}.*TIMMBackbone.*'
                        f'{UNFIT_TIMM[name]}'):
-        FeatureExtractor(model, layer)
+        extractor_of(model, layer)
 
 
 def registry(package):
@@ -275,7 +279,7 @@ def test_openmmlab(package, name):
     model = registry(package)[name](**kwargs)
     if isinstance(stride, str):
         with pytest.raises(ValueError, match=f'(?s){layer}.*{name}.*{stride}'):
-            FeatureExtractor(model, layer)
+            extractor_of(model, layer)
     else:
         check(model, layer, stride)
 

@@ -12,7 +12,9 @@ from torch import nn
 from cyborgs_plugin.segmentation import features
 from cyborgs_plugin.segmentation.features import FeatureExtractor
 
-from ..helpers import whole_forward
+from ..helpers import IMAGENET, whole_forward
+
+extractor_of = partial(FeatureExtractor, data_preprocessor=IMAGENET)
 
 
 def network(depth=18):
@@ -37,7 +39,7 @@ def test_equals_the_whole_network(depth, layer):
         random.integers(0, 256, (*size, 3), dtype=np.uint8)
         for size in [(40, 64), (33, 50), (40, 64), (3, 2)]
     ]
-    found = FeatureExtractor(model, layer)(images)
+    found = extractor_of(model, layer)(images)
     for image, feature in zip(images, found):
         expected = whole_forward(model, layer, image)
         assert feature.shape == expected.shape
@@ -49,7 +51,7 @@ def test_mirrored_border():
     model = network()
     image = np.random.default_rng(0).integers(
         0, 256, (75, 101, 3), dtype=np.uint8)
-    feature, = FeatureExtractor(model, 'layer2.1', reflect=32)([image])
+    feature, = extractor_of(model, 'layer2.1', reflect=32)([image])
     mirrored = np.pad(image, ((32, 32), (32, 32), (0, 0)), mode='reflect')
     expected = whole_forward(model, 'layer2.1', mirrored)[4:-4, 4:-4]
     torch.testing.assert_close(feature, expected, rtol=0, atol=1e-5)
@@ -60,16 +62,16 @@ def test_mirrored_border_leaves_no_frame():
     # One colour all over has one feature all over, but for zeros around it.
     image = np.full((96, 96, 3), 40, dtype=np.uint8)
     model = network()
-    framed, = FeatureExtractor(model, 'layer2.1')([image])
+    framed, = extractor_of(model, 'layer2.1')([image])
     # 64 pixels are more than the layer sees on one side
-    plain, = FeatureExtractor(model, 'layer2.1', reflect=64)([image])
+    plain, = extractor_of(model, 'layer2.1', reflect=64)([image])
     assert plain.flatten(0, 1).std(dim=0).max() < 1e-6
     assert framed.flatten(0, 1).std(dim=0).max() > 1e-3
 
 
 def test_mirrors_an_image_smaller_than_the_border():
     image = np.full((3, 2, 3), 40, dtype=np.uint8)
-    feature, = FeatureExtractor(network(), 'layer2.1', reflect=32)([image])
+    feature, = extractor_of(network(), 'layer2.1', reflect=32)([image])
     assert feature.shape[:2] == (1, 1) and torch.isfinite(feature).all()
 
 
@@ -79,8 +81,8 @@ def test_smooth_is_a_gaussian_over_unit_vectors(reflect):
         0, 256, (120, 160, 3), dtype=np.uint8)
     model = network()
     options = dict(layer='layer2.1', reflect=reflect)
-    plain, = FeatureExtractor(model, **options)([image])
-    smooth, = FeatureExtractor(model, smooth=12., **options)([image])
+    plain, = extractor_of(model, **options)([image])
+    smooth, = extractor_of(model, smooth=12., **options)([image])
     expected = gaussian_filter(  # 12 pixels are 1.5 cells of 8
         plain.numpy(), (1.5, 1.5, 0), mode='mirror', radius=(4, 4, 0))
     expected /= np.linalg.norm(expected, axis=2, keepdims=True)
@@ -92,7 +94,7 @@ def test_smooth_is_in_pixels_at_any_stride():
     image[:, 64:] = 255
     widths = []
     for layer in ('layer1.1', 'layer2.1'):
-        feature, = FeatureExtractor(
+        feature, = extractor_of(
             network(), layer, reflect=32, smooth=16)([image])
         row = feature[len(feature) // 2]
         along = (row - row[0]) @ (row[-1] - row[0])
@@ -105,7 +107,7 @@ def test_smooth_is_in_pixels_at_any_stride():
 
 def test_smooth_of_an_image_smaller_than_the_gaussian():
     images = [np.full((3, 2, 3), 40, np.uint8), np.zeros((9, 70, 3), np.uint8)]
-    small, thin = FeatureExtractor(network(), 'layer2.1', smooth=50.)(images)
+    small, thin = extractor_of(network(), 'layer2.1', smooth=50.)(images)
     assert small.shape[:2] == (1, 1) and thin.shape[:2] == (2, 9)
     assert all(torch.isfinite(feature).all() for feature in (small, thin))
 
@@ -116,14 +118,14 @@ def test_long_side(long_side, grid):
     image = np.random.default_rng(0).integers(
         0, 256, (60, 120, 3), dtype=np.uint8)
     model = network()
-    feature, = FeatureExtractor(
+    feature, = extractor_of(
         model, 'layer2.1', long_side=long_side)([image])
     assert feature.shape[:2] == grid
     size = (long_side, long_side // 2)
     resized = cv2.resize(
         image, size, interpolation=cv2.INTER_AREA if long_side == 60 else
         cv2.INTER_LINEAR)
-    expected, = FeatureExtractor(model, 'layer2.1')([resized])
+    expected, = extractor_of(model, 'layer2.1')([resized])
     assert torch.equal(feature, expected)
 
 
@@ -132,21 +134,21 @@ def test_max_pixels():
     images = [random.integers(0, 256, (*size, 3), dtype=np.uint8)
               for size in [(96, 144), (60, 90), (900, 1)]]
     model, limit = network(), 60 * 90
-    reduced, *others = FeatureExtractor(
+    reduced, *others = extractor_of(
         model, 'layer2.1', max_pixels=limit)(images)
     small = cv2.resize(images[0], (90, 60), interpolation=cv2.INTER_AREA)
-    plain = FeatureExtractor(model, 'layer2.1')
+    plain = extractor_of(model, 'layer2.1')
     for found, expected in zip([reduced, *others],
                                plain([small, *images[1:]])):
         assert torch.equal(found, expected)
     # the long side comes before it
     both = dict(layer='layer2.1', long_side=144, max_pixels=limit)
-    assert torch.equal(FeatureExtractor(model, **both)(images[:1])[0],
+    assert torch.equal(extractor_of(model, **both)(images[:1])[0],
                        plain(images[:1])[0])
 
 
 def test_long_side_of_a_strip_leaves_a_row():
-    feature, = FeatureExtractor(network(), 'layer2.1', long_side=64)(
+    feature, = extractor_of(network(), 'layer2.1', long_side=64)(
         [np.zeros((2, 5000, 3), np.uint8)])
     assert feature.shape[:2] == (1, 8)
 
@@ -156,7 +158,7 @@ def test_stops_at_the_layer():
     del model.layer4  # never reached
     model.add_module('layer4', torch.nn.Identity())
     calls = []
-    extractor = FeatureExtractor(model, 'layer2.1')
+    extractor = extractor_of(model, 'layer2.1')
     extractor._backbone.layer3.register_forward_hook(
         lambda *args: calls.append(1))
     extractor([np.zeros((32, 32, 3), np.uint8)])
@@ -165,7 +167,7 @@ def test_stops_at_the_layer():
 
 def test_unknown_layer_names_the_near_ones():
     with pytest.raises(ValueError, match=r"layer2\.1"):
-        FeatureExtractor(network(), 'layer2.2')
+        extractor_of(network(), 'layer2.2')
 
 
 def test_large_groups_are_split_by_pixels(monkeypatch):
@@ -173,7 +175,7 @@ def test_large_groups_are_split_by_pixels(monkeypatch):
     model, random = network(), np.random.default_rng(1)
     images = list(random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8))
     for image, feature in zip(images,
-                              FeatureExtractor(model, 'layer2.1')(images)):
+                              extractor_of(model, 'layer2.1')(images)):
         torch.testing.assert_close(
             feature, whole_forward(model, 'layer2.1', image), rtol=0,
             atol=1e-5)
@@ -224,7 +226,7 @@ def test_fuses_where_nothing_changes(steps, layer, norm, fused, monkeypatch):
     image = np.random.default_rng(0).integers(
         0, 256, (33, 50, 3), dtype=np.uint8)
     state = torch.random.get_rng_state()
-    extractor = FeatureExtractor(model, layer)
+    extractor = extractor_of(model, layer)
     assert torch.equal(state, torch.random.get_rng_state())
     assert (extractor._backbone.conv2.bias.abs().sum()
             != model.conv2.bias.abs().sum()) == fused
@@ -254,7 +256,7 @@ def test_zero_weights_hide_no_branch():
 
     for steps, fused in ((PLAIN, True), (
             ['conv1', 'relu', 'norm1', 'conv2', 'norm2'], False)):
-        extractor = FeatureExtractor(Branch(steps), 'layer')
+        extractor = extractor_of(Branch(steps), 'layer')
         assert isinstance(extractor._backbone.branch.norm1,
                           nn.Identity) == fused
 
@@ -273,6 +275,6 @@ def test_weights_of_five_axes():
             return self.deep(self.conv(x).unsqueeze(2)).squeeze(2)
 
     model, image = Lambda(), np.full((32, 48, 3), 9, dtype=np.uint8)
-    feature, = FeatureExtractor(model, 'conv')([image])
+    feature, = extractor_of(model, 'conv')([image])
     torch.testing.assert_close(
         feature, whole_forward(model, 'conv', image), rtol=0, atol=1e-5)

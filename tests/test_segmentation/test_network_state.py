@@ -2,7 +2,9 @@
 import torch
 from torch import nn
 
-from cyborgs_plugin.segmentation.bootstrap import network_state
+from cyborgs_plugin.segmentation.network_state import network_state
+
+from ..helpers import network
 
 
 class Attention(nn.Module):
@@ -39,3 +41,24 @@ def test_whole_state_where_the_layer_is_never_called():
     model = Attention()
     model.unused = nn.Linear(8, 8)
     assert network_state(model, 'unused').keys() == model.state_dict().keys()
+
+
+def test_network_state_is_all_that_the_layer_needs():
+    first, second = network(0), network(1)
+    state = network_state(first, 'layer2.1')
+    assert {name.split('.')[0] for name in state} == {
+        'conv1', 'bn1', 'layer1', 'layer2'}
+    assert sum(x.numel() for x in state.values()) < 0.1 * sum(
+        x.numel() for x in first.state_dict().values())
+    second.load_state_dict(state, strict=False)
+    assert first.training and not any(
+        module._forward_pre_hooks for module in first.modules())
+    for model in (first, second):
+        model.eval()
+    image = torch.rand(1, 3, 40, 56)
+    outputs = [model.layer2(model.layer1(model.maxpool(
+        model.norm1(model.conv1(image)).relu()))) for model in
+        (first, second)]
+    assert torch.equal(*outputs)
+    assert network_state(network(), None).keys() == network(
+        ).state_dict().keys()

@@ -139,6 +139,20 @@ def test_another_round_than_the_checkpoint_s_is_told(
     assert 'not the very round' in said and 'exact_resume=False' in said
 
 
+def test_a_checkpoint_runs_no_code(trained, tmp_path, monkeypatch):
+    """Its source is a registered one, or it is not built."""
+    checkpoint = torch.load(trained / 'epoch_3.pth', weights_only=False)
+    canary, evil = tmp_path / 'canary', tmp_path / 'evil.pth'
+    checkpoint['mask_origin']['source'] = dict(
+        type='os.system', command=f'touch {canary}')
+    torch.save(checkpoint, evil)
+    with pytest.raises(SystemExit, match=(
+            "evil.pth: mask_origin.source.type is 'os.system'")):
+        call(monkeypatch, generate_masks, trained / 'cyborgs_toy.py', evil,
+             '--again')
+    assert not canary.exists()
+
+
 def test_mistakes_are_named(trained, tmp_path, monkeypatch, capsys):
     config = trained / 'cyborgs_toy.py'
     torch.save(dict(state_dict=dict(x=torch.ones(1)), meta={}),

@@ -1,0 +1,278 @@
+"""A mask round: images to label maps to a published ``MaskBank`` round."""
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.logging import print_log
+from mmengine.utils import ProgressBar
+
+from ..datasets.image_io import BrokenImageError, read_image
+from ..datasets.mask_bank import (
+    MaskBank,
+    MaskBankWriter,
+    clear_leftovers,
+    give_up_round,
+    is_given_up,
+    publish_round,
+    round_path,
+)
+from .ranks import MaskRoundError, patient_group, together
+from .sources import MaskSource
+
+_NAMED = 10
+ReadArgs = dict[str, Any] | Callable[[int], dict[str, Any]] | None
+Pixels = dict[int, np.ndarray | None]
+"""BGR images (H, W, 3) of a group by index; None for a broken one."""
+
+
+def make_round(source: MaskSource,
+               images: Sequence[tuple[str, str]],
+               root: str,
+               mask_round: int,
+               seed: int,
+               group_size: int = 16,
+               previous: MaskBank | None = None,
+               read_args: ReadArgs = None,
+               decode_threads: int = 2,
+               max_broken: float = 0.1,
+               meta: dict[str, Any] | None = None) -> MaskBank:
+    """Segment all images and publish the label maps as a round.
+
+    Every rank calls it. Images are dealt into groups by a permutation that
+    depends on the seed and the round, and groups to ranks in turn, so that
+    neither the number of ranks nor that of threads changes a group.
+
+    Args:
+        source (MaskSource): Where the masks come from, prepared.
+        images (Sequence[tuple[str, str]]): Key and path of each image.
+        root (str): Root of the bank, on a disk that all nodes share.
+        mask_round (int): Number of the round.
+        seed (int): Seed of the run.
+        group_size (int): Images that are segmented together.
+            Defaults to 16.
+        previous (MaskBank, optional): The round before: an image that cannot
+            be decoded keeps its map of that round. Defaults to None, a map
+            of one region.
+        read_args (dict or Callable, optional): Arguments of ``read_image``,
+            or what gives those of the image at an index. Defaults to None.
+        decode_threads (int): Threads that decode the next group meanwhile.
+            Defaults to 2.
+        max_broken (float): Largest part of the images, 0 to 1, that may be
+            broken. Defaults to 0.1.
+        meta (dict[str, Any], optional): What else the manifest shall hold.
+            Defaults to None.
+
+    Returns:
+        MaskBank: The published round.
+
+    Raises:
+        MaskRoundError: If any rank failed, or too many images are broken.
+            No round is published then.
+    """
+    work = _Work(source, images, root, mask_round, seed, group_size, previous,
+                 read_args, decode_threads, max_broken)
+    rank, group = get_rank(), patient_group()
+    together(lambda: clear_leftovers(root) if rank == 0 else None, group)
+    done = together(work.segment, group)
+    done = _sum(all_gather_object(done, group))
+    work.check_broken(done)  # on all ranks, of the same sum
+    together(lambda: work.publish(done, meta or {})
+             if rank == 0 else None, group)
+    bank = MaskBank.open(round_path(root, mask_round))
+    if done.broken:
+        print_log(
+            f'{len(done.broken)} of {len(images)} images could not be '
+            f'decoded, such as {sorted(done.broken)[:_NAMED]}; the manifest '
+            f'of {bank.path} lists them. Training takes others in their place',
+            logger='current',
+            level=logging.WARNING)
+    return bank
+
+
+@dataclass
+class _Done:
+    """What a rank has done of a round, or all of them together."""
+
+    num_images: int = 0
+    regions: int = 0
+    """Different ids, over all clusterings of all images."""
+    clusters: list[int] = field(default_factory=list)
+    """K of each group."""
+    broken: list[str] = field(default_factory=list)
+    """Keys."""
+    reasons: list[str] = field(default_factory=list)
+    """What is wrong with the first of them."""
+
+
+def _sum(parts: Sequence[_Done]) -> _Done:
+    """Join what the ranks have done."""
+    total = _Done()
+    for part in parts:
+        for name, value in vars(part).items():
+            setattr(total, name, getattr(total, name) + value)
+    return total
+
+
+@dataclass
+class _Work:
+    """The arguments of :func:`make_round`, and its steps."""
+
+    source: MaskSource
+    images: Sequence[tuple[str, str]]
+    root: str
+    mask_round: int
+    seed: int
+    group_size: int
+    previous: MaskBank | None
+    read_args: ReadArgs
+    decode_threads: int
+    max_broken: float
+
+    def __post_init__(self) -> None:
+        self.order = np.random.default_rng([self.seed, self.mask_round
+                                            ]).permutation(len(self.images))
+        self.num_groups = -(-len(self.images) // self.group_size)
+
+    def segment(self) -> _Done:
+        """Write the label maps of this rank's groups."""
+        try:
+            return self._segment()
+        except Exception:
+            give_up_round(self.root, self.mask_round)
+            raise
+
+    def _segment(self) -> _Done:
+        done, rank = _Done(), get_rank()
+        mine = range(rank, self.num_groups, get_world_size())
+        writer = MaskBankWriter(self.root, self.mask_round, rank)
+        bar = ProgressBar(len(mine)) if rank == 0 and len(mine) > 1 else None
+        for count, (number, pixels) in enumerate(self._decoded(mine, done), 1):
+            maps = self._label_maps(number, pixels)
+            for index, label_map in maps.items():  # (h, w) or (V, h, w)
+                writer.add(index, self.images[index][0], label_map)
+                done.regions += _num_regions(label_map)
+            done.num_images += len(maps)
+            # The largest id tells K, since no cluster of a group is empty; a
+            # broken image's old map has ids of another group.
+            done.clusters.append(1 + max(
+                (int(maps[index].max())
+                 for index, image in pixels.items() if image is not None),
+                default=0))
+            if self._too_many(done):
+                give_up_round(self.root, self.mask_round)
+            if is_given_up(self.root, self.mask_round):
+                return done  # Whoever gave up tells why.
+            # A hundred lines, where the output is a file.
+            if bar is not None and (count == len(mine) or not count % (
+                    1 + len(mine) // 100)):
+                bar.update(count - bar.completed)
+        if bar is not None:
+            bar.file.write('\n')
+        writer.close()
+        return done
+
+    def _decoded(self, groups: range,
+                 done: _Done) -> Iterator[tuple[int, Pixels]]:
+        """Decode each group while the one before is clustered."""
+        with ThreadPoolExecutor(self.decode_threads) as pool:
+
+            def start(number: int) -> dict[int, Any]:
+                first = number * self.group_size
+                return {
+                    index: pool.submit(self._read, index)
+                    for index in self.order[first:first +
+                                            self.group_size].tolist()
+                }
+
+            ahead = start(groups[0]) if groups else {}
+            for count, number in enumerate(groups, 1):
+                pixels: Pixels = {}
+                for index, future in ahead.items():
+                    pixels[index], reason = future.result()
+                    if reason is not None:
+                        done.broken.append(self.images[index][0])
+                        if len(done.reasons) < _NAMED:
+                            done.reasons.append(reason)
+                # One group is held beside the one that is yielded, no more.
+                ahead = start(groups[count]) if count < len(groups) else {}
+                yield number, pixels
+
+    def _read(self, index: int) -> tuple[np.ndarray | None, str | None]:
+        """An image, or why there is none."""
+        args = self.read_args
+        options = args(index) if callable(args) else args or {}
+        try:
+            return read_image(self.images[index][1], **options), None
+        except BrokenImageError as error:
+            print_log(str(error), logger='current', level=logging.WARNING)
+            return None, str(error)
+
+    def _label_maps(self, number: int,
+                    pixels: Pixels) -> dict[int, np.ndarray]:
+        """Label maps of a group by index; broken images keep their old one."""
+        whole = {i: image for i, image in pixels.items() if image is not None}
+        maps: dict[int, np.ndarray] = {}
+        if whole:
+            keys = [self.images[index][0] for index in whole]
+            seed = self.seed, self.mask_round, number
+            maps = dict(
+                zip(whole,
+                    self.source.label_maps(list(whole.values()), keys, seed)))
+        for index in pixels.keys() - whole.keys():
+            maps[index] = _old_map(self.previous, self.images[index][0],
+                                   self.source.num_clusterings)
+        return maps
+
+    def _too_many(self, done: _Done) -> bool:
+        return len(done.broken) > self.max_broken * len(self.images)
+
+    def check_broken(self, done: _Done) -> None:
+        """Refuse to publish a round of which too much is broken.
+
+        Raises:
+            MaskRoundError: Names the first files and what they look like.
+        """
+        if self._too_many(done):
+            raise MaskRoundError(
+                f'{len(done.broken)} of the {done.num_images} images that '
+                f'were read for mask round {self.mask_round} cannot be '
+                f'decoded; of all {len(self.images)} a part of '
+                f'default_hooks.mask_update.max_broken={self.max_broken} may '
+                'be broken:\n  ' + '\n  '.join(done.reasons[:_NAMED]) +
+                '\nNo round is published. Mend or remove the files, or set '
+                'max_broken higher, up to 1, to train with the others')
+
+    def publish(self, done: _Done, meta: dict[str, Any]) -> None:
+        """Merge the ranks' parts into the round."""
+        k, groups = done.clusters, self.num_groups
+        # In this order of division: manifests are compared byte by byte.
+        regions = (done.regions / len(self.images)
+                   / self.source.num_clusterings)
+        counts = dict(groups=groups, regions=regions,
+                      clusters=[min(k), sum(k) / groups, max(k)])
+        publish_round(
+            self.root, self.mask_round, len(self.images),
+            dict(meta, seed=self.seed, group_size=self.group_size,
+                 broken_images=sorted(done.broken), counts=counts))
+
+
+def _old_map(previous: MaskBank | None, key: str,
+             num_clusterings: int) -> np.ndarray:
+    """The maps (V, h, w) of an image in the round before, else one region."""
+    if previous is None or key not in previous:
+        return np.zeros((num_clusterings, 1, 1), dtype=np.uint8)
+    return np.stack([
+        previous.label_map(key, number % previous.num_clusterings)
+        for number in range(num_clusterings)
+    ])
+
+
+def _num_regions(label_map: np.ndarray) -> int:
+    """Number of different ids, summed over the clusterings of an image."""
+    clusterings = label_map.reshape(-1, *label_map.shape[-2:])
+    return sum(np.count_nonzero(np.bincount(ids.ravel()))
+               for ids in clusterings)

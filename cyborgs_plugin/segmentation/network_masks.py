@@ -1,0 +1,339 @@
+"""Masks from the network itself: its features, clustered."""
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseDataPreprocessor
+from mmpretrain.registry import TASK_UTILS
+from torch import Tensor, nn
+
+from ..errors import MissingPackageError, UserError
+from ..ops import kmeans
+from ..precision import warn_if_bfloat16_is_slow
+from ..safe_load import load_weights, one_line, tensors_of
+from .features import FeatureExtractor
+from .sources import MaskSource, NonFiniteFeaturesError
+
+_PCA_SAMPLE = 16384
+"""Points of a group that tell its principal components, about."""
+
+
+@TASK_UTILS.register_module()
+class NetworkMasks(MaskSource):
+    """Cluster the network's own features (CYBORGS, Sec. 3.3).
+
+    The unit vectors of one layer, of all locations of all images of a group,
+    are clustered by k-means; K is drawn anew for each group.
+
+    Args:
+        layer (str): Name of the backbone's submodule. Defaults to 'layer2.2'.
+        num_clusters (int or tuple[int, int]): K, or the closed range from
+            which it is drawn uniformly; lowered to the number of locations of
+            the smallest image, which is logged once a round. Tiny images do
+            not count for that: those with fewer locations than the lower end
+            of the range, or than a hundredth of the group's median.
+            Defaults to (2, 256).
+        num_iters (int): Largest number of iterations. Defaults to 20.
+        kmeans_init (str): Where k-means starts: 'random', at random points
+            as published, or 'k-means++', at points far apart, which only the
+            backend 'torch' has. Defaults to 'random'.
+        num_clusterings (int): Label maps of each image, each with a K and a
+            start of its own; every epoch of training draws one.
+            Defaults to 1.
+        pca_dim (int, optional): Keep so many principal components of the
+            group's vectors. Defaults to None, all of the vectors.
+        position_weight (float): Add to each vector its location, row and
+            column from -1 to 1 across the image, times this weight.
+            Defaults to 0.
+        backend (str): 'torch', or 'faiss' (pip install faiss-cpu), which
+            clusters on the CPU as published. Defaults to 'torch'.
+        reflect (int): Pixels mirrored beyond each border for the forward; a
+            multiple of 32. Without them the zeros that convolutions pad with
+            make the border of every image a region of its own. Defaults to
+            0, as published.
+        smooth (float): Average the unit vectors over their neighbours first,
+            by a Gaussian of this standard deviation in pixels of the image:
+            what a region is told by is its mean, not the texture of a single
+            cell. Defaults to 0, as published.
+        long_side (int, optional): Bring every image to this long side in
+            pixels before the forward, of which ``reflect`` and ``smooth``
+            then count the pixels. Defaults to None, each at its own size, as
+            published: COCO's is 640, other photographs may be far from it.
+        max_pixels (int, optional): Reduce images of more pixels to about so
+            many before the forward, since the features of a group are held
+            at once; ``reflect`` and ``smooth`` then count the pixels that are
+            left. Not with ``long_side``, which bounds them too. None: no
+            limit. Defaults to 2097152, of which 1920x1080 stays below.
+        dtype (str): Precision of the network's forward, 'float32' or
+            'bfloat16', which takes half the time where the hardware has it
+            and many times as long on a CPU that does not, which is warned
+            of. Defaults to 'float32'.
+        checkpoint (str, optional): File of weights for the backbone, with
+            or without the prefix ``backbone.``. Defaults to None, those of
+            the network in training.
+    """
+
+    uses_network = True
+    layer: str
+
+    def __init__(self,
+                 layer: str = 'layer2.2',
+                 num_clusters: int | tuple[int, int] = (2, 256),
+                 num_iters: int = 20,
+                 kmeans_init: str = 'random',
+                 num_clusterings: int = 1,
+                 pca_dim: int | None = None,
+                 position_weight: float = 0.,
+                 reflect: int = 0,
+                 smooth: float = 0.,
+                 long_side: int | None = None,
+                 max_pixels: int | None = 1 << 21,
+                 backend: str = 'torch',
+                 dtype: str = 'float32',
+                 checkpoint: str | None = None) -> None:
+        span = (num_clusters if isinstance(num_clusters, (tuple, list)) else
+                (num_clusters, num_clusters))
+        _expect(
+            len(span) == 2 and 1 <= span[0] <= span[1] <= 65536,
+            'num_clusters', num_clusters,
+            'a number or a range (low, high) within 1 to 65536')
+        _expect(num_iters >= 0, 'num_iters', num_iters, '0 or more')
+        _expect(kmeans_init in ('random', 'k-means++'), 'kmeans_init',
+                kmeans_init, "'random' or 'k-means++'")
+        _expect(kmeans_init == 'random' or backend == 'torch', 'kmeans_init',
+                kmeans_init, "'random' where backend='faiss'")
+        _expect(num_clusterings >= 1, 'num_clusterings', num_clusterings,
+                '1 or more')
+        _expect(pca_dim is None or pca_dim >= 1, 'pca_dim', pca_dim,
+                'None, or 1 or more')
+        _expect(position_weight >= 0, 'position_weight', position_weight,
+                '0 or more')
+        _expect(reflect >= 0 and reflect % 32 == 0, 'reflect', reflect,
+                'a multiple of 32')
+        _expect(smooth >= 0, 'smooth', smooth, '0 or more')
+        _expect(long_side is None or long_side >= 32, 'long_side', long_side,
+                'None, or 32 or more')
+        _expect(max_pixels is None or max_pixels >= 32 * 32, 'max_pixels',
+                max_pixels, 'None, or 1024 or more')
+        _expect(backend in ('torch', 'faiss'), 'backend', backend,
+                "'torch' or 'faiss'")
+        _expect(dtype in ('float32', 'bfloat16'), 'dtype', dtype,
+                "'float32' or 'bfloat16'")
+        if backend == 'faiss' and find_spec('faiss') is None:
+            raise MissingPackageError(
+                "default_hooks.mask_update.source.backend='faiss', but faiss "
+                'is not installed: pip install faiss-cpu, or take '
+                "backend='torch'")
+        self.layer = layer
+        self.num_clusters = span
+        self.num_iters = num_iters
+        self.num_clusterings = num_clusterings
+        self.pca_dim = pca_dim
+        self.position_weight = position_weight
+        self.reflect = reflect
+        self.smooth = smooth
+        self.long_side = long_side
+        self.max_pixels = max_pixels
+        self.checkpoint = checkpoint
+        self._kmeans: Callable[..., tuple[Tensor, Tensor]] = (
+            partial(kmeans, init=kmeans_init) if backend == 'torch' else
+            _faiss_kmeans)
+        self._dtype = getattr(torch, dtype)
+        self._extractor: FeatureExtractor | None = None
+        self._lowered = False
+
+    def network(self, backbone: nn.Module) -> nn.Module:
+        """The network that is clustered, with the checkpoint's weights if any.
+
+        Raises:
+            UserError: If the checkpoint's weights do not fit.
+        """
+        if self.checkpoint is None:
+            return backbone
+        return _with_weights(backbone, self.checkpoint)
+
+    def prepare(self, backbone: nn.Module,
+                data_preprocessor: BaseDataPreprocessor) -> None:
+        """Copy the network as it is now, or with the checkpoint's weights.
+
+        Raises:
+            ValueError: If the checkpoint's weights do not fit, or the
+                backbone has no such layer, or the layer gives no maps.
+        """
+        backbone = self.network(backbone)
+        if (self._dtype == torch.bfloat16
+                and next(backbone.parameters()).device.type == 'cpu'):
+            warn_if_bfloat16_is_slow(
+                "Take default_hooks.mask_update.source.dtype='float32'")
+        self._extractor = FeatureExtractor(backbone, self.layer,
+                                           data_preprocessor, self._dtype,
+                                           self.reflect, self.smooth,
+                                           self.long_side, self.max_pixels)
+        self._lowered = False
+
+    def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
+                   seed: Sequence[int]) -> list[np.ndarray]:
+        """Cluster a group of images; see :class:`MaskSource`."""
+        return self.cluster(self.features(images), keys, seed)
+
+    def features(self, images: Sequence[np.ndarray]) -> list[Tensor]:
+        """Compute what is clustered.
+
+        Args:
+            images (Sequence[np.ndarray]): BGR images, each (H, W, 3), uint8.
+
+        Returns:
+            list[Tensor]: Unit vectors of each image, (h, w, C), float32.
+        """
+        if self._extractor is None:
+            raise RuntimeError('NetworkMasks.prepare() comes first')
+        return self._extractor(images)
+
+    def cluster(self, features: list[Tensor], keys: Sequence[str],
+                seed: Sequence[int]) -> list[np.ndarray]:
+        """Cluster the features of a group; see :meth:`label_maps`.
+
+        Args:
+            features (list[Tensor]): As :meth:`features` gives them. The list
+                is emptied, so that they are not held twice.
+            keys (Sequence[str]): The images' keys.
+            seed (Sequence[int]): Seed of the run, round, group.
+
+        Returns:
+            list[np.ndarray]: As of :meth:`label_maps`.
+
+        Raises:
+            NonFiniteFeaturesError: If a feature is NaN or infinite; names
+                the image.
+        """
+        sizes = [tuple(feature.shape[:2]) for feature in features]
+        points = torch.cat([feature.flatten(0, 1) for feature in features])
+        if not torch.isfinite(points.sum()):
+            key = next(key for key, feature in zip(keys, features)
+                       if not torch.isfinite(feature).all())
+            raise NonFiniteFeaturesError(
+                f'The features of {key!r} at {self.layer} hold NaN or '
+                'infinite values: the network has diverged, lower the '
+                'learning rate')
+        features.clear()  # each as large as its part of the points
+        if self.pca_dim is not None:
+            points = _principal(points, self.pca_dim)
+        if self.position_weight:
+            places = _positions(sizes).to(points) * self.position_weight
+            points = torch.cat([points, places], dim=1)
+        random = np.random.default_rng(list(seed))
+        smallest, most = _smallest(sizes, self.num_clusters[0])
+        labels = []
+        for _ in range(self.num_clusterings):
+            count = int(random.integers(self.num_clusters[0],
+                                        self.num_clusters[1] + 1))
+            if count > most:
+                self._log_lowered(count, most, keys[smallest])
+            ids, _ = self._kmeans(points, min(count, most), self.num_iters,
+                                  int(random.integers(2**31)))
+            labels.append(ids)
+        return _split(torch.stack(labels), sizes)
+
+    def _log_lowered(self, count: int, most: int, key: str) -> None:
+        if not self._lowered:
+            print_log(
+                f'K = {count} is lowered to {most}, the number of locations '
+                f'of {key!r} at {self.layer}; further groups of this round '
+                'with too high a K are not reported',
+                logger='current')
+        self._lowered = True
+
+
+def _expect(valid: bool, name: str, found: Any, expected: str) -> None:
+    """Check an option of :class:`NetworkMasks`."""
+    if not valid:
+        raise UserError(f'default_hooks.mask_update.source.{name} must be '
+                        f'{expected}, but is {found!r}')
+
+
+def _smallest(sizes: Sequence[tuple[int, ...]],
+              fewest: int) -> tuple[int, int]:
+    """The smallest image of a group that is not tiny, and its locations.
+
+    A single icon among photographs would decide K for all of them.
+    """
+    counts = np.prod(sizes, axis=1)
+    tiny = counts < max(fewest, np.median(counts) / 100)
+    ordinary = np.where(tiny & ~tiny.all(), counts.max() + 1, counts)
+    smallest = int(ordinary.argmin())
+    return smallest, int(counts[smallest])
+
+
+def _with_weights(backbone: nn.Module, path: str) -> nn.Module:
+    """A copy of the backbone with the weights of a file, all of them."""
+    state = tensors_of(load_weights(path), path)
+    prefix = 'backbone.' if any(
+        name.startswith('backbone.') for name in state) else ''
+    own = backbone.state_dict()
+    missing = [
+        name for name in own
+        if prefix + name not in state and 'num_batches_tracked' not in name
+    ]
+    if missing:
+        raise UserError(
+            f'{path} lacks {len(missing)} of the {len(own)} tensors of '
+            f'{type(backbone).__name__}, such as {prefix}{missing[0]}; it has '
+            f'{sorted(state)[:3]} and so on')
+    copy = deepcopy(backbone)
+    try:
+        copy.load_state_dict({
+            name: state.get(prefix + name, value)
+            for name, value in own.items()
+        })
+    except RuntimeError as error:
+        raise UserError(f'{path} does not fit {type(backbone).__name__}: '
+                        f'{one_line(error)}') from error
+    return copy
+
+
+def _principal(points: Tensor, dim: int) -> Tensor:
+    """Project points (M, D) to their first principal components (M, dim)."""
+    _expect(dim <= points.shape[1], 'pca_dim', dim,
+            f"at most the layer's {points.shape[1]} channels")
+    sample = points[::-(-len(points) // _PCA_SAMPLE)]
+    _, vectors = torch.linalg.eigh(sample.double().T.cov())
+    return points @ vectors[:, -dim:].to(points)
+
+
+def _positions(sizes: Sequence[tuple[int, ...]]) -> Tensor:
+    """Row and column of each location of images, -1 to 1, (M, 2)."""
+    return torch.cat([
+        torch.cartesian_prod(*((2 * torch.arange(side) + 1) / side - 1
+                               for side in size)) for size in sizes
+    ])
+
+
+def _faiss_kmeans(points: Tensor, num_clusters: int, num_iters: int,
+                  seed: int) -> tuple[Tensor, Tensor]:
+    """The published k-means: all points, random starts, on the CPU."""
+    import faiss
+    data = points.cpu().numpy()
+    trained = faiss.Kmeans(
+        data.shape[1],
+        num_clusters,
+        niter=num_iters,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(data))
+    trained.train(data)
+    labels = trained.index.search(data, 1)[1][:, 0]
+    return torch.from_numpy(labels), torch.from_numpy(trained.centroids)
+
+
+def _split(labels: Tensor, sizes: Sequence[tuple[int, ...]]
+           ) -> list[np.ndarray]:
+    """Cut labels (V, M) of a group into its images' (h, w) or (V, h, w)."""
+    ends = np.cumsum([height * width for height, width in sizes])[:-1]
+    parts = np.split(labels.cpu().numpy(), ends, axis=1)
+    shape = labels.shape[:1] if len(labels) > 1 else ()
+    return [part.reshape(*shape, *size) for part, size in zip(parts, sizes)]

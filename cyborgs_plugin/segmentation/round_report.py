@@ -1,0 +1,63 @@
+"""What a mask round is like, in one line."""
+import shutil
+
+import numpy as np
+
+from ..datasets.mask_bank import MaskBank
+from ..ops.label_maps import resize_label_map
+
+
+def describe_round(bank: MaskBank, seconds: float,
+                   previous: MaskBank | None) -> str:
+    """Say in one line what a round is like.
+
+    Args:
+        bank (MaskBank): A round that
+            :func:`~cyborgs_plugin.segmentation.make_round` made.
+        seconds (float): How long that took.
+        previous (MaskBank, optional): The round before.
+    """
+    counts, number = bank.manifest['counts'], len(bank)
+    low, mean, high = counts['clusters']
+    parts = [
+        f'Mask round {bank.round}: {number} images',
+        f'{len(bank.manifest["broken_images"])} broken',
+        f'K {low} to {high} (mean {mean:.1f})',
+        f'{counts["regions"]:.1f} regions an image',
+        f'{seconds:.1f} s ({seconds / number:.4f} s an image)'
+    ]
+    if previous is not None:
+        index, compared = agreement(previous, bank)
+        parts.append(f'ARI {index:.3f} with round {previous.round} '
+                     f'({compared} images)')
+    free = shutil.disk_usage(bank.path).free / 1e9
+    return ', '.join([*parts, f'{free:.1f} GB free'])
+
+
+def agreement(first: MaskBank, second: MaskBank,
+              num_images: int = 100) -> tuple[float, int]:
+    """Mean adjusted Rand index of images in two rounds.
+
+    Maps of different grids are compared on the finer one; of several
+    clusterings the first counts.
+
+    Args:
+        first (MaskBank): A round.
+        second (MaskBank): Another one.
+        num_images (int): Images that are compared at most, evenly spaced.
+            Defaults to 100, less than a second at stride 8.
+
+    Returns:
+        tuple[float, int]: The mean (NaN where no image is in both), and the
+        number of images.
+    """
+    from sklearn.metrics import adjusted_rand_score
+    scores = []
+    for key in second.keys(num_images):
+        if key in first:
+            maps = [bank.label_map(key) for bank in (first, second)]
+            height, width = np.max([ids.shape for ids in maps], axis=0)
+            scores.append(adjusted_rand_score(*(
+                resize_label_map(ids, (height, width)).ravel()
+                for ids in maps)))
+    return float(np.mean(scores)) if scores else float('nan'), len(scores)

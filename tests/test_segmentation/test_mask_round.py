@@ -1,0 +1,223 @@
+"""Mask rounds: complete, reproducible, and safe, alone and in parallel."""
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cyborgs_plugin.datasets import MaskBank
+from cyborgs_plugin.datasets.mask_bank import list_rounds
+from cyborgs_plugin.segmentation import (
+    GridMasks,
+    MaskRoundError,
+    NetworkMasks,
+    make_round,
+)
+
+from ..helpers import (
+    IMAGENET,
+    FixedMasks,
+    images_of,
+    in_processes,
+    network,
+    network_masks,
+    random_maps,
+)
+
+
+def digest(bank):
+    return hashlib.sha256(b''.join(
+        bank.label_map(key).tobytes() for key in bank.keys())).hexdigest()
+
+
+def test_every_image_once_at_stride_8(photo_root, tmp_path):
+    images = images_of(photo_root)
+    bank = make_round(
+        network_masks(), images, str(tmp_path / 'm'), 0, 7, group_size=5)
+    assert bank.keys() == sorted(key for key, _ in images)
+    for key, path in images:
+        height, width = (48, 64) if int(path[-6:-4]) % 3 else (64, 48)
+        assert bank.label_map(key).shape == (height // 8, width // 8)
+    assert bank.label_map(images[0][0]).dtype == np.uint8
+    assert bank.manifest['seed'] == 7 and bank.round == 0
+
+
+def test_reproducible_and_independent_of_threads(photo_root, tmp_path):
+    images = images_of(photo_root)
+    made = [
+        make_round(
+            network_masks(),
+            images,
+            str(tmp_path / str(number)),
+            mask_round,
+            seed,
+            group_size=5,
+            decode_threads=threads) for number, (
+                mask_round, seed,
+                threads) in enumerate([(0, 1, 1), (0, 1, 3), (1, 1, 1),
+                                       (0, 2, 1)])
+    ]
+    assert made[0].hash == made[1].hash
+    assert len({digest(bank) for bank in made}) == 3
+
+
+def test_k_is_lowered_to_the_smallest_image(photo_root, tmp_path):
+    bank = make_round(
+        network_masks(num_clusters=256), images_of(photo_root),
+        str(tmp_path / 'm'), 0, 0)
+    assert max(bank.label_map(key).max() for key in bank.keys()) == 47
+
+
+def test_broken_image_keeps_its_old_map(photo_root, tmp_path):
+    images, root = images_of(photo_root), str(tmp_path / 'm')
+    first = make_round(network_masks(), images, root, 0, 0)
+    before = first.label_map('train2017/03.png').copy()
+    (photo_root / 'train2017' / '03.png').write_bytes(b'')
+    second = make_round(network_masks(), images, root, 1, 0, previous=first)
+    np.testing.assert_array_equal(
+        second.label_map('train2017/03.png'), before)
+    assert second.manifest['broken_images'] == ['train2017/03.png']
+    third = make_round(network_masks(), images, root, 2, 0)
+    assert third.label_map('train2017/03.png').tolist() == [[0]]
+
+
+def test_a_failure_names_the_image_and_keeps_the_old_round(
+        photo_root, tmp_path):
+    images, root = images_of(photo_root), str(tmp_path / 'm')
+    make_round(network_masks(), images, root, 0, 0)
+    source = NetworkMasks(layer='layer2.1')
+    broken = network()
+    broken.conv1.weight.data.fill_(float('nan'))
+    source.prepare(broken, IMAGENET)
+    with pytest.raises(MaskRoundError, match='train2017/.*NaN'):
+        make_round(source, images, root, 1, 0)
+    assert MaskBank.open(root).round == 0
+    assert make_round(network_masks(), images, root, 1, 0).round == 1
+
+
+def test_the_network_in_training_is_untouched(photo_root, tmp_path):
+    model = network()
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    source = NetworkMasks(layer='layer2.1')
+    source.prepare(model, IMAGENET)
+    make_round(source, images_of(photo_root), str(tmp_path / 'm'), 0, 0)
+    assert model.training and model.bn1.training
+    assert all(p.requires_grad for p in model.parameters())
+    for key, value in model.state_dict().items():
+        assert torch.equal(before[key], value)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_several_clusterings_and_a_broken_image(photo_root, tmp_path):
+    images, root = images_of(photo_root), str(tmp_path / 'm')
+    double = [np.stack([ids, ids + 1]) for ids in random_maps(3)]
+    (photo_root / 'train2017' / '05.png').write_bytes(b'')
+    first = make_round(FixedMasks(double), images, root, 0, 0)
+    assert first.num_clusterings == 2
+    assert [first.label_map(images[5][0], n).tolist() for n in range(2)] == [
+        [[0]], [[0]]]
+    np.testing.assert_array_equal(
+        first.label_map(images[6][0], 1), double[6][1])
+    assert first.manifest['counts']['regions'] == pytest.approx(np.mean(
+        [1] + [len(np.unique(m[0])) for m in double[:5] + double[6:]]))
+    # From two clusterings to three: the old ones repeat.
+    triple = [np.stack([ids] * 3) for ids in random_maps(4)]
+    (photo_root / 'train2017' / '06.png').write_bytes(b'')
+    second = make_round(FixedMasks(triple), images, root, 1, 0, previous=first,
+                        max_broken=0.2)
+    for number, old in enumerate((0, 1, 0)):
+        np.testing.assert_array_equal(
+            second.label_map(images[6][0], number), double[6][old])
+
+
+def test_only_features_that_are_not_finite_count_as_divergence(
+        photo_root, tmp_path):
+    images, root = images_of(photo_root), str(tmp_path / 'm')
+    source = network_masks()
+    source._extractor._backbone.conv1.weight.data.fill_(float('inf'))
+    with pytest.raises(MaskRoundError, match=r'train2017/\d+\.png') as error:
+        make_round(source, images, root, 0, 0)
+    assert error.value.diverged
+    with pytest.raises(MaskRoundError) as error:
+        make_round(FixedMasks([np.zeros(3, int)] * 12), images, root, 0, 0)
+    assert not error.value.diverged
+
+
+def content(bank_path):
+    return {path.name: path.read_bytes() for path in Path(bank_path).iterdir()}
+
+
+@pytest.mark.slow
+def test_one_two_and_three_processes_make_the_same_bytes(
+        photo_root, tmp_path):
+    """With groups that no number of processes divides, and a broken image."""
+    (photo_root / 'train2017' / '07.png').write_bytes(b'no image')
+    images = images_of(photo_root)
+
+    def make(world_size):
+        make_round(
+            network_masks(), images, str(tmp_path / str(world_size)), 3, 7,
+            group_size=5 if world_size else 4)
+
+    make(0)
+    for world_size in (1, 2, 3):
+        codes, logs = in_processes(
+            world_size, lambda rank, size=world_size: make(size),
+            tmp_path / f'{world_size}.log')
+        assert codes == [0] * world_size, logs
+    made = [content(tmp_path / str(n) / 'round_0003') for n in range(4)]
+    assert made[1] == made[2] == made[3]
+    assert made[0] != made[1]  # other groups
+
+
+LOOKS = [(b'', 'an empty file'), (b'<!DOCTYPE html><p>404', 'HTML'),
+         (b'version https://git-lfs.github.com/spec/v1\n', 'Git LFS')]
+
+
+def break_photos(photo_root, count):
+    """Put what is no image in place of the first pictures."""
+    for number in range(count):
+        (photo_root / 'train2017' / f'{number:02d}.png').write_bytes(
+            LOOKS[number % 3][0])
+
+
+def test_a_round_that_is_too_broken_is_not_published(photo_root, tmp_path):
+    images, root = images_of(photo_root), str(tmp_path / 'm')
+    make_round(GridMasks(), images, root, 0, 0)
+    break_photos(photo_root, 3)
+    with pytest.raises(MaskRoundError) as error:
+        make_round(GridMasks(), images, root, 1, 0)
+    said = str(error.value)
+    assert '3 of the 12 images' in said and 'max_broken=0.1' in said
+    for number, (_, look) in enumerate(LOOKS):
+        assert re.search(rf'{number:02d}.png: .*{look}', said), said
+    assert not error.value.diverged and list_rounds(root) == [0]
+    bank = make_round(GridMasks(), images, root, 1, 0, max_broken=0.25)
+    assert len(bank.manifest['broken_images']) == 3
+    break_photos(photo_root, 4)
+    with pytest.raises(MaskRoundError, match='4 of the 12'):
+        make_round(GridMasks(), images, root, 2, 0, max_broken=0.25)
+
+
+def test_it_stops_where_it_is_known_to_be_too_broken(photo_root, tmp_path):
+    break_photos(photo_root, 12)
+    with pytest.raises(MaskRoundError, match='2 of the 2 images'):
+        make_round(GridMasks(), images_of(photo_root), str(tmp_path / 'm'), 0,
+                   0, group_size=1)
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_that_it_is_too_broken(photo_root, tmp_path):
+    """Neither has more than the limit; both together have."""
+    images, root = images_of(photo_root), str(tmp_path / 'm')
+    for index in np.random.default_rng([0, 0]).permutation(12)[:2]:
+        (photo_root / 'train2017' / f'{index:02d}.png').write_bytes(b'')
+    codes, logs = in_processes(
+        2, lambda rank: make_round(GridMasks(), images, root, 0, 0,
+                                   group_size=1), tmp_path / 'log')
+    assert codes == [1, 1] and list_rounds(root) == []
+    for log in logs:
+        assert '2 of the 12 images' in log and 'an empty file' in log

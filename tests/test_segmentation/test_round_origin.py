@@ -1,0 +1,107 @@
+"""What a round is made from: safe to build, and compared with the data."""
+import numpy as np
+import pytest
+import torch
+from mmpretrain.registry import TASK_UTILS
+
+from cyborgs_plugin.datasets import MaskBank
+from cyborgs_plugin.segmentation import GridMasks, make_round
+from cyborgs_plugin.segmentation.round_origin import (
+    RoundOrigin,
+    changed_images,
+    file_sizes,
+)
+
+from ..helpers import images_of, network, write_photo
+
+
+def origin(**source):
+    return dict(round=0, source=source, epoch=0, iter=0, network=None,
+                fingerprint=None)
+
+
+@pytest.mark.parametrize('name', [
+    'os.system', 'builtins.exec', 'cyborgs_plugin.segmentation.GridMasks',
+    'mmpretrain.os.system', 'mmengine.GridMasks', None, 3, ['x']])
+def test_only_registered_sources_are_built_from_a_file(tmp_path, name):
+    canary = tmp_path / 'canary'
+    held = RoundOrigin.of_checkpoint(
+        origin(type=name, command=f'touch {canary}'), 'evil.pth')
+    with pytest.raises(ValueError, match='evil.pth: mask_origin.source.type'):
+        held.build('evil.pth')
+    assert not canary.exists()
+
+
+def test_what_is_registered(monkeypatch):
+    monkeypatch.setitem(TASK_UTILS.module_dict, 'NoSource', dict)
+    with pytest.raises(ValueError, match='registered MaskSource'):
+        RoundOrigin.of_checkpoint(origin(type='NoSource'), 'x').build('x')
+    for name in ('GridMasks', 'mmpretrain.GridMasks'):
+        built = RoundOrigin.of_checkpoint(
+            origin(type=name, grid=[2, 3]), 'x').build('x')
+        assert isinstance(built, GridMasks) and built.grid == (2, 3)
+
+
+@pytest.mark.parametrize('content', [
+    None, 3, 'x', dict(round=1), origin() | dict(source='x'),
+    origin() | dict(more=1)])
+def test_other_content_is_refused_by_the_file_s_name(content):
+    with pytest.raises(ValueError, match='x.pth: mask_origin'):
+        RoundOrigin.of_checkpoint(content, 'x.pth').build('x.pth')
+
+
+def test_config_as_json_has_it():
+    made = RoundOrigin.of_config(
+        1, dict(type=GridMasks, grid=(2, 3), inner=[dict(type=dict)]), 2, 3)
+    assert made.source == dict(
+        type='GridMasks', grid=[2, 3], inner=[dict(type='dict')])
+    assert (made.round, made.epoch, made.iter) == (1, 2, 3)
+
+
+def test_a_network_that_does_not_fit():
+    """As of a checkpoint whose config was altered."""
+    model = torch.nn.Module()
+    model.backbone = network()
+    content = origin(type='NetworkMasks', layer='layer2.1') | dict(
+        round=4, network={'conv1.weight': torch.zeros(1, 2, 3, 4)})
+    held = RoundOrigin.of_checkpoint(content, 'x')
+    with pytest.raises(ValueError, match='round 4 .*take the config of its'):
+        held.prepare(held.build('x'), model)
+
+
+def test_changed_images(photo_root, tmp_path):
+    before = images_of(photo_root)
+    bank = make_round(GridMasks(), before, str(tmp_path / 'm'), 0, 0)
+    sizes = file_sizes(bank, before)
+    assert sizes.dtype == torch.int64 and len(sizes) == len(bank) == 12
+    assert changed_images(bank, before, sizes) == []
+    folder = photo_root / 'train2017'
+    (folder / '03.png').unlink()
+    write_photo(folder / '05.png', (90, 20), seed=7)
+    write_photo(folder / 'more.png')
+    now = images_of(photo_root)
+    gone, new = ("1 gone, such as ['train2017/03.png']",
+                 "1 new, such as ['train2017/more.png']")
+    replaced = "1 replaced, such as ['train2017/05.png']"
+    assert changed_images(bank, now, sizes) == [gone, new, replaced]
+    # Of a checkpoint of v0.1.0 the keys alone are known.
+    assert changed_images(bank, now, None) == [gone, new]
+    # What is not on a local disk is not told.
+    remote = [(key, f's3://x/{key}') for key, _ in now]
+    assert changed_images(bank, remote, sizes) == [gone, new]
+    assert (file_sizes(bank, [(key, f's3://x/{key}') for key, _ in before])
+            == -1).all()
+
+
+def test_file_sizes_are_in_the_order_of_the_bank(tmp_path):
+    """Which is that of bytes, not that of the data set."""
+    images = []
+    for number, name in enumerate(('ä.png', 'b.png', 'a.png', 'Z.png')):
+        path = tmp_path / name
+        path.write_bytes(b'x' * number)
+        images.append((name, str(path)))
+    bank = make_round(GridMasks(), images, str(tmp_path / 'm'), 0, 0,
+                      max_broken=1)
+    assert bank.keys() == ['Z.png', 'a.png', 'b.png', 'ä.png']
+    np.testing.assert_array_equal(file_sizes(bank, images), [3, 2, 1, 0])
+    assert MaskBank.open(bank.path).hash == bank.hash
