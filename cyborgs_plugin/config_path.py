@@ -1,6 +1,7 @@
 """Configs of this package by name: ``cyborgs_plugin::cyborgs_coco.py``."""
 import os
 import os.path as osp
+import re
 
 from mmengine.config import Config
 
@@ -53,6 +54,13 @@ def load_config(name: str) -> Config:
     Raises:
         UserError: If it, or a base of it, is missing or is no Python.
     """
+    substitute = Config._substitute_env_variables
+
+    def checked(filename: str, temp_config_name: str) -> dict[str, str]:
+        _check_variables(filename, name)
+        return substitute(filename, temp_config_name)
+
+    Config._substitute_env_variables = staticmethod(checked)
     try:
         return Config.fromfile(find_config(name))
     except MissingFileError:
@@ -67,6 +75,26 @@ def load_config(name: str) -> Config:
         raise UserError(
             f'{name} cannot be read as a config, which is a file of Python '
             f'with the ending .py: {error}') from error
+    finally:
+        Config._substitute_env_variables = staticmethod(substitute)
+
+
+def _check_variables(filename: str, name: str) -> None:
+    """Refuse variables of the environment that would end a text of a config.
+
+    mmengine pastes the value of ``{{$NAME:default}}`` into the Python of the
+    config.
+    """
+    with open(filename, encoding='utf-8') as file:
+        names = re.findall(r'\{\{[\'"]?\s*\$(\w+)', file.read())
+    for variable in names:
+        value = os.environ.get(variable, '')
+        if re.search(r'[\'"\\\n\r{}]', value):
+            raise UserError(
+                f'{variable}={value!r} would be pasted into the Python of '
+                f'{name}: it must not hold quotes, braces, backslashes or '
+                'line breaks. Rename the folder, make a link to it, or set '
+                'what the config makes of it by --cfg-options')
 
 
 def resolve_own_configs() -> None:

@@ -19,6 +19,8 @@ from cyborgs_plugin.engine.launch import (
     runner_beside_training,
 )
 from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.safe_load import loading_safely
+from cyborgs_plugin.transfer.annotation_check import check_file_kinds
 from cyborgs_plugin.version import require_mmcv_ops
 
 
@@ -28,8 +30,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path of the checkpoint')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read the checkpoint even if reading it runs its code; without '
+        'it such a file is refused')
     add_options(parser)
     args = parse(parser)
+    with loading_safely(args.trust_checkpoint):
+        test(args)
+
+
+def test(args: argparse.Namespace) -> None:
+    """Build what the config says and evaluate it."""
     cfg = load_config(args.config)
     check_keys(cfg)
     if cfg.get('test_dataloader') is None:
@@ -40,12 +53,13 @@ def main() -> None:
     complete_loaders(cfg)
     cfg.load_from, cfg.resume = args.checkpoint, False
     check_load_from(cfg)
+    check_file_kinds(cfg)
     if cfg.get('default_scope') != 'mmpretrain':
         require_mmcv_ops()
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     prepare_launch(cfg)
     runner = runner_beside_training(cfg)
-    runner.register_hook(PretrainedCheckHook())
+    runner.register_hook(PretrainedCheckHook(args.trust_checkpoint))
     runner.test()
 
 

@@ -2,6 +2,8 @@
 
 Run: BACKBONE=FILE bash tools/dist_train.sh THIS_FILE 8
 """
+import os
+
 _base_ = [
     'mmpretrain::_base_/models/resnet50.py',
     'mmpretrain::_base_/datasets/imagenet_bs32_pil_resize.py',
@@ -15,7 +17,7 @@ model = dict(
         norm_eval=True,
         init_cfg=_base_.pretrained))
 
-data_root = '{{$IMAGENET_ROOT:data/imagenet}}/'
+data_root = os.environ.get('IMAGENET_ROOT', 'data/imagenet') + '/'
 # 32 images on each of 8 GPUs: 256
 train_dataloader = dict(batch_size=32, dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))

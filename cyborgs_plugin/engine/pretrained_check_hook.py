@@ -1,18 +1,22 @@
 """When the weights that a run starts from are checked."""
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from ..errors import UserError
+from ..safe_load import load_safely
 from ..transfer.pretrained_check import (
     check_checkpoint,
     check_files,
     check_loaded,
 )
 from ..transfer.recipe_check import check_recipe
+from .work_dir_hook import latest_checkpoint
 
 
 @HOOKS.register_module()
@@ -23,14 +27,21 @@ class PretrainedCheckHook(Hook):
     ``init_cfg`` of type ``Pretrained`` names with the module, the images and
     the strides; afterwards it compares every tensor of the module with the
     file's. A checkpoint of ``load_from`` or of a resumed run must fit the
-    model, at least in part. Registered where mmengine's own hooks are, so that
-    a config of any OpenMMLab package can name it.
+    model, at least in part, and runs none of its code. Registered where
+    mmengine's own hooks are, so that a config of any OpenMMLab package can
+    name it.
+
+    Args:
+        trust_checkpoint (bool): Whether mmengine may run code of the
+            checkpoint. Defaults to False.
     """
 
     priority = 'VERY_HIGH'
 
-    def __init__(self) -> None:
+    def __init__(self, trust_checkpoint: bool = False) -> None:
+        self.trust_checkpoint = trust_checkpoint
         self._loaded = False
+        self._restore: Callable[[], None] = lambda: None
 
     def before_run(self, runner: Runner) -> None:
         """Refuse files that do not fit, if any of them will be read."""
@@ -40,23 +51,45 @@ class PretrainedCheckHook(Hook):
             check_files(model)
             for line in check_recipe(model, runner.cfg):
                 runner.logger.info(line)
+        # up to the loops: whatever else loads later is not ours to change
+        self._restore = load_safely(self.trust_checkpoint)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse a checkpoint of which nothing would be loaded."""
+        self._let_go()
         source = runner._load_from
         if source is None and runner._resume:
-            source = find_latest_checkpoint(runner.work_dir)
+            source = latest_checkpoint(runner.work_dir)
+        source = source or 'The checkpoint'
         warning = check_checkpoint(
-            _unwrapped(runner.model), checkpoint, source or 'The checkpoint')
+            _unwrapped(runner.model), checkpoint, source)
         if warning:
             runner.logger.warning(warning)
+        if runner._resume and not (
+                {'epoch', 'iter'} <= set(checkpoint.get('meta', ()))
+                and 'message_hub' in checkpoint):
+            raise UserError(
+                f'{source} does not say how far its training was, so that '
+                'none can be resumed: name it by load_from instead of '
+                '--resume to begin with its weights')
         self._loaded = True
+
+    def before_val(self, runner: Runner) -> None:
+        """Let mmengine load as it does again."""
+        self._let_go()
+
+    before_test = before_val
 
     def before_train(self, runner: Runner) -> None:
         """Compare what was loaded, unless a checkpoint has replaced it."""
+        self._let_go()
         if not self._loaded:
             for line in check_loaded(_unwrapped(runner.model)):
                 runner.logger.info(line)
+
+    def _let_go(self) -> None:
+        self._restore()
+        self._restore = lambda: None
 
 
 def _unwrapped(model: Any) -> nn.Module:

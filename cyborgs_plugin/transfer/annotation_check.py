@@ -21,6 +21,40 @@ HEADS = ('bbox_head', 'mask_head', 'mask_iou_head', 'point_head',
          'query_head')
 
 
+# What the toolbox reads by the ending of its name, and endings of files that
+# may hold code.
+FILES = ('ann_file', 'proposal_file')
+UNSAFE = ('.pkl', '.pickle', '.yaml', '.yml')
+
+
+def check_file_kinds(cfg: Config) -> None:
+    """Refuse annotations in a file that may run code as it is read.
+
+    Args:
+        cfg (Config): A config of any OpenMMLab package.
+
+    Raises:
+        UserError: Names the key and the file.
+    """
+
+    def visit(node: Any, place: str) -> None:
+        if not isinstance(node, (dict, list, tuple)):
+            return
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        for key, value in items:
+            here = f'{place}.{key}'
+            if key in FILES and str(value).lower().endswith(UNSAFE):
+                raise UserError(
+                    f'{here}={value} is a {osp.splitext(value)[1]}, which '
+                    'the toolbox reads by running what it asks for: write '
+                    'the annotations as json')
+            visit(value, here)
+
+    for kind in ('dataloader', 'evaluator'):
+        for part in ('train', 'val', 'test'):
+            visit(cfg.get(f'{part}_{kind}'), f'{part}_{kind}')
+
+
 def check_config(cfg: Config) -> list[str]:
     """Check that the heads of a detector have as many classes as the data.
 
@@ -119,16 +153,27 @@ def _datasets(node: Any, ending: str = '.json') -> Iterator[dict]:
 
 
 def _read_json(path: str, place: str) -> dict:
-    with open(path, encoding='utf-8') as file:
+    with open(path, encoding='utf-8-sig') as file:
         try:
             content = json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f'{place} is no json, or a truncated one: '
                             f'{error}') from error
     lacking = [
         key for key in ('images', 'categories')
         if not isinstance(content, dict) or not content.get(key)
     ]
+    for key in ('images', 'categories', 'annotations'):
+        records = content.get(key, []) if not lacking else []
+        needed = dict(categories='name', annotations='id').get(key, 'id')
+        wrong = [
+            number for number, record in enumerate(records)
+            if not isinstance(record, dict) or needed not in record
+        ] if isinstance(records, list) else ['all']
+        if wrong:
+            raise UserError(
+                f'{place} is not in the COCO format: of its {key} '
+                f'{some(wrong)} (from 0) are no objects with {needed!r}')
     if lacking:
         raise UserError(f'{place} is not in the COCO format: it has no '
                         f'{" and no ".join(lacking)}')

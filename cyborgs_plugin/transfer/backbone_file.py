@@ -10,20 +10,16 @@ names are loaded. ``meta`` says how the file was made.
 import json
 import os
 import os.path as osp
-import pickle
 import re
-import zipfile
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from mmpretrain.models import ResNet
 
 from ..errors import MissingFileError, UserError
-from ..files import check_name_hash, sha256
-
-Tensors = dict[str, torch.Tensor]
+from ..files import check_name_hash, publish, sha256
+from ..safe_load import Tensors, load_weights, one_line, tensors_of
 
 # (bottleneck, blocks of each stage) -> depth
 DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
@@ -33,95 +29,6 @@ DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (True, (3, 4, 23, 3)): 101,
     (True, (3, 8, 36, 3)): 152
 }
-
-
-class _Inert:
-    """Stands for an object of the log that is not needed: does nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> '_Inert':
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __call__(self, *args: Any, **kwargs: Any) -> '_Inert':
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _LogSkipper(pickle.Unpickler):
-    """Reads tensors and plain containers; runs no code of the file.
-
-    mmengine's log buffers, numpy's scalars and what they are made with become
-    inert objects. Any other name is refused.
-    """
-
-    ALLOWED = {('collections', 'OrderedDict'),
-               ('torch._utils', '_rebuild_tensor_v2'),
-               ('torch._utils', '_rebuild_parameter')}
-    HARMLESS = {('_codecs', 'encode'), ('builtins', 'getattr'),
-                ('__builtin__', 'getattr'), ('collections', 'deque'),
-                ('collections', 'defaultdict'), ('collections', 'Counter')}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self.ALLOWED or (
-                module == 'torch' and name.endswith('Storage')):
-            return super().find_class(module, name)
-        if module.split('.')[0] in ('mmengine', 'numpy') or (
-                module, name) in self.HARMLESS:
-            return _Inert
-        raise pickle.UnpicklingError(
-            f'it asks for {module}.{name}, which no checkpoint of weights '
-            'needs and which could run any code')
-
-
-def read_checkpoint(path: str, own: bool = False) -> dict[str, Any]:
-    """Read a checkpoint without running code that it may hold.
-
-    Args:
-        path (str): A file of ``torch.save``.
-        own (bool): Whether to pass over the log that mmengine's training
-            checkpoints hold as objects. Defaults to False, which takes what
-            ``torch.load(weights_only=True)`` takes and nothing else.
-
-    Raises:
-        UserError: If the file is missing, damaged, altered, or asks for
-            code.
-    """
-    if not osp.isfile(path):
-        raise MissingFileError(f'{path}: no such file')
-    check_name_hash(path)
-    if not zipfile.is_zipfile(path):
-        raise UserError(f'{path} is truncated or not written by torch.save '
-                        f'of torch >= 1.6 ({osp.getsize(path)} bytes): copy '
-                        'it again, or take an earlier checkpoint')
-    try:
-        try:
-            return torch.load(path, map_location='cpu', weights_only=True)
-        except pickle.UnpicklingError:
-            if not own:
-                raise
-            return torch.load(
-                path,
-                map_location='cpu',
-                weights_only=False,
-                pickle_module=SimpleNamespace(
-                    Unpickler=_LogSkipper,
-                    load=pickle.load,
-                    __name__='log_skipper'))
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f'{path} is refused: it holds more than tensors and plain '
-            'containers, and reading such objects would run their code '
-            f'({str(error).splitlines()[0]}). Of a training checkpoint of '
-            'tools/train.py publish_backbone.py makes a file that can be '
-            'read. If you trust where another comes from, load it there and '
-            'save its state_dict alone with torch.save') from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise UserError(f'{path} is damaged ({error}): copy it again, or '
-                        'take an earlier checkpoint') from error
 
 
 def read_backbone(path: str) -> tuple[Tensors, dict[str, Any], str]:
@@ -147,17 +54,20 @@ def read_backbone(path: str) -> tuple[Tensors, dict[str, Any], str]:
             with safe_open(path, 'pt') as file:
                 meta = json.loads((file.metadata() or {}).get('made', '{}'))
                 state = {key: file.get_tensor(key) for key in file.keys()}
-        except SafetensorError as error:
-            raise UserError(f'{path} is damaged ({error}): copy it '
+        except (SafetensorError, ValueError, RecursionError) as error:
+            raise UserError(f'{path} is damaged ({one_line(error)}): copy it '
                             'again') from error
+        if not isinstance(meta, dict):
+            raise UserError(f'{path}: its record of how it was made is no '
+                            f'dict but of type {type(meta).__name__}')
     else:
-        content = read_checkpoint(path)
+        content = load_weights(path)
         meta = content.get('meta', {})
-        state = content.get('state_dict')  # type: ignore[assignment]
-        if not isinstance(state, dict):
+        if 'state_dict' not in content:
             raise UserError(f'{path} holds no state_dict but '
                             f'{sorted(map(str, content))[:8]}: publish it '
                             'with publish_backbone.py or from_published.py')
+        state = tensors_of(content, path)
     arch = find_arch(state)
     if arch is None:
         raise UserError(
@@ -183,7 +93,7 @@ def find_arch(tensors: Tensors) -> str | None:
     for stage in range(1, 5):
         found = [
             int(match[1]) for match in (re.match(
-                rf'layer{stage}\.(\d+)\.conv1\.weight$', key)
+                rf'layer{stage}\.(\d{{1,3}})\.conv1\.weight$', key)
                                         for key in tensors) if match
         ]
         blocks.append(max(found, default=-1) + 1)
@@ -210,7 +120,8 @@ def build_resnet(tensors: Tensors, arch: str, source: str) -> ResNet:
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise UserError(f'{source} is no whole {arch}: {error}') from error
+        raise UserError(f'{source} is no whole {arch}: '
+                        f'{one_line(error)}') from error
     bad = [k for k, v in tensors.items() if not v.float().isfinite().all()]
     if bad:
         raise UserError(f'{source}: {len(bad)} tensors hold NaN or infinite '
@@ -325,7 +236,7 @@ def write_hashed(folder: str, stem: str, suffix: str,
     partial = osp.join(folder, f'.{stem}.partial')
     write(partial)
     final = osp.join(folder, f'{stem}-{sha256(partial)[:8]}{suffix}')
-    os.replace(partial, final)
+    publish(partial, final)
     return final
 
 

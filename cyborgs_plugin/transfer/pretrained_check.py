@@ -4,7 +4,6 @@ mmengine only logs it when a file does not fit; training then starts from
 random weights.
 """
 import os.path as osp
-import pickle
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,9 +14,13 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from ..errors import MissingFileError, UserError
-from ..files import check_name_hash
-
-Tensors = dict[str, torch.Tensor]
+from ..safe_load import (
+    Tensors,
+    is_address,
+    load_weights,
+    loading_safely,
+    tensors_of,
+)
 
 
 def check_files(model: nn.Module) -> list[str]:
@@ -110,10 +113,9 @@ def check_checkpoint(model: nn.Module, checkpoint: dict,
     Raises:
         ValueError: If nothing will. Says how to start from a backbone.
     """
-    state = checkpoint.get('state_dict', checkpoint)
     found = {
         _without(key, 'module.'): value
-        for key, value in state.items() if isinstance(value, torch.Tensor)
+        for key, value in tensors_of(checkpoint, source).items()
     }
     wanted = _tensors(model)
     lacking, wrong = _misfits(found, wanted)
@@ -178,12 +180,7 @@ def read_pretrained(checkpoint: str, prefix: str | None = None) -> Tensors:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, asks to run code or has no such keys.
     """
-    content = read_file(checkpoint)
-    state = content.get('state_dict', content)
-    tensors = {
-        key: value
-        for key, value in state.items() if isinstance(value, torch.Tensor)
-    }
+    tensors = tensors_of(read_file(checkpoint), checkpoint)
     if prefix is None:
         return {_without(key, 'module.'): v for key, v in tensors.items()}
     prefix = prefix.rstrip('.') + '.'
@@ -203,28 +200,15 @@ def read_pretrained(checkpoint: str, prefix: str | None = None) -> Tensors:
 
 def read_file(checkpoint: str) -> dict:
     """Read a file or an address that mmengine knows, running no code."""
-    if '://' in checkpoint:
-        return CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    if is_address(checkpoint):
+        with loading_safely():
+            return CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
     if not osp.isfile(osp.expanduser(checkpoint)):
         raise MissingFileError(
             f'{checkpoint} does not exist: make it with tools/'
             'model_converters/publish_backbone.py and name it by BACKBONE=... '
             'or --cfg-options model.backbone.init_cfg.checkpoint=...')
-    path = osp.expanduser(checkpoint)
-    check_name_hash(path)
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError,
-            KeyError) as error:
-        raise UserError(
-            f'{checkpoint} is damaged, or holds objects whose code would '
-            'run when they are read, as a training checkpoint does: take '
-            'a file of tools/model_converters/publish_backbone.py or '
-            f'from_published.py ({str(error).splitlines()[0]})') from error
-    if not isinstance(content, dict):
-        raise UserError(f'{checkpoint} holds no weights by their names but '
-                        f'an object of type {type(content).__name__}')
-    return content
+    return load_weights(checkpoint)
 
 
 def _averages(module: nn.Module) -> tuple[str, ...]:

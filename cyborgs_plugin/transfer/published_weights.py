@@ -10,6 +10,7 @@ These are read:
 No code of the file runs: ``.pth`` is read with ``weights_only=True``, of a
 pickled ``.npy`` nothing but numpy arrays and plain containers are made.
 """
+import io
 import os.path as osp
 import pickle
 import re
@@ -18,8 +19,17 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from ..errors import UserError
-from .backbone_file import Tensors, find_arch, read_checkpoint
+from ..errors import MissingFileError, UserError
+from ..safe_load import (
+    KnotError,
+    Tensors,
+    check_nesting,
+    load_weights,
+    one_line,
+    plain_dtype,
+    tensors_of,
+)
+from .backbone_file import find_arch
 
 PREFIXES = dict(
     online=('net.', 'module.net.', 'online_encoder.net.',
@@ -34,19 +44,17 @@ HAIKU = re.compile(
     r'(?:_(?P<number>\d))?)'
     r'(?:/~/(?P<ema>mean|var)_ema)?/(?P<leaf>w|scale|offset|average)$')
 RESAVE = (
-    'Save it anew where you trust it, as plain arrays:\n'
-    '  import numpy as np, jax\n'
-    '  d = np.load(FILE, allow_pickle=True).item()\n'
-    '  flat = jax.tree_util.tree_flatten_with_path(d)[0]\n'
-    "  np.savez('detcon.npz', **{'/'.join(str(p.key) for p in path): "
+    'Save it anew where you trust it, as plain arrays: import numpy as np, '
+    'jax; d = np.load(FILE, allow_pickle=True).item(); flat = '
+    'jax.tree_util.tree_flatten_with_path(d)[0]; '
+    "np.savez('detcon.npz', **{'/'.join(str(p.key) for p in path): "
     'np.asarray(v) for path, v in flat})')
 
 
 class _ArraysOnly(pickle.Unpickler):
     """Makes numpy arrays and plain containers; refuses any other name."""
 
-    ALLOWED = {('numpy', 'ndarray'), ('numpy', 'dtype'),
-               ('collections', 'OrderedDict')}
+    ALLOWED = {('numpy', 'ndarray'), ('collections', 'OrderedDict')}
     NUMPY = {'_reconstruct', 'scalar', '_frombuffer'}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -57,6 +65,8 @@ class _ArraysOnly(pickle.Unpickler):
             return super().find_class(module, name)
         if (module, name) == ('_codecs', 'encode'):  # bytes of old pickles
             return _encode
+        if (module, name) == ('numpy', 'dtype'):
+            return plain_dtype
         raise pickle.UnpicklingError(f'it asks for {module}.{name}')
 
 
@@ -79,21 +89,22 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
             arrays.
     """
     if not osp.isfile(path):
-        raise UserError(f'{path}: no such file')
+        raise MissingFileError(f'{path}: no such file')
     try:
         if path.endswith('.npz'):
             with np.load(path, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
         with open(path, 'rb') as file:
             content = _read_object(file)
+    except KnotError as error:
+        raise UserError(f'{path} is refused: {error}') from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f'{path} is refused: a pickle runs the code that it names, and '
             f'{error}, not for numpy arrays alone. {RESAVE}') from error
-    except (ValueError, EOFError, OSError, AttributeError, IndexError,
-            KeyError, TypeError) as error:
-        raise UserError(f'{path} is damaged or no file of numpy ({error}): '
-                        'copy it again') from error
+    except Exception as error:  # a hostile file may raise any
+        raise UserError(f'{path} is damaged or no file of numpy '
+                        f'({one_line(error)}): copy it again') from error
     arrays: dict[str, np.ndarray] = {}
 
     def visit(node: Any, place: str) -> None:
@@ -122,7 +133,9 @@ def _read_object(file: BinaryIO) -> Any:
     if not dtype.hasobject:
         raise ValueError(f'it holds one array of shape {shape}, but weights '
                          'are many')
-    return _ArraysOnly(file).load()
+    pickled = file.read()
+    check_nesting(io.BytesIO(pickled))
+    return _ArraysOnly(io.BytesIO(pickled)).load()
 
 
 def from_haiku(arrays: dict[str, np.ndarray], path: str,
@@ -209,11 +222,10 @@ def from_torch(checkpoint: dict[str, Any], path: str,
     Raises:
         UserError: If there is no ResNet; names the prefixes that there are.
     """
-    state = checkpoint
-    for name in ('state_dict', 'model'):
-        if isinstance(checkpoint.get(name), dict):
-            state = checkpoint[name]
-            break
+    if 'state_dict' not in checkpoint and isinstance(
+            checkpoint.get('model'), dict):
+        checkpoint = checkpoint['model']
+    state = tensors_of(checkpoint, path)
     for prefix in PREFIXES[network]:
         tensors = {
             key[len(prefix):]: value.detach().clone()
@@ -259,7 +271,7 @@ def read_published(path: str, network: str) -> Tensors:
     if path.endswith(('.npy', '.npz')):
         tensors = _with_counts(from_haiku(read_arrays(path), path, network))
     else:
-        checkpoint = read_checkpoint(path)
+        checkpoint = load_weights(path)
         meta = checkpoint.get('meta')
         if isinstance(meta, dict) and 'source_sha256' in meta:
             raise UserError(f'{path} is a file of this package already')

@@ -106,7 +106,7 @@ def recipe_of(meta: Any) -> dict[str, Any]:
     """
     if not isinstance(meta, dict):
         return {}
-    settings = _read_settings(meta.get('config') or meta.get('cfg'))
+    settings = read_settings(meta.get('config') or meta.get('cfg'))
     model = settings.get('model', {})
     images = _as_dict(
         model.get('data_preprocessor') or settings.get('data_preprocessor'))
@@ -121,8 +121,16 @@ def recipe_of(meta: Any) -> dict[str, Any]:
     return {k: v for k, v in found.items() if _plausible(k, v)}
 
 
-def _read_settings(text: Any) -> dict[str, dict]:
-    """Read the dicts of a config's text; what is no literal becomes None."""
+def read_settings(text: Any) -> dict[str, dict]:
+    """Read the dicts of a config's text, which is not run.
+
+    Args:
+        text (Any): As mmengine dumps a config.
+
+    Returns:
+        dict[str, dict]: By their names; what is no literal becomes None.
+            Empty if it is no text or no Python.
+    """
 
     def value_of(node: ast.expr) -> Any:
         if isinstance(node, ast.Call) and isinstance(
@@ -138,13 +146,13 @@ def _read_settings(text: Any) -> dict[str, dict]:
 
     try:
         nodes = ast.parse(text if isinstance(text, str) else '').body
-    except (SyntaxError, ValueError, RecursionError):
+        settings = {
+            node.targets[0].id: value_of(node.value)
+            for node in nodes if isinstance(node, ast.Assign) and isinstance(
+                node.targets[0], ast.Name)
+        }
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
-    settings = {
-        node.targets[0].id: value_of(node.value)
-        for node in nodes if isinstance(node, ast.Assign) and isinstance(
-            node.targets[0], ast.Name)
-    }
     return {k: v for k, v in settings.items() if isinstance(v, dict)}
 
 

@@ -227,6 +227,44 @@ def test_frozen_probes(tmp_path, backbone, call):  # noqa: F811
         call(frozen_probes, backbone, '--root', tmp_path / 'nowhere')
 
 
+def test_frozen_probes_of_what_people_have(tmp_path, backbone, call, capsys):
+    """Every class in every image, ids as text, a broken picture."""
+    write_coco(tmp_path)
+    for split in ('train', 'val'):
+        file = tmp_path / 'annotations' / f'instances_{split}2017.json'
+        content = json.loads(file.read_text())
+        known = content['annotations'][:2]
+        for image in content['images']:
+            image['id'] = str(image['id'])
+        content['annotations'] += [
+            dict(box, id=100, image_id=int(image['id']))
+            for image in content['images'] for box in known
+        ]
+        file.write_text(json.dumps(content))
+    (tmp_path / 'val2017' / '003.png').write_bytes(b'no picture')
+    out = tmp_path / 'probes.json'
+    assert 'regions accuracy' in call(
+        frozen_probes, backbone, '--root', tmp_path, '--out', out)
+    assert {name.split()[0] for name in json.loads(out.read_text())['scores']
+            } == {'regions', 'segments'}
+
+
+@pytest.mark.parametrize('spoil', [
+    os.mkfifo, lambda path: path.write_bytes(b'no picture')])
+@pytest.mark.parametrize('tool, option, picture', [
+    (knn_imagenet, '--root', 'val/cat/0.png'),
+    (voc07_svm, '--voc-root', 'VOC2007/JPEGImages/test05.jpg')])
+def test_a_picture_that_cannot_be_read_is_named(tmp_path, backbone, call,
+                                                tool, option, picture, spoil):
+    write_voc(tmp_path)
+    for split in ('train', 'val'):
+        write_photo(tmp_path / split / 'cat' / '0.png')
+    (tmp_path / picture).unlink()
+    spoil(tmp_path / picture)  # a pipe would be waited for
+    with pytest.raises(SystemExit, match=f'Error: .*{picture}'):
+        call(tool, backbone, option, tmp_path)
+
+
 def coco_run(folder, ann_file):
     """A run as mmengine leaves it; detections scored by mmdet's metric."""
     from mmdet.evaluation import CocoMetric

@@ -19,9 +19,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.config import Config
-
 from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.safe_load import one_line
+from cyborgs_plugin.transfer.recipe_check import read_settings
 
 # column -> what mmengine's logs call it
 COLUMNS = {
@@ -55,35 +55,52 @@ def read_run(folder: str) -> dict[str, Any] | None:
     Returns:
         Optional[dict[str, Any]]: Config, seed, start and scores; None if
         nothing was evaluated.
+
+    Raises:
+        UserError: If its config, which is not run, is none of mmengine's.
     """
     last: dict[str, Any] = {}
     source = ''
     for log in sorted(glob.glob(osp.join(folder, '*', 'vis_data', '*.json'))):
-        with open(log, encoding='utf-8') as file:
+        with open(log, encoding='utf-8', errors='replace') as file:
             for line in file:
                 try:
                     entry = json.loads(line)
-                except ValueError:  # a run that was killed as it wrote
-                    continue
+                except (ValueError, RecursionError):
+                    continue  # a run that was killed as it wrote
                 scores = {
                     column: entry[name]
                     for column, names in COLUMNS.items() for name in names
-                    if name in entry
+                    if isinstance(entry, dict) and _is_number(entry.get(name))
                 }
                 if scores:
                     last, source = dict(entry, scores=scores), log
     if not last:
         return None
-    cfg = Config.fromfile(osp.join(osp.dirname(source), 'config.py'))
-    init = cfg.model.backbone.get('init_cfg')
+    path = osp.join(osp.dirname(source), 'config.py')
+    cfg: dict[str, dict] = {}
+    if osp.isfile(path):
+        with open(path, encoding='utf-8', errors='replace') as file:
+            cfg = read_settings(file.read())
+    backbone = cfg.get('model', {}).get('backbone')
+    if not isinstance(backbone, dict):
+        raise UserError(
+            f'{path} is missing or not as mmengine writes it beside the log: '
+            'it has no model with a backbone; copy the whole folder of the '
+            'run again')
+    init = backbone.get('init_cfg')
     return dict(
         run=osp.basename(osp.normpath(folder)),
-        config=find_config(folder) or osp.basename(cfg.filename),
-        start=init['checkpoint'] if init else 'random',
+        config=find_config(folder) or osp.basename(path),
+        start=init.get('checkpoint') if isinstance(init, dict) else 'random',
         seed=(cfg.get('randomness') or {}).get('seed'),
         step=last.get('step'),
         scores=last['scores'],
         ann_file=(cfg.get('val_evaluator') or {}).get('ann_file'))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
 
 
 def find_config(folder: str) -> str | None:
@@ -101,7 +118,21 @@ def rescore(folder: str, ann_file: str) -> dict[str, float]:
 
     Returns:
         dict[str, float]: By the names of :data:`COLUMNS`.
+
+    Raises:
+        UserError: If the files are not in the format of COCO.
     """
+    try:
+        return _rescore(folder, ann_file)
+    except (ValueError, LookupError, TypeError, AttributeError,
+            AssertionError, RecursionError) as error:
+        raise UserError(
+            f'{folder}: pycocotools cannot score its detections.*.json by '
+            f'{ann_file} ({type(error).__name__}: {one_line(error)}): one of '
+            'them is damaged, or they are of different data') from error
+
+
+def _rescore(folder: str, ann_file: str) -> dict[str, float]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
     scores: dict[str, float] = {}
@@ -159,7 +190,7 @@ def results_of(root: str) -> Iterator[dict[str, Any]]:
                   file=sys.stderr)
             continue
         ann_file = result.pop('ann_file')
-        if ann_file and osp.isfile(ann_file):
+        if isinstance(ann_file, str) and osp.isfile(ann_file):
             result['pycocotools'] = rescore(folder, ann_file)
             for name, value in result['pycocotools'].items():
                 logged = result['scores'].setdefault(name, value)
@@ -180,7 +211,17 @@ def results_of(root: str) -> Iterator[dict[str, Any]]:
                 content = json.load(file)
         except ValueError:  # a log of several lines
             continue
+        except RecursionError as error:
+            raise UserError(f'{path} is nested too deep for a json of a '
+                            'benchmark: remove it') from error
         if isinstance(content, dict) and {'task', 'scores'} <= set(content):
+            scores = content['scores']
+            if not {'start', 'seed'} <= set(content) or not (
+                    isinstance(scores, dict)
+                    and all(map(_is_number, scores.values()))):
+                raise UserError(f'{path} is no json of a benchmark: start or '
+                                'seed is missing, or scores are no numbers; '
+                                'run it again, or remove the file')
             yield dict(
                 run=osp.splitext(osp.basename(path))[0],
                 config=content['task'],

@@ -55,6 +55,7 @@ from cyborgs_plugin.datasets.image_io import (  # noqa: E402
     IMG_EXTENSIONS,
     read_image,
 )
+from cyborgs_plugin.safe_load import load_weights  # noqa: E402
 from cyborgs_plugin.segmentation import (  # noqa: E402
     FeatureExtractor,
     NetworkMasks,
@@ -305,8 +306,7 @@ def main() -> None:
     backbone = ResNet(args.depth, out_indices=(1, 2, 3))
     backbone.init_weights()
     if args.checkpoint:
-        backbone.load_state_dict(
-            torch.load(args.checkpoint, weights_only=True)['state_dict'])
+        backbone.load_state_dict(load_weights(args.checkpoint)['state_dict'])
     source = TimedMasks(
         args.layer, num_clusters=args.num_clusters, dtype=args.dtype)
     source.prepare(backbone, IMAGENET)

@@ -3,6 +3,9 @@ r"""Check that a transfer config gets its backbone and its annotations.
 Run: python tools/model_converters/check_backbone.py CONFIG \
          --cfg-options model.backbone.init_cfg.checkpoint=FILE
 
+FILE lies on this machine, or is an address that begins with http://, https://,
+torchvision://, open-mmlab:// or mmcls://. None of its code runs.
+
 Builds the model, loads the pretrained weights as mmengine does, compares every
 tensor with the file and stops with the list of those that are missing. It also
 stops if images and strides are not those of the pretraining, or if the heads
@@ -17,9 +20,11 @@ from mmengine.registry import MODELS, init_default_scope
 
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.errors import reported
+from cyborgs_plugin.safe_load import loading_safely
 from cyborgs_plugin.transfer.annotation_check import (
     check_annotations,
     check_config,
+    check_file_kinds,
 )
 from cyborgs_plugin.transfer.pretrained_check import (
     check_files,
@@ -47,6 +52,7 @@ def main() -> None:
     cfg.merge_from_dict(args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     MMLogger.get_instance('check_backbone', log_level='ERROR')
+    check_file_kinds(cfg)
     lines = check_config(cfg)
     if not args.no_data:
         lines += check_annotations(cfg)
@@ -56,7 +62,8 @@ def main() -> None:
     check_files(model)
     lines += check_recipe(model, cfg)
     if any(pretrained_modules(model)):
-        model.init_weights()
+        with loading_safely():
+            model.init_weights()
         lines += check_loaded(model)
     else:
         lines.append(f'{args.config} starts from random weights')

@@ -14,12 +14,8 @@ from typing import Any
 
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.files import sha256
-from cyborgs_plugin.transfer.backbone_file import (
-    Tensors,
-    find_arch,
-    read_checkpoint,
-    write_backbone,
-)
+from cyborgs_plugin.safe_load import Tensors, load_weights, tensors_of
+from cyborgs_plugin.transfer.backbone_file import find_arch, write_backbone
 from cyborgs_plugin.transfer.recipe_check import recipe_of
 from cyborgs_plugin.version import __version__
 
@@ -33,14 +29,14 @@ def backbone_of(checkpoint: dict[str, Any], path: str,
     Raises:
         UserError: If there are none; names the prefixes that there are.
     """
-    state = checkpoint.get('state_dict', checkpoint)
+    state = tensors_of(checkpoint, path)
     prefix = PREFIXES[network]
     tensors = {
         key[len(prefix):]: value.clone()
         for key, value in state.items() if key.startswith(prefix)
     }
     if not tensors:
-        found = sorted({str(key).split('.')[0] for key in state})
+        found = sorted({key.split('.')[0] for key in state})
         raise UserError(
             f'{path} holds no keys that begin with {prefix!r}, but such as '
             f'begin with {found[:10]}: give a checkpoint of tools/train.py '
@@ -64,9 +60,11 @@ def main() -> None:
         help='online, as the paper transfers, or its moving average')
     args = parser.parse_args()
     path = args.checkpoint
-    checkpoint = read_checkpoint(path, own=True)
+    checkpoint = load_weights(path, log=True)
     tensors = backbone_of(checkpoint, path, args.network)
-    meta, hub = checkpoint.get('meta', {}), checkpoint.get('message_hub', {})
+    meta = checkpoint.get('meta', {})
+    hub = checkpoint.get('message_hub', {}).get('runtime_info')
+    hub = hub if isinstance(hub, dict) else {}
     made = dict(
         source=osp.basename(path),
         source_sha256=sha256(path),
@@ -74,7 +72,7 @@ def main() -> None:
         epoch=meta.get('epoch'),
         iter=meta.get('iter'),
         seed=meta.get('seed'),
-        mask_round=hub.get('runtime_info', {}).get('mask_round'),
+        mask_round=hub.get('mask_round'),
         time=meta.get('time'),
         mmengine=meta.get('mmengine_version'),
         cyborgs_plugin=__version__)

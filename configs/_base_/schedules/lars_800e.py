@@ -1,6 +1,7 @@
 """LARS, 800 epochs, two late steps."""
 optim_wrapper = dict(
     type='OptimWrapper',
+    constructor='TrainedParametersConstructor',
     optimizer=dict(
         type='LARS',
         lr=0.2,

@@ -1,19 +1,22 @@
 """Values that the transfer configs share; each puts them in their place.
 
 No key of the Runner is set here: mmdet's own base sets those, and two bases
-may not set the same one.
+may not set the same one. What the environment names is read by Python:
+mmengine's own form would paste a file's name into the text of the config.
 """
+import os
+
 # The file of tools/model_converters/publish_backbone.py. Its keys carry the
 # architecture's name, so that mmengine itself refuses any other file.
 pretrained = dict(
     type='Pretrained',
-    checkpoint='{{$BACKBONE:work_dirs/backbone.pth}}',
+    checkpoint=os.environ.get('BACKBONE', 'work_dirs/backbone.pth'),
     prefix='resnet50.')
 supervised = dict(type='Pretrained', checkpoint='torchvision://resnet50')
 
-coco_root = '{{$COCO_ROOT:data/coco}}/'
-lvis_root = '{{$LVIS_ROOT:data/lvis_v1}}/'
-voc_root = '{{$VOC_ROOT:data/VOCdevkit}}/'
+coco_root = os.environ.get('COCO_ROOT', 'data/coco') + '/'
+lvis_root = os.environ.get('LVIS_ROOT', 'data/lvis_v1') + '/'
+voc_root = os.environ.get('VOC_ROOT', 'data/VOCdevkit') + '/'
 
 # batch norms count over all ranks and learn, nothing is frozen
 sync_norm = dict(type='SyncBN', requires_grad=True)

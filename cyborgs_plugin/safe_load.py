@@ -1,0 +1,373 @@
+"""Checkpoints from outside: read without running what they hold.
+
+A pickle names the functions that make its objects, so that reading one may
+run anything. All files of ``torch.save`` are read by :func:`load_weights`;
+:func:`loading_safely` makes mmengine read them so as well, whose own loader
+takes a pickle for trusted wherever it holds more than weights.
+"""
+import functools
+import graphlib
+import io
+import os
+import os.path as osp
+import pickletools
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from .errors import MissingFileError, UserError
+from .files import check_name_hash
+
+Tensors = dict[str, torch.Tensor]
+
+# Addresses that mmengine downloads from; its other kinds need a client of a
+# company's storage, which reads pickles by itself.
+ADDRESSES = ('http://', 'https://', 'torchvision://', 'open-mmlab://',
+             'openmmlab://', 'mmcls://')
+# Of a pickle's values: how deep in each other, and how many when each is
+# counted as often as it is referred to.
+MAX_DEPTH, MAX_SIZE = 200, 10**7
+VARIABLES = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD',
+             'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD')
+# Numbers, of the machine's own order of bytes, and objects.
+DTYPE = r'[?bhilqBHILQefdFDO]|[biufc]\d{1,2}|O8'
+
+
+class KnotError(UnpicklingError):
+    """A pickle of plain values that could still end or stop the reader."""
+
+
+def load_weights(path: str,
+                 map_location: Any = 'cpu',
+                 log: bool = False) -> dict[str, Any]:
+    """Read a file of ``torch.save``, running no code that it may hold.
+
+    Args:
+        path (str): A file of any version of torch.
+        map_location (Any): As ``torch.load`` takes it. Defaults to 'cpu'.
+        log (bool): Whether to take the log of mmengine's training checkpoints
+            as well, which holds arrays. Defaults to False.
+
+    Returns:
+        dict: What it holds.
+
+    Raises:
+        UserError: If the file is missing, damaged, altered, asks for code, or
+            holds no dict. Names the file.
+    """
+    path = osp.expanduser(path)
+    if not osp.isfile(path):
+        raise MissingFileError(f'{path}: no such file')
+    check_name_hash(path)
+    try:
+        _check_pickles(path)
+        with torch.serialization.safe_globals(_log_names() if log else []), \
+                warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of other protocols
+            content = torch.load(
+                path, map_location=map_location, weights_only=True)
+    except KnotError as error:
+        raise UserError(f'{path} is refused: {error}, as in no '
+                        'checkpoint') from error
+    except UnpicklingError as error:
+        raise UserError(
+            f'{path} is refused: it holds more than tensors and plain '
+            'containers, objects whose code would run as they are read '
+            f'({_asked(error)}). Of a training checkpoint of '
+            'tools/train.py publish_backbone.py makes a file that can be '
+            'read. If you trust where another comes from, load it there and '
+            'save its state_dict alone with torch.save') from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a hostile file may raise any
+        raise UserError(
+            f'{path} ({osp.getsize(path)} bytes) is truncated, damaged, or '
+            f'no file of torch.save ({one_line(error)}): copy it again, or '
+            'take an earlier checkpoint') from error
+    if not isinstance(content, dict):
+        raise UserError(f'{path} holds no weights by their names but an '
+                        f'object of type {type(content).__name__}')
+    for key in ('state_dict', 'meta', 'message_hub'):
+        if not isinstance(content.get(key, {}), dict):
+            raise UserError(f'{path}: its {key!r} is no dict but of type '
+                            f'{type(content[key]).__name__}')
+    return content
+
+
+def tensors_of(content: dict[str, Any], path: str) -> Tensors:
+    """The tensors of a checkpoint, by their names.
+
+    Args:
+        content (dict): As :func:`load_weights` gives it, with a
+            ``state_dict`` or without.
+        path (str): File that is named in errors.
+
+    Returns:
+        Tensors: Other values are left out.
+
+    Raises:
+        UserError: If one is of a kind without plain values, such as a
+            sparse one.
+    """
+    tensors = {
+        key: value
+        for key, value in content.get('state_dict', content).items()
+        if isinstance(key, str) and isinstance(value, torch.Tensor)
+    }
+    for key, value in tensors.items():
+        if value.layout != torch.strided or value.is_meta or (
+                value.is_quantized):
+            raise UserError(f'{path}: {key} is a tensor without plain values '
+                            f'({value.dtype}, {value.layout})')
+    return tensors
+
+
+def is_address(name: str) -> bool:
+    """Whether weights are to be downloaded; refuse what can not be.
+
+    Args:
+        name (str): A path or an address.
+
+    Raises:
+        UserError: If it has ``://`` and is no address that is known.
+    """
+    if '://' in name and not name.startswith(ADDRESSES):
+        raise UserError(
+            f'{name} is taken for an address, since it holds "://"; weights '
+            f'come from a file of this machine or from {", ".join(ADDRESSES)}'
+            '. Rename the file, or mount the storage')
+    return '://' in name
+
+
+@contextmanager
+def loading_safely(trust: bool = False) -> Iterator[None]:
+    """Let mmengine read checkpoints by :func:`load_weights` in this block.
+
+    Args:
+        trust (bool): Whether to leave everything as mmengine has it, which
+            runs the code of a file that is no plain checkpoint. Defaults to
+            False.
+    """
+    restore = load_safely(trust)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def load_safely(trust: bool = False) -> Callable[[], None]:
+    """Let mmengine read checkpoints by :func:`load_weights` from now on.
+
+    Addresses are read by ``torch.load`` itself, which is told to take weights
+    alone whatever it is asked for.
+
+    Args:
+        trust (bool): As :func:`loading_safely` takes it. Defaults to False.
+
+    Returns:
+        Callable: Makes everything as it was.
+    """
+    schemes = CheckpointLoader._schemes
+    if trust or schemes[''] is load_from_local:
+        return lambda: None
+    before = {key: os.environ.pop(key, None) for key in VARIABLES}
+    os.environ[VARIABLES[0]] = '1'
+    CheckpointLoader._schemes = type(schemes)(schemes)
+    for prefix, loader in schemes.items():
+        CheckpointLoader.register_scheme(
+            prefix,
+            _downloading(loader) if prefix in ADDRESSES else load_from_local,
+            force=True)
+
+    def restore() -> None:
+        CheckpointLoader._schemes = schemes
+        os.environ.pop(VARIABLES[0], None)
+        os.environ.update({k: v for k, v in before.items() if v is not None})
+
+    return restore
+
+
+def load_from_local(filename: str, map_location: Any = None) -> dict:
+    """The loader of mmengine for files; it shows the end of this name."""
+    is_address(filename)
+    return _without_config(load_weights(filename, map_location, log=True))
+
+
+def _downloading(loader: Callable) -> Callable:
+    """A loader of mmengine for addresses, whose refusals are understood."""
+
+    @functools.wraps(loader)
+    def load(filename: str, *args: Any, **kwargs: Any) -> dict:
+        try:
+            return _without_config(loader(filename, *args, **kwargs))
+        except (UnpicklingError, KeyError, OSError) as error:
+            raise UserError(
+                f'{filename} is unknown, cannot be had, or holds more than '
+                f'weights ({type(error).__name__}: {one_line(error)}): '
+                'download it and name the file') from error
+
+    return load
+
+
+def _asked(error: UnpicklingError) -> str:
+    """What a file has asked for, out of torch's advice to trust it."""
+    return one_line(error).rpartition('WeightsUnpickler error: ')[2].partition(
+        '. Please use')[0].removeprefix('Unsupported global: ')
+
+
+def _without_config(content: dict) -> dict:
+    """Leave out a text that mmengine would run as it resumes."""
+    if isinstance(content.get('meta'), dict):
+        content['meta'].pop('config', None)
+    return content
+
+
+def one_line(error: BaseException, length: int = 1000) -> str:
+    """The message of another library's error, as part of a line of ours."""
+    text = ' '.join(str(error).split())
+    return text if len(text) <= length else f'{text[:length]} ...'
+
+
+def _log_names() -> list:
+    """What mmengine's log is made of, by the names in its pickles."""
+    names: list[Any] = [
+        HistoryBuffer, np.ndarray, (plain_dtype, 'numpy.dtype'),
+        (_statistic, 'builtins.getattr'), (_as_list, 'collections.deque'),
+        *{type(np.dtype(code)) for code in np.typecodes['All']
+          if re.fullmatch(DTYPE, code)}
+    ]
+    core = np.ones(1).__reduce__()[0].__module__  # by the version of numpy
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        for name in ('_reconstruct', 'scalar'):
+            names.append((getattr(sys.modules[core], name),
+                          f'{module}.{name}'))
+    return names
+
+
+def plain_dtype(code: str, *_: Any) -> np.dtype:
+    """A dtype that is numpy's own, which no pickle can change.
+
+    A copy, for which pickles ask, takes any state, even one in which numbers
+    are taken for addresses of objects.
+    """
+    if not isinstance(code, str) or not re.fullmatch(DTYPE, code):
+        raise UnpicklingError(f'it holds an array of {str(code)[:20]!r}')
+    return np.dtype(code)
+
+
+def _statistic(owner: Any, name: str) -> Any:
+    """The one use of getattr in mmengine's log."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current',
+                                                  'mean'):
+        raise UnpicklingError('it asks for builtins.getattr')
+    return getattr(owner, name)
+
+
+def _as_list(items: Iterable = (), length: int | None = None) -> list:
+    return list(items)
+
+
+def _check_pickles(path: str) -> None:
+    """Check the nesting of what torch will read of a file."""
+    with open(path, 'rb') as file:
+        # torch decides by the beginning, and so must this
+        if file.read(4) == b'PK\x03\x04':
+            record = torch._C.PyTorchFileReader(path).get_record('data.pkl')
+            check_nesting(io.BytesIO(record))
+            return
+        file.seek(0)
+        # before 1.6: a number, a version, the system, the object, its keys
+        for _ in range(5):
+            check_nesting(file)
+
+
+def check_nesting(pickled: BinaryIO) -> None:
+    """Refuse a pickle whose values lie too deep or too often in each other.
+
+    The hash of a tuple follows every reference, and its recursion ends the
+    interpreter. The values are only counted here, none is made.
+
+    Args:
+        pickled (BinaryIO): Is read up to the end of the pickle.
+
+    Raises:
+        KnotError: If they do.
+    """
+    leaf, mark = 0, -1  # the others are numbers of rows in these
+    parts: list[list[int]] = [[]]
+    depth, size = [0], [1]
+
+    def hold(row: int, held: list[int]) -> None:
+        parts[row] += [part for part in held if part != leaf]
+        measure(row, held)
+
+    def measure(row: int, held: list[int]) -> None:
+        depth[row] = max([depth[row], *(1 + depth[part] for part in held)])
+        size[row] += sum(size[part] for part in held)
+        if depth[row] > MAX_DEPTH or size[row] > MAX_SIZE:
+            raise KnotError(
+                f'its values lie more than {MAX_DEPTH} deep in each other, '
+                f'or are more than {MAX_SIZE}')
+
+    stack: list[int] = []
+    memo: dict[int, int] = {}
+    for opcode, argument, _ in pickletools.genops(pickled):
+        name = opcode.name
+        if name == 'MARK':
+            stack.append(mark)
+        elif name == 'DUP':
+            stack.append(stack[-1])
+        elif name.endswith('GET'):
+            stack.append(memo[int(argument or 0)])
+        elif name.endswith('PUT') or name == 'MEMOIZE':
+            place: Any = len(memo) if name == 'MEMOIZE' else argument
+            memo[int(place)] = stack[-1]
+        else:
+            taken = _take(stack, opcode, mark)
+            if name in ('APPEND', 'APPENDS', 'SETITEM', 'SETITEMS',
+                        'ADDITEMS', 'BUILD'):
+                if taken[0] == leaf:
+                    raise UnpicklingError(f'{name} alters what is no object')
+                hold(taken[0], taken[1:])
+                stack.append(taken[0])
+            elif opcode.stack_after:
+                new = leaf
+                if taken or name.startswith('EMPTY'):
+                    new = len(parts)
+                    parts.append([])
+                    depth.append(0)
+                    size.append(1)
+                    hold(new, taken)
+                stack.append(new)
+    # once more from below: what was held may have grown since
+    depth, size = [0] * len(parts), [1] * len(parts)
+    try:
+        for row in graphlib.TopologicalSorter(
+                dict(enumerate(parts))).static_order():
+            measure(row, parts[row])
+    except graphlib.CycleError as error:
+        raise KnotError('one of its values holds itself') from error
+
+
+def _take(stack: list[int], opcode: pickletools.OpcodeInfo,
+          mark: int) -> list[int]:
+    """Take from the stack what an opcode takes, without the mark."""
+    before = opcode.stack_before
+    count = len(before)
+    if pickletools.markobject in before:
+        place = len(stack) - 1 - stack[::-1].index(mark)
+        count = len(stack) - place + before.index(pickletools.markobject)
+    if count > len(stack):
+        raise UnpicklingError(f'{opcode.name} finds nothing to take')
+    taken = stack[len(stack) - count:]
+    del stack[len(stack) - count:]
+    return [part for part in taken if part != mark]
