@@ -7,14 +7,12 @@ _base_ = [
     '_base_/models/cyborgs_resnet50.py',
     '_base_/datasets/coco_scenes.py',
     '_base_/schedules/lars_800e.py',
-    'mmpretrain::_base_/default_runtime.py',
+    '_base_/default_runtime.py',
 ]
-custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
 
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=50),
-    checkpoint=dict(
-        type='AtomicCheckpointHook', interval=10, max_keep_ckpts=3),
+    logger=dict(interval=50),
+    checkpoint=dict(interval=10, max_keep_ckpts=3),
     target_update=dict(type='TargetUpdateHook'),
     # knobs of the masks: ablations change these
     mask_update=dict(
@@ -26,5 +24,3 @@ default_hooks = dict(
             layer='layer2.2',
             num_clusters=(2, 256),
             num_iters=20)))
-
-randomness = dict(seed=0, deterministic=False)

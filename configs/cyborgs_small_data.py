@@ -7,9 +7,8 @@ _base_ = [
     '_base_/models/cyborgs_resnet50.py',
     '_base_/datasets/small_scenes.py',
     '_base_/schedules/adamw_18e.py',
-    'mmpretrain::_base_/default_runtime.py',
+    '_base_/default_runtime.py',
 ]
-custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
 
 # What to change with the number of pictures, and what these were chosen by:
 # docs/small_data.md
@@ -24,8 +23,8 @@ model = dict(
         predictor=dict(in_channels=128, hid_channels=512, out_channels=128)))
 
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=10),
-    checkpoint=dict(type='AtomicCheckpointHook', interval=3, max_keep_ckpts=2),
+    logger=dict(interval=10),
+    checkpoint=dict(interval=3, max_keep_ckpts=2),
     target_update=dict(type='TargetUpdateHook'),
     mask_update=dict(
         type='MaskUpdateHook',
@@ -39,5 +38,3 @@ default_hooks = dict(
             reflect=32,  # so that the border is no region of its own
             smooth=32,  # without it masks do not get better
             long_side=640)))
-
-randomness = dict(seed=0, deterministic=False)

@@ -4,17 +4,27 @@ Run: python tools/train.py configs/cyborgs_coco.py
      bash tools/dist_train.sh configs/cyborgs_coco.py 8
 """
 import argparse
+import errno
 import logging
 import os.path as osp
+import shutil
 
 from _options import add_options, parse
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from cyborgs_plugin.config_path import load_config
-from cyborgs_plugin.engine import PretrainedCheckHook, ScheduleHook
+from cyborgs_plugin.engine import (
+    FiniteHook,
+    PretrainedCheckHook,
+    ScheduleHook,
+    WorkDirHook,
+    WorkerExitHook,
+)
+from cyborgs_plugin.engine.batch_check import check_batches
 from cyborgs_plugin.engine.config_checks import (
     check_data_root,
     check_keys,
@@ -27,10 +37,13 @@ from cyborgs_plugin.engine.config_options import (
     use_mixed_precision,
 )
 from cyborgs_plugin.engine.launch import prepare_launch
+from cyborgs_plugin.engine.work_dir_hook import latest_checkpoint
 from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.safe_load import loading_safely
 from cyborgs_plugin.transfer.annotation_check import (
     check_annotations,
     check_config,
+    check_file_kinds,
 )
 from cyborgs_plugin.version import require_mmcv_ops
 
@@ -59,6 +72,11 @@ def parse_args() -> argparse.Namespace:
         '--no-persistent-workers',
         action='store_true',
         help='start new data workers for each epoch')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read the checkpoint even if reading it runs its code; without '
+        'it such a file is refused')
     add_options(parser)
     return parse(parser)
 
@@ -71,7 +89,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-        if not cfg.load_from and not find_latest_checkpoint(cfg.work_dir):
+        if not cfg.load_from and not latest_checkpoint(cfg.work_dir):
             print_log(
                 f'--resume: {cfg.work_dir} holds no checkpoint, so the run '
                 'begins anew',
@@ -90,6 +108,7 @@ def check(cfg: Config) -> None:
     """Refuse what would train for nothing; warn of what may."""
     check_data_root(cfg)
     check_load_from(cfg)
+    check_file_kinds(cfg)
     if cfg.get('default_scope') != 'mmpretrain':
         require_mmcv_ops()
     if cfg.get('default_scope') == 'mmdet':
@@ -101,32 +120,62 @@ def check(cfg: Config) -> None:
 
 @reported()
 def main() -> None:
-    """Train, and say what came of it."""
+    """Read the command line and train."""
     args = parse_args()
+    with loading_safely(args.trust_checkpoint):
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, and say what came of it."""
     cfg = load_config(args.config)
     check_keys(cfg)
     merge_args(cfg, args)
     check(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     prepare_launch(cfg)
+    folder = WorkDirHook()
+    if cfg.launcher == 'none':
+        # Before the config is written into it; other launchers' ranks are
+        # known only later.
+        folder.lock(cfg.work_dir)
     if 'runner_type' in cfg:
         runner = RUNNERS.build(cfg)
     else:
         runner = Runner.from_cfg(cfg)
-    runner.register_hook(PretrainedCheckHook())
+    runner.register_hook(PretrainedCheckHook(args.trust_checkpoint))
     runner.register_hook(ScheduleHook())
-    runner.train()
+    # Pretraining has these in its config.
+    for hook in (folder, FiniteHook(), WorkerExitHook()):
+        if not any(isinstance(other, type(hook)) for other in runner.hooks):
+            runner.register_hook(hook)
+    check_batches(runner)
+    try:
+        runner.train()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(disk_full(runner, error)) from error
+        raise
     if runner.rank == 0:
         report(runner)
 
 
+def disk_full(runner: Runner, error: OSError) -> str:
+    """Say where there is no room, and how to go on."""
+    folders = [runner.work_dir] + [
+        hook.out_dir for hook in runner.hooks
+        if isinstance(hook, CheckpointHook) and osp.isdir(hook.out_dir or '')
+    ]
+    free = ', '.join(
+        f'{folder} has {shutil.disk_usage(folder).free} bytes free'
+        for folder in dict.fromkeys(folders))
+    return (f'{error}: {free}. Make room (default_hooks.checkpoint.'
+            'max_keep_ckpts keeps fewer checkpoints), then go on by --resume')
+
+
 def report(runner: Runner) -> None:
     """Say what was written and what to do next."""
-    last = osp.join(runner.work_dir, 'last_checkpoint')
-    checkpoint = 'none'
-    if osp.isfile(last):
-        with open(last, encoding='utf-8') as file:
-            checkpoint = file.read().strip()
+    checkpoint = latest_checkpoint(runner.work_dir) or 'none'
     lines = [
         f'Done. Checkpoint: {checkpoint}',
         f'Log: {osp.join(runner.log_dir, runner.timestamp + ".log")}'

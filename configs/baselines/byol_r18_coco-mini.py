@@ -2,9 +2,8 @@
 _base_ = [
     '../_base_/datasets/small_image_views.py',
     '../_base_/schedules/adamw_18e.py',
-    'mmpretrain::_base_/default_runtime.py',
+    '../_base_/default_runtime.py',
 ]
-custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
 
 model = dict(
     type='BYOL',
@@ -47,6 +46,5 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(lr=3e-4))
 
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=10),
-    checkpoint=dict(type='AtomicCheckpointHook', interval=3, max_keep_ckpts=2))
-randomness = dict(seed=0, deterministic=False)
+    logger=dict(interval=10),
+    checkpoint=dict(interval=3, max_keep_ckpts=2))

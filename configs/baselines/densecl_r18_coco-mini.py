@@ -2,9 +2,8 @@
 _base_ = [
     '../_base_/datasets/small_image_views.py',
     '../_base_/schedules/adamw_18e.py',
-    'mmpretrain::_base_/default_runtime.py',
+    '../_base_/default_runtime.py',
 ]
-custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
 
 model = dict(
     type='DenseCL',
@@ -40,9 +39,8 @@ find_unused_parameters = True
 optim_wrapper = dict(optimizer=dict(lr=3e-4))
 
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=10),
-    checkpoint=dict(type='AtomicCheckpointHook', interval=3, max_keep_ckpts=2))
+    logger=dict(interval=10),
+    checkpoint=dict(interval=3, max_keep_ckpts=2))
 # The dense loss joins in after a tenth of the steps: 1,000 of DenseCL's own
 # schedule are a small part, and half of this one.
 custom_hooks = [dict(type='DenseCLHook', start_iters=160)]
-randomness = dict(seed=0, deterministic=False)

@@ -1,15 +1,24 @@
 """Hooks: when masks and the target network are renewed; rates; precision."""
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
+from .drift_hook import DriftHook
+from .epoch_seed_hook import EpochSeedHook
+from .finite_hook import FiniteHook
 from .late_step_lr import LateStepLR
 from .mask_update_hook import MaskUpdateHook
 from .mask_visualization_hook import MaskVisualizationHook
 from .pretrained_check_hook import PretrainedCheckHook
 from .schedule_hook import ScheduleHook
 from .target_update_hook import TargetUpdateHook
+from .trained_parameters import TrainedParametersConstructor
+from .work_dir_hook import WorkDirHook
+from .worker_exit_hook import WorkerExitHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'LateStepLR',
-    'MaskUpdateHook', 'MaskVisualizationHook', 'PretrainedCheckHook',
-    'ScheduleHook', 'TargetUpdateHook'
+    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'DriftHook',
+    'EpochSeedHook', 'FiniteHook', 'LateStepLR', 'MaskUpdateHook',
+    'MaskVisualizationHook',
+    'PretrainedCheckHook', 'ScheduleHook', 'TargetUpdateHook',
+    'TrainedParametersConstructor', 'WorkDirHook',
+    'WorkerExitHook'
 ]

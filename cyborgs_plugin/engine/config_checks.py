@@ -10,10 +10,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import MissingFileError, UserError
+from ..safe_load import is_address
 
 RUNNER_KEYS = {
     *inspect.signature(Runner.__init__).parameters,
     # what the Runner and tools/train.py read from the config by themselves
+    'activation_checkpointing',
     'auto_scale_lr',
     'compile',
     'custom_imports',
@@ -117,10 +119,12 @@ def check_load_from(cfg: Config) -> None:
     """Refuse a checkpoint that does not exist, before any work.
 
     Raises:
-        FileNotFoundError: If ``load_from`` names a path without a file.
+        UserError: If ``load_from`` names a path without a file, or an
+            address of an unknown kind.
     """
     path = cfg.get('load_from')
-    if path and '://' not in path and not osp.isfile(osp.expanduser(path)):
+    if path and not is_address(path) and not osp.isfile(
+            osp.expanduser(path)):
         raise MissingFileError(
             f'the checkpoint {path} (load_from, or that of the command line) '
             f'does not exist: the current folder is {os.getcwd()}')

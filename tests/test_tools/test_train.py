@@ -1,9 +1,14 @@
 """tools/train.py: its options, and whole runs in processes of their own."""
+import errno
 import os.path as osp
+import re
+import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
 from cyborgs_plugin.engine import config_options
 from cyborgs_plugin.engine.config_checks import (
@@ -13,7 +18,7 @@ from cyborgs_plugin.engine.config_checks import (
 )
 from cyborgs_plugin.engine.config_options import move_data
 
-from ..helpers import ROOT, TOY, run_train, small
+from ..helpers import ROOT, TOY, run_train, small, small_config
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
 import train  # noqa: E402
@@ -50,7 +55,11 @@ def test_known_options():
             # what readers of open dicts take beside what the config sets
             'train_dataloader.prefetch_factor': 4,
             'randomness.diff_rank_seed': True,
-            'compile.mode': 'x'
+            'compile.mode': 'x',
+            'compile': True,
+            'activation_checkpointing': ['backbone'],
+            'efficient_conv_bn_eval': ['backbone'],
+            'env_cfg.dist_cfg.timeout': 60
         })
 
 
@@ -125,6 +134,28 @@ def test_resuming_nothing_is_said(tmp_path, monkeypatch, capsys):
     train.merge_args(cfg, train.parse_args())
     assert f'{tmp_path}/work_dirs' in cfg.work_dir  # wherever it is used
     assert 'begins anew' in capsys.readouterr().out
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    config = tmp_path / 'own.py'
+    small_config(tmp_path, tmp_path / 'w').dump(config)
+    runner = SimpleNamespace(
+        work_dir=str(tmp_path), rank=0, train=full, register_hook=print,
+        hooks=[CheckpointHook(out_dir='/dev'), CheckpointHook()])
+    monkeypatch.setattr(train.Runner, 'from_cfg', lambda cfg: runner)
+    monkeypatch.setattr(train, 'check_batches', print)
+    monkeypatch.setattr(sys, 'argv', [
+        'train.py', str(config), '--work-dir', str(tmp_path / 'w')])
+    with pytest.raises(SystemExit) as caught:
+        train.main()
+    free = shutil.disk_usage('/dev').free
+    assert 'No space left on device' in str(caught.value)
+    assert re.search(rf'{tmp_path} has \d+ bytes free, /dev has {free} bytes',
+                     str(caught.value))
+    assert 'max_keep_ckpts' in str(caught.value)
 
 
 def test_data_root_moves_the_data():

@@ -1,0 +1,16 @@
+"""What every pretraining has beside its model, data and schedule."""
+_base_ = 'mmpretrain::_base_/default_runtime.py'
+
+custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
+
+default_hooks = dict(
+    checkpoint=dict(type='AtomicCheckpointHook'),
+    # one training in a work_dir, which may be moved
+    work_dir=dict(type='WorkDirHook'),
+    # a resumed run draws the random numbers of an uninterrupted one
+    epoch_seed=dict(type='EpochSeedHook'),
+    # a loss of NaN ends the run; the last good checkpoint stays
+    finite=dict(type='FiniteHook', patience=3),
+    worker_exit=dict(type='WorkerExitHook'))
+
+randomness = dict(seed=0, deterministic=False)

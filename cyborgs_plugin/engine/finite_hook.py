@@ -1,0 +1,105 @@
+"""Training that has diverged ends, and leaves its good checkpoints."""
+import math
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+from mmpretrain.utils import get_ori_model
+
+from ..errors import UserError
+from .work_dir_hook import latest_checkpoint
+
+
+@HOOKS.register_module()
+class FiniteHook(Hook):
+    """Stop a run whose loss or weights are NaN or infinite.
+
+    The loss is the number that mmengine has taken to the log, so that a GPU
+    is not waited for. The weights are looked at before a checkpoint is
+    written: one with a weight that is not finite is never written, nor is an
+    older one deleted for it.
+
+    Under a loss scaler (fp16) the steps that it skips leave the weights
+    alone, and it lowers its scale by each of them. They count from where the
+    scale is below 1, since the loss itself is too large by then.
+
+    Args:
+        patience (int): Steps in a row with such a loss that end the run.
+            Defaults to 3.
+    """
+
+    # Before the checkpoint of the same epoch, after the log.
+    priority = 'LOW'
+
+    def __init__(self, patience: int = 3) -> None:
+        if patience < 1:
+            raise UserError('default_hooks.finite.patience must be a number '
+                            f'of steps, at least 1, but is {patience}')
+        self.patience = patience
+        self._count = 0
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        """Count the steps whose loss is not finite.
+
+        Raises:
+            UserError: If there are ``patience`` of them in a row.
+        """
+        loss = runner.message_hub.get_scalar('train/loss').current()
+        if math.isfinite(loss):
+            self._count = 0
+        elif not _skipped(runner):
+            self._count += 1
+            if self._count >= self.patience:
+                raise UserError(
+                    f'The loss is {loss} at step {runner.iter + 1} (epoch '
+                    f'{runner.epoch + 1}), for {self._count} steps in a row: '
+                    f'training has diverged. {_way_out(runner)}')
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Look at the weights on all ranks, before they are saved."""
+        self._check_weights(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Look at the weights also within an epoch."""
+        self._check_weights(runner)
+
+    def _check_weights(self, runner: Runner) -> None:
+        state = {
+            name: value
+            for name, value in get_ori_model(runner.model).state_dict().items()
+            if value.is_floating_point()
+        }
+        finite = torch.stack([v.isfinite().all() for v in state.values()])
+        if not finite.all():
+            bad = [name for name, ok in zip(state, finite.tolist()) if not ok]
+            raise UserError(
+                f'{len(bad)} of {len(state)} weights, such as {bad[0]}, are '
+                f'not finite after step {runner.iter} (epoch '
+                f'{runner.epoch + 1}): training has diverged, and they are '
+                f'not saved. {_way_out(runner)}')
+
+
+def _skipped(runner: Runner) -> bool:
+    """Whether a loss scaler has skipped the step, and may yet help."""
+    scaler: Any = getattr(runner.optim_wrapper, 'loss_scaler', None)
+    return scaler is not None and scaler.is_enabled() and (
+        scaler.get_scale() >= 1)
+
+
+def _way_out(runner: Runner) -> str:
+    last = latest_checkpoint(runner.work_dir)
+    mends = ('a lower rate (optim_wrapper.optimizer.lr), a longer warm-up '
+             '(param_scheduler.0.end) or clipped gradients '
+             '(optim_wrapper.clip_grad.max_norm=1.)')
+    if hasattr(runner.optim_wrapper, 'loss_scaler'):
+        mends += ', or without --amp'
+    if last is None:
+        return f'No checkpoint was written; start again with {mends}'
+    return (f'The last checkpoint, {last}, is from before: go on from it by '
+            f'--resume with {mends}')

@@ -1,0 +1,129 @@
+"""The folder of a run: of one run at a time, and free to be moved."""
+import errno
+import fcntl
+import os
+import os.path as osp
+import socket
+import time
+
+from mmengine.dist import broadcast_object_list
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, find_latest_checkpoint
+from mmpretrain.registry import HOOKS
+
+from ..errors import MissingFileError, UserError
+
+LOCK = '.training.lock'
+
+
+@HOOKS.register_module()
+class WorkDirHook(Hook):
+    """Keep a second training out of the folder of a run.
+
+    Two would replace each other's mask rounds and checkpoints. The lock is
+    the operating system's, on ``{work_dir}/.training.lock``: it ends with the
+    process, however that ends. The file says who holds it.
+
+    A run that is resumed takes the checkpoint that lies in its own
+    ``work_dir``, also if that was moved or copied since.
+    """
+
+    priority = 'HIGHEST'
+
+    def __init__(self) -> None:
+        self._lock: int | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Take the folder, and find what to resume in it.
+
+        Raises:
+            UserError: On every rank, if another process trains in it.
+        """
+        refusal: list[str | None] = [None]
+        if runner.rank == 0:
+            try:
+                self.lock(runner.work_dir)
+            except UserError as error:
+                refusal = [str(error)]
+            except OSError as error:
+                runner.logger.warning(
+                    f'{runner.work_dir} is on a disk without locks ({error}):'
+                    ' nothing keeps a second training out of it')
+        broadcast_object_list(refusal)
+        if refusal[0] is not None:
+            raise UserError(refusal[0])
+        if runner._resume and not runner._load_from:
+            runner._load_from = latest_checkpoint(runner.work_dir)
+
+    def after_run(self, runner: Runner) -> None:
+        """Give the folder free."""
+        if self._lock is not None:
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+            self._lock = None
+
+    def lock(self, work_dir: str) -> None:
+        """Take a folder for this process.
+
+        Args:
+            work_dir (str): The folder; it is made if there is none.
+
+        Raises:
+            UserError: If another process has it.
+            OSError: If the disk knows no locks.
+        """
+        os.makedirs(work_dir, exist_ok=True)
+        path = osp.join(work_dir, LOCK)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            # Unlike flock's, this lock does not live on in data workers.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 200).decode(errors='replace')
+            os.close(descriptor)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise UserError(
+                f'{work_dir} is in use by another training '
+                f'({holder.strip() or "which has just begun"}): two would '
+                "replace each other's checkpoints. Give this one another "
+                '--work-dir, or stop that one first') from None
+        os.ftruncate(descriptor, 0)
+        os.write(
+            descriptor,
+            f'host {socket.gethostname()}, process {os.getpid()}, since '
+            f'{time.strftime("%Y-%m-%d %H:%M:%S")}\n'.encode())
+        self._lock = descriptor
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """Find the checkpoint that a run in this folder goes on from.
+
+    ``last_checkpoint`` holds the path that it had when it was written. If
+    the folder was moved or copied since, the file of that name in it counts.
+
+    Args:
+        work_dir (str): Folder of the run.
+
+    Returns:
+        str or None: Path of the checkpoint; None if the folder has none.
+
+    Raises:
+        FileNotFoundError: If the file that is meant does not exist.
+    """
+    pointer = osp.join(work_dir, 'last_checkpoint')
+    if not osp.isfile(pointer):
+        return None
+    path = find_latest_checkpoint(work_dir) or ''
+    own = osp.join(work_dir, osp.basename(path))
+    if path and osp.isfile(own):
+        return own
+    if '://' in path or osp.isfile(path):  # of checkpoint.out_dir
+        return path
+    found = sorted(name for name in os.listdir(work_dir)
+                   if name.endswith('.pth'))
+    raise MissingFileError(
+        f'{pointer} names {path!r}, and no such file is there or in '
+        f'{work_dir}, which holds '
+        f'{", ".join(found) or "no checkpoint"}: go on from one by --resume '
+        f'PATH, or delete {pointer} to begin anew')
