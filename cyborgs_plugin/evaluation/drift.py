@@ -21,8 +21,9 @@ def measure_drift(start: Sequence[np.ndarray],
 
     Returns:
         dict[str, float]: ``cosine_<i>``, mean cosine of the features of stage
-        i; ``cka``, linear CKA of all stages together (1: equal up to a
-        rotation and a scale); ``rank`` and ``start_rank``, effective ranks;
+        i; ``drift``, 1 less the lowest of them; ``cka``, linear CKA of all
+        stages together (1: equal up to a rotation and a scale); ``rank`` and
+        ``start_rank``, effective ranks;
         ``recovered``, the share of the start's variance that a ridge
         regression gets back from the new features, on places that it was not
         fitted on (1: nothing was lost).
@@ -34,6 +35,7 @@ def measure_drift(start: Sequence[np.ndarray],
     before, after = (_joined(stages) for stages in (start, now))
     return dict(
         scores,
+        drift=1 - min(scores.values()),
         cka=linear_cka(before, after),
         start_rank=effective_rank(before),
         rank=effective_rank(after),

@@ -35,6 +35,8 @@ def test_what_a_run_says(photo_root, tmp_path, capfd):
     assert 0 < said[1]['drift/cka'] < 1
     assert said[1]['drift/cka'] < said[0]['drift/cka']
     assert said[1]['drift/recovered'] < 1
+    assert said[1]['drift/drift'] == pytest.approx(
+        1 - min(said[1][f'drift/cosine_{n}'] for n in range(3)), abs=1e-4)
     assert 'Drift from the start' in capfd.readouterr().out
 
 
@@ -61,7 +63,7 @@ def test_a_resumed_run_measures_from_the_first_start(photo_root, tmp_path,
     options = {
         'train_cfg.max_epochs': 2,
         'resume': True,
-        'custom_hooks': [dict(HOOK, min_recovered=1.1)]
+        'custom_hooks': [dict(HOOK, max_drift=-1.)]
     }
     runner = run(photo_root, tmp_path / 'a', **options)
     runner.train()

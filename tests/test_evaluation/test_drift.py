@@ -65,6 +65,7 @@ def test_scores_of_stages():
     scores = measure_drift(start, [start[0], -start[1]])
     assert scores['cosine_0'] == pytest.approx(1, abs=1e-3)
     assert scores['cosine_1'] == pytest.approx(-1)
+    assert scores['drift'] == pytest.approx(2)
     assert scores['cka'] == pytest.approx(1)
     assert scores['rank'] == pytest.approx(scores['start_rank'])
     with pytest.raises(ValueError):

@@ -1,0 +1,16 @@
+"""MobileNetV2 of ImageNet goes on: the rows of continue_from.py."""
+import os
+
+_base_ = '../cyborgs_continue.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='MobileNetV2',
+        out_indices=(2, 4, 6),  # strides 8, 16, 32: 32, 96, 320 channels
+        norm_eval=True,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint=os.environ.get('START', 'mobilenet_v2.pth'))),
+    neck=dict(projector=dict(in_channels=448)))
+default_hooks = dict(mask_update=dict(source=dict(layer='layer3')))

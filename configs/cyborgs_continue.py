@@ -1,0 +1,48 @@
+"""Go on from weights that are good already, with one's own photographs.
+
+Run: START=weights.pth python tools/train.py configs/cyborgs_continue.py \\
+         --cfg-options data=/path/to/photos
+
+Without START they are torchvision's of ImageNet, which mmengine downloads.
+What each setting does to such weights is measured in docs/continue.md.
+"""
+import os
+
+_base_ = 'cyborgs_small_data.py'
+
+model = dict(
+    backbone=dict(
+        depth=50,
+        norm_eval=True,  # the statistics of its batch norms stay
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint=os.environ.get('START', 'torchvision://resnet50'))),
+    neck=dict(projector=dict(in_channels=3584)),
+    # Regions predict those of the network as it came.
+    target_ema=dict(_delete_=True, type='FrozenTarget'),
+    # Features stay near: less of it gains segments and loses regions.
+    head=dict(anchor_loss=dict(type='FeatureAnchorLoss', loss_weight=1.5)))
+
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys=dict(backbone=dict(lr_mult=0.1)),  # the heads are new
+        norm_decay_mult=0.,
+        bias_decay_mult=0.))
+
+train_cfg = dict(max_epochs=2)
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=0.01,
+        by_epoch=True,
+        begin=0,
+        end=1,
+        convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True)
+]
+
+default_hooks = dict(
+    checkpoint=dict(interval=1),
+    # Good features make good masks at once: those of round 0 stay.
+    mask_update=dict(interval=-1, source=dict(layer='layer2.2')))
+custom_hooks = [dict(type='DriftHook')]

@@ -1,0 +1,12 @@
+"""As cyborgs_continue.py with ResNet-18, for a CPU."""
+import os
+
+_base_ = 'cyborgs_continue.py'
+
+model = dict(
+    backbone=dict(
+        depth=18,
+        init_cfg=dict(
+            checkpoint=os.environ.get('START', 'torchvision://resnet18'))),
+    neck=dict(projector=dict(in_channels=896)))
+default_hooks = dict(mask_update=dict(source=dict(layer='layer2.1')))

@@ -1,0 +1,165 @@
+"""Whether one backbone is better than another: probes on the same splits.
+
+Two backbones that learn from the same images and are scored on the same ones
+differ by less than either does from split to split. What is compared are the
+differences, split by split.
+"""
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import UserError
+from .frozen_features import IGNORE, ProbeFeatures
+from .probes import (
+    cell_classes,
+    classify_images,
+    fit_linear,
+    segment_linearly,
+)
+
+_COSTS = (1e-3, 1e-2)
+"""Of ``probes.COSTS`` those that are chosen: half the time."""
+_LOCATIONS = 8000
+_TEMPERATURE = 0.1
+_CHUNK = 2000  # cells that are compared at a time
+
+
+def score_split(train: ProbeFeatures,
+                val: ProbeFeatures,
+                num_classes: int,
+                split: int,
+                share: float = 0.8) -> dict[str, float]:
+    """Run quick probes that learn from some of the images.
+
+    Args:
+        train (ProbeFeatures): Features of the images to learn from.
+        val (ProbeFeatures): Of those to be scored on.
+        num_classes (int): Number of classes of the pixels.
+        split (int): Decides which images are learnt from: the same for each
+            backbone.
+        share (float): How many of them. Defaults to 0.8.
+
+    Returns:
+        dict[str, float]: ``regions``, accuracy over regions; ``segments``,
+        mIoU; ``cells``, accuracy of the nearest cells (no classifier);
+        ``images``, mAP. A probe that the images do not allow is left out.
+    """
+    learnt = _part(train, np.random.default_rng(split), share)
+    scores: dict[str, float] = {}
+    probes = dict(
+        regions=lambda: _regions(learnt, val, split),
+        segments=lambda: segment_linearly(
+            learnt.maps, val.maps, num_classes, _LOCATIONS, split)['mIoU'],
+        cells=lambda: retrieve_cells(learnt.maps, val.maps),
+        images=lambda: classify_images(learnt.images, val.images)['mAP'])
+    for name, probe in probes.items():
+        try:
+            scores[name] = probe()
+        except UserError:  # too few images, for each backbone alike
+            continue
+    return scores
+
+
+def retrieve_cells(train: Sequence[tuple[np.ndarray, np.ndarray]],
+                   val: Sequence[tuple[np.ndarray, np.ndarray]],
+                   neighbours: int = 20) -> float:
+    """Tell the class of a cell from the most similar cells of other images.
+
+    Args:
+        train (Sequence): Feature map (C, h, w) float32 and classes (H, W)
+            uint8 of each image to look in.
+        val (Sequence): Of each image to be scored on.
+        neighbours (int): Cells that vote, by similarity. Defaults to 20.
+
+    Returns:
+        float: Share of labelled cells whose class is found.
+
+    Raises:
+        ValueError: If a side has no labelled cell.
+    """
+    (points, kinds), (queries, truth) = _cells(train), _cells(val)
+    if not len(points) or not len(queries):
+        raise UserError('There is no labelled cell to compare')
+    mean, spread = points.mean(0), points.std(0) + 1e-6
+    known, asked = (
+        F.normalize(torch.from_numpy((part - mean) / spread), dim=1)
+        for part in (points, queries))
+    labels = torch.from_numpy(kinds)
+    hits = 0
+    for first in range(0, len(asked), _CHUNK):
+        similar, where = (asked[first:first + _CHUNK] @ known.T).topk(
+            min(neighbours, len(known)), dim=1)
+        votes = torch.zeros(len(similar), IGNORE + 1).scatter_add_(
+            1, labels[where], (similar / _TEMPERATURE).exp())
+        hits += int((votes.argmax(1).numpy() == truth[first:first +
+                                                      _CHUNK]).sum())
+    return hits / len(asked)
+
+
+def paired_difference(start: Sequence[dict[str, float]],
+                      end: Sequence[dict[str, float]]
+                      ) -> dict[str, tuple[float, float]]:
+    """Mean and standard error of the differences, score by score.
+
+    Args:
+        start (Sequence[dict[str, float]]): Scores of one backbone on each
+            split.
+        end (Sequence[dict[str, float]]): Of another one on the same splits.
+
+    Returns:
+        dict[str, tuple[float, float]]: Mean difference and its standard
+        error (NaN for one split) of each score that both have.
+    """
+    found = {}
+    for name in start[0].keys() & end[0].keys():
+        steps = np.array([
+            after[name] - before[name]
+            for before, after in zip(start, end, strict=True)
+        ])
+        error = (
+            steps.std(ddof=1) / np.sqrt(len(steps))
+            if len(steps) > 1 else np.nan)
+        found[name] = float(steps.mean()), float(error)
+    return found
+
+
+def _part(features: ProbeFeatures, random: np.random.Generator,
+          share: float) -> ProbeFeatures:
+    """The regions, maps and vectors of some images, drawn one by one."""
+    points, kinds, origins = features.regions
+    numbers = np.unique(origins)
+    kept = np.isin(origins, _drawn(numbers, random, share))
+    maps = [
+        features.maps[i]
+        for i in _drawn(np.arange(len(features.maps)), random, share)
+    ]
+    rows = _drawn(np.arange(len(features.images[0])), random, share)
+    return ProbeFeatures(
+        (points[kept], kinds[kept], origins[kept]), maps,
+        (features.images[0][rows], features.images[1][rows]))
+
+
+def _drawn(numbers: np.ndarray, random: np.random.Generator,
+           share: float) -> np.ndarray:
+    count = max(1, round(share * len(numbers)))
+    return np.sort(random.permutation(numbers)[:count])
+
+
+def _regions(train: ProbeFeatures, val: ProbeFeatures, split: int) -> float:
+    classifier = fit_linear(*train.regions, costs=_COSTS, seed=split)
+    return float(
+        np.mean(classifier.predict(val.regions[0]) == val.regions[1]))
+
+
+def _cells(maps: Sequence[tuple[np.ndarray, np.ndarray]]
+           ) -> tuple[np.ndarray, np.ndarray]:
+    """Features (M, C) and classes (M, ) of the labelled cells."""
+    points, kinds = [], []
+    for features, classes in maps:
+        cells = cell_classes(classes, features.shape[1:]).reshape(-1)
+        known = cells != IGNORE
+        points.append(features.reshape(len(features), -1).T[known])
+        kinds.append(cells[known])
+    return np.concatenate(points), np.concatenate(kinds)

@@ -1,0 +1,92 @@
+"""tools/benchmarks/continue_from.py: from a start to paired differences."""
+import os.path as osp
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from torchvision.models import mobilenet_v2
+
+from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
+
+from ..helpers import ROOT
+
+sys.path.insert(0, osp.join(ROOT, 'tools', 'benchmarks'))
+import continue_from  # noqa: E402
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """Toy scenes, and torchvision's network with random statistics."""
+    make_toy_scenes(str(tmp_path / 'toy'), num_train=12, num_val=6)
+    torch.manual_seed(0)
+    network = mobilenet_v2(weights=None).eval()
+    for name, value in network.state_dict().items():
+        if name.endswith('running_var'):
+            value.uniform_(0.5, 1.5)
+    torch.save(network.state_dict(), tmp_path / 'theirs.pth')
+    return network, [
+        '--start', str(tmp_path / 'theirs.pth'), '--data-root',
+        str(tmp_path / 'toy'), '--work-dir', str(tmp_path / 'w'),
+        '--splits', '2', '--labels', '1', '--epochs', '1'
+    ]
+
+
+def parsed(monkeypatch, arguments):
+    monkeypatch.setattr(sys, 'argv', ['tool', *arguments])
+    return continue_from.parse_args()
+
+
+def test_weights_in_their_order_give_the_same_features(bench, monkeypatch):
+    network, arguments = bench
+    made = continue_from.Benchmark(parsed(monkeypatch, arguments))
+    backbone = made._backbone(made.start)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        theirs = network.features[:-1](image)
+        ours = backbone(image)
+    assert [part.shape[1] for part in ours] == [32, 96, 320]
+    assert torch.allclose(ours[-1], theirs, atol=1e-5)
+
+
+def test_other_weights_are_refused(bench, monkeypatch, tmp_path, capsys):
+    _, arguments = bench
+    torch.save({'x.weight': torch.ones(3)}, tmp_path / 'theirs.pth')
+    monkeypatch.setattr(sys, 'argv', ['tool', *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        continue_from.main()
+    assert 'theirs.pth' in str(stopped.value)
+    assert 'model_converters' in str(stopped.value)
+
+
+def test_methods_change_keys_that_there_are():
+    for changes in continue_from.METHODS.values():
+        cfg = Config.fromfile(continue_from.CONFIG)
+        for key in changes:
+            part = cfg
+            for name in key.split('.'):
+                assert name in part, key
+                part = part[name]
+
+
+@pytest.mark.slow
+def test_from_a_start_to_differences(bench, monkeypatch, capsys):
+    _, arguments = bench
+    options = [
+        'train_dataloader.batch_size=4', 'train_dataloader.num_workers=0',
+        'view_size=64'
+    ]
+    monkeypatch.setattr(sys, 'argv', [
+        'tool', *arguments, '--methods', 'continue', 'anchored',
+        '--cfg-options', *options
+    ])
+    continue_from.main()
+    said = capsys.readouterr().out
+    rows = {
+        line.split('|')[1].strip(): line
+        for line in said.splitlines() if line.startswith('| ')
+    }
+    assert {'method', 'start', 'continue', 'anchored'} == set(rows)
+    assert '±' in rows['anchored'] and 'regions' in rows['method']
+    continue_from.main()  # all is done by now
+    assert capsys.readouterr().out.count('±') == said.count('±')

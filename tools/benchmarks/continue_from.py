@@ -1,0 +1,269 @@
+r"""Do weights that are good already get better on one's own photographs?
+
+Run: python tools/benchmarks/continue_from.py --start FILE \
+         --data-root data/coco_mini [--methods kept anchored] [--seeds 3]
+
+Trains each method from the start, scores the start and the end on the same
+frozen probes and splits, and prints the paired differences. The pictures of
+train2017 and unlabeled2017 are trained on without labels; train2017's labels
+fit the probes, val2017's score them.
+"""
+import argparse
+import json
+import os
+import os.path as osp
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+
+from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS
+from cyborgs_plugin.errors import MissingFileError, UserError, reported
+from cyborgs_plugin.evaluation import CocoTruth
+from cyborgs_plugin.evaluation.frozen_features import (
+    FrozenFeatures,
+    ProbeImages,
+    collect,
+)
+from cyborgs_plugin.evaluation.paired import paired_difference, score_split
+from cyborgs_plugin.files import sha256, written_aside
+from cyborgs_plugin.safe_load import load_weights, tensors_of
+
+ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
+CONFIG = osp.join(ROOT, 'configs', 'baselines',
+                  'continue_mobilenetv2_coco-mini.py')
+_MOVING = dict(
+    _delete_=True, type='ExponentialMovingAverage', momentum=0.01)
+# What each changes in the recipe, which is `anchored`.
+METHODS: dict[str, dict[str, Any]] = {
+    'continue': {  # the recipe from scratch, the backbone at a tenth
+        'model.target_ema': _MOVING,
+        'model.head.anchor_loss': None,
+        'model.backbone.norm_eval': False
+    },
+    'kept': {  # batch norms kept
+        'model.target_ema': _MOVING,
+        'model.head.anchor_loss': None
+    },
+    'distill': {  # and the start as the target
+        'model.head.anchor_loss': None
+    },
+    'anchored': {},
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0])
+    parser.add_argument(
+        '--start',
+        required=True,
+        help='weights of the backbone, by name or in its order, as those of '
+        'MobileNetV2 elsewhere are')
+    parser.add_argument('--data-root', required=True)
+    parser.add_argument('--config', default=CONFIG)
+    parser.add_argument(
+        '--methods', nargs='+', choices=METHODS, default=[*METHODS])
+    parser.add_argument('--seeds', type=int, default=1)
+    parser.add_argument('--epochs', type=int, help='instead of the recipe')
+    parser.add_argument(
+        '--splits', type=int, default=3, help='of the images that fit probes')
+    parser.add_argument(
+        '--labels', type=float, default=0.8,
+        help='share of these images in each split')
+    parser.add_argument('--max-eval-images', type=int)
+    parser.add_argument('--work-dir', default='work_dirs/continue_from')
+    parser.add_argument('--cfg-options', nargs='+', default=[])
+    return parser.parse_args()
+
+
+class Benchmark:
+    """Trainings from one start, and their scores.
+
+    Args:
+        args (argparse.Namespace): The command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.root = osp.abspath(args.data_root)
+        self.work = osp.abspath(args.work_dir)
+        os.makedirs(self.work, exist_ok=True)
+        self.cfg = Config.fromfile(args.config)
+        init_default_scope('mmpretrain')
+        self.start = self._convert(args.start)
+        self.images = self._listing()
+        self.sides = [self._side(split) for split in ('train', 'val')]
+
+    def _convert(self, path: str) -> str:
+        """The start with the names of our backbone."""
+        found = tensors_of(load_weights(path), path)
+        wanted = self._backbone().state_dict()
+        if not wanted.keys() <= found.keys():
+            shapes = [[tensor.shape for tensor in tensors.values()]
+                      for tensors in (wanted, found)]
+            if shapes[0] != shapes[1][:len(shapes[0])]:
+                raise UserError(
+                    f'{path} does not fit the backbone of '
+                    f'{self.args.config}: it has {[*found][:3]}, expected '
+                    f'{[*wanted][:3]}. mmpretrain has converters: '
+                    'mmpretrain/.mim/tools/model_converters')
+            found = dict(zip(wanted, found.values()))
+        path = osp.join(self.work, 'start.pth')
+        torch.save(
+            dict(state_dict={name: found[name] for name in wanted}), path)
+        return path
+
+    def _backbone(self, file: str | None = None) -> torch.nn.Module:
+        backbone = MODELS.build({
+            key: value
+            for key, value in self.cfg.model.backbone.items()
+            if key != 'init_cfg'
+        })
+        if file is not None:
+            backbone.load_state_dict(tensors_of(load_weights(file), file))
+        backbone.eval()
+        return backbone
+
+    def _listing(self) -> str:
+        """A json of the pictures to train on."""
+        names = [
+            dict(file_name=f'{folder}/{name}')
+            for folder in ('train2017', 'unlabeled2017')
+            if osp.isdir(osp.join(self.root, folder))
+            for name in sorted(os.listdir(osp.join(self.root, folder)))
+            if name.lower().endswith(IMG_EXTENSIONS)
+        ]
+        if not names:
+            raise MissingFileError(
+                f'{self.root} has no pictures in train2017/ or '
+                'unlabeled2017/: --data-root must be laid out as COCO')
+        path = osp.join(self.work, 'images.json')
+        with written_aside(path) as aside, open(aside, 'w') as file:
+            json.dump(dict(images=names), file)
+        return path
+
+    def _side(self, split: str) -> ProbeImages:
+        instances, panoptic = (
+            osp.join(self.root, 'annotations', f'{kind}_{split}2017.json')
+            for kind in ('instances', 'panoptic'))
+        truth = scenes = CocoTruth(instances)
+        if osp.isfile(panoptic):
+            scenes = CocoTruth(instances, panoptic)
+        return ProbeImages(
+            osp.join(self.root, f'{split}2017'), truth, scenes)
+
+    def train(self, method: str, seed: int) -> str:
+        """Train once, and give the file of the backbone."""
+        name = f'{method}_s{seed}'
+        result = osp.join(self.work, f'{name}.pth')
+        if osp.isfile(result):
+            return result
+        cfg = self.cfg.copy()
+        masks = osp.join(self.work, 'masks')
+        options = {
+            **METHODS[method], 'randomness.seed': seed,
+            'train_dataloader.dataset.data_root': self.root,
+            'train_dataloader.dataset.data_prefix.img_path': '',
+            'train_dataloader.dataset.ann_file': self.images,
+            'model.backbone.init_cfg.checkpoint': self.start
+        }
+        if osp.isdir(osp.join(masks, 'round_0000')):
+            # Those of the start, the same for all.
+            options['train_dataloader.dataset.mask_bank'] = masks
+        else:
+            options['default_hooks.mask_update.bank_root'] = masks
+        if self.args.epochs:
+            options['train_cfg.max_epochs'] = self.args.epochs
+        cfg.merge_from_dict(options)
+        config = osp.join(self.work, f'{name}.py')
+        cfg.dump(config)
+        folder, log = (osp.join(self.work, name + end) for end in ('', '.log'))
+        command = [
+            sys.executable, osp.join(ROOT, 'tools', 'train.py'), config,
+            '--work-dir', folder, '--resume'
+        ]
+        if self.args.cfg_options:
+            command += ['--cfg-options', *self.args.cfg_options]
+        with open(log, 'a', encoding='utf-8') as file:
+            code = subprocess.run(
+                command, stdout=file, stderr=subprocess.STDOUT,
+                check=False).returncode
+        if code:
+            raise UserError(f'{name} failed with exit code {code}: {log} says '
+                            'why. The same command goes on from here')
+        epoch = self.args.epochs or cfg.train_cfg.max_epochs
+        last = osp.join(folder, f'epoch_{epoch}.pth')
+        state = tensors_of(load_weights(last, log=True), last)
+        with written_aside(result) as aside:
+            torch.save(
+                dict(state_dict={
+                    key[len('backbone.'):]: value
+                    for key, value in state.items()
+                    if key.startswith('backbone.')
+                }), aside)
+        return result
+
+    def scores(self, file: str) -> list[dict[str, float]]:
+        """Scores of a backbone on each split, once for each content."""
+        settings = [
+            sha256(file), self.args.splits, self.args.labels,
+            self.args.max_eval_images
+        ]
+        path = file + '.json'
+        if osp.isfile(path):
+            with open(path, encoding='utf-8') as opened:
+                known = json.load(opened)
+            if known['settings'] == settings:
+                return known['scores']
+        features = FrozenFeatures(
+            self._backbone(file),
+            MODELS.build(self.cfg.model.data_preprocessor))
+        train, val = (
+            collect(features, side, 100, self.args.max_eval_images)
+            for side in self.sides)
+        classes = len(self.sides[0].scenes.segment_classes)
+        found = [
+            score_split(train, val, classes, split, self.args.labels)
+            for split in range(self.args.splits)
+        ]
+        with written_aside(path) as aside, open(aside, 'w') as opened:
+            json.dump(dict(settings=settings, scores=found), opened)
+        return found
+
+
+@reported()
+def main() -> None:
+    """Train, score, and print the differences from the start."""
+    args = parse_args()
+    bench = Benchmark(args)
+    start = bench.scores(bench.start)
+    names = [*start[0]]
+    print('| method | ' + ' | '.join(names) + ' |\n' + '|---' *
+          (len(names) + 1) + '|')
+    print('| start | ' + ' | '.join(
+        f'{sum(score[name] for score in start) / len(start):.3f}'
+        for name in names) + ' |', flush=True)
+    for method in args.methods:
+        begin, end = [], []
+        clock = time.time()
+        for seed in range(args.seeds):
+            end += bench.scores(bench.train(method, seed))
+            begin += start
+        change = paired_difference(begin, end)
+        print(f'| {method} | ' + ' | '.join(
+            f'{change[name][0]:+.4f} ± {change[name][1]:.4f}'
+            for name in names) + f' | <!-- {time.time() - clock:.0f} s -->',
+              flush=True)
+    print(f'Differences from the start, ± standard error over {args.seeds} '
+          f'seeds and {args.splits} splits each. Backbones: {bench.work}')
+
+
+if __name__ == '__main__':
+    main()
