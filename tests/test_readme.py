@@ -62,6 +62,8 @@ MINI_COCO = {
 RUN = {
     'README.md: python tools/train.py configs/cyborgs_coco.py --cfg-op':
     Run(options={'tools/train.py': SMALL}, says=('loss_contrast', )),
+    'README.md: START=R18.pth python tools/train.py':
+    Run(options={'--cfg-options': SMALL}, says=('loss_anchor', 'Drift')),
     'README.md: bash tools/dist_train.sh configs/cyborgs_coco.py 8':
     Run(replace={'cyborgs_coco.py 8': 'cyborgs_coco.py 2 --cfg-options'},
         options={'dist_train.sh': SMALL}, says=('gloo', 'loss_contrast')),
@@ -88,6 +90,13 @@ RUN = {
     'docs/configs.md: mim train cyborgs_plugin configs/cyborgs_small_data.py ':
     Run(options={'mim train': SMALL},
         says=('loss_contrast', 'Wrote masks.png')),
+    'docs/continue.md: START=R18.pth python tools/train.py':
+    Run(options={'--cfg-options': SMALL}, says=('loss_anchor', 'Drift')),
+    'docs/continue.md: python tools/benchmarks/continue_from.py':
+    Run(replace={
+        '_r18.py': '_r18.py --epochs 1 --splits 2 --methods anchored '
+        f'--cfg-options {SMALL}'
+    }, says=('± standard error', )),
     'docs/differences.md: $ python tools/benchmarks/loss_memory.py':
     Run(says=('four einsums', 'ratio')),
     'docs/differences.md: $ OMP_NUM_THREADS=1 python tools/benchmarks':
