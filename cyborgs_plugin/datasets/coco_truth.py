@@ -9,7 +9,8 @@ import logging
 import os.path as osp
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import mmcv
@@ -17,9 +18,9 @@ import numpy as np
 from mmengine.fileio import get
 from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
 from ..errors import MissingFileError, UserError
+from .coco_outlines import encode_outline, mend_outline
 
 TURNED = (
     'images are read upright, by their EXIF orientation, whereas their '
@@ -32,19 +33,24 @@ _ALL = ('images', 'annotations', 'categories')
 _MENDS = dict(
     id='give each of the {kind} one of its own, by which others name it',
     file_name='give the path of each image, relative to the image folder',
-    height="write the image's size in pixels into the json",
-    width="write the image's size in pixels into the json",
+    height="write the image's size in pixels into the json, at most 65535 a "
+    'side and a billion in all',
+    width="write the image's size in pixels into the json, at most 65535 a "
+    'side and a billion in all',
     image_id='give the id of the image that it lies in',
     category_id='give the id of its category',
     name='name each category',
+    supercategory='give the name of one group, or none',
     segments_info='a panoptic json has a list of segments for each image; '
     'give that of instances as the instance json')
 """How to mend a record that lacks a field, or has nonsense there."""
 _CROWD = {
-    'None': False, '0': False, '0.0': False, 'False': False,
-    '1': True, '1.0': True, 'True': True
+    'none': False, '': False, '0': False, '0.0': False, 'false': False,
+    '1': True, '1.0': True, 'true': True
 }
 _OVERHANG = 1.05  # outlines may leave their image by a twentieth of a side
+_SIDE, _PIXELS = 65535, 10**9  # of an image; masks are drawn in its size
+_AREA = 1e15
 
 
 class Instances(NamedTuple):
@@ -84,7 +90,9 @@ class CocoInstances:
         self.ann_file = ann_file
         self._content = load_coco(ann_file, self._lists)
         self.images = list_images(ann_file, self._content['images'])
-        self._coco = _index(self._content)
+        self._images = {
+            image['id']: image for image in self._content['images']
+        }
         self._of = defaultdict(list)
         for annotation in self._content['annotations']:
             self._of[annotation['image_id']].append(annotation)
@@ -119,7 +127,7 @@ class CocoInstances:
         Raises:
             ValueError: If it has no usable segmentation.
         """
-        return _measure(coco_mask.decode, self.ann_file, self._coco,
+        return _measure(coco_mask.decode, self.ann_file, self._images,
                         annotation) > 0
 
 
@@ -159,15 +167,14 @@ class CocoTruth(CocoInstances):
                 f'{ann_file}: each of its {len(found)} annotations is a crowd '
                 '(iscrowd=1), which is no object. CVAT marks what was painted '
                 'with a brush so: set iscrowd to 0 where a mask is one object')
-        self.classes, self._class_of = _classes(
+        self._categories = _Categories(
             ann_file, self._content['categories'], {
                 annotation['category_id'] for annotation in found
-                if annotation['image_id'] in self._coco.imgs
+                if annotation['image_id'] in self._images
             })
+        self._segment_categories = None
         self._panoptic: dict[int, dict] = {}
-        if panoptic_file is None:
-            self.segment_classes = ['background', *self.classes]
-        else:
+        if panoptic_file is not None:
             content = load_coco(panoptic_file, ('annotations', 'categories'),
                                 panoptic=True)
             self._panoptic_dir = osp.splitext(panoptic_file)[0]
@@ -175,12 +182,13 @@ class CocoTruth(CocoInstances):
                 annotation['image_id']: annotation
                 for annotation in content['annotations']
             }
-            self.segment_classes, self._segment_class_of = _classes(
+            self._segment_categories = _Categories(
                 panoptic_file, content['categories'], {
                     info['category_id']
                     for annotation in content['annotations']
                     for info in annotation['segments_info']
                 })
+        self._name_classes()
         self.names: list[str] = [
             name for name in self.images
             if panoptic_file is None or self._panoptic_ids(name)
@@ -193,6 +201,37 @@ class CocoTruth(CocoInstances):
     def __contains__(self, name: str) -> bool:
         return name in self.images and (not self._panoptic
                                         or bool(self._panoptic_ids(name)))
+
+    def _name_classes(self, other: 'CocoTruth | None' = None) -> None:
+        """Choose the classes, by what is used here and in another json."""
+        groups = self._categories.groups
+        if other is not None:
+            groups = groups | other._categories.groups
+        self.classes, self._class_of = self._categories.classes(groups)
+        if self._segment_categories is None:
+            self.segment_classes = ['background', *self.classes]
+            return
+        groups = self._segment_categories.groups
+        if other is not None and other._segment_categories is not None:
+            groups = groups | other._segment_categories.groups
+        self.segment_classes, self._segment_class_of = (
+            self._segment_categories.classes(groups))
+
+    def beside(self, other: 'CocoTruth') -> 'CocoTruth':
+        """The same annotations, whose classes are chosen with another json.
+
+        By themselves, the objects of one may need the names of categories
+        where those of the other have several supercategories.
+
+        Args:
+            other (CocoTruth): What is learnt from or scored on beside it.
+
+        Returns:
+            CocoTruth: A copy, which shares the annotations.
+        """
+        chosen = copy(self)
+        chosen._name_classes(other)
+        return chosen
 
     def instances(self, name: str) -> Instances:
         """Decode the objects of an image.
@@ -357,11 +396,18 @@ def load_coco(path: str,
                 raise UserError(f'{place} is {record!r:.80}: expected an '
                                 'object')
             word = words.get(key)
+            if key == 'categories':
+                _mend_names(record, mended)
             if word and (not isinstance(record.get(word), str)
                          or not record[word]):
                 raise _wrong(place, record, word)
             for field in numbers[key]:
                 _mend_number(place, record, field, mended)
+            if 'height' in numbers[key] and (
+                    record['height'] * record['width'] > _PIXELS):
+                raise _wrong(place, record, 'height')
+    if 'categories' in lists:
+        _check_categories(path, content['categories'])
     if panoptic:
         _check_segments(path, content['annotations'], mended)
     elif 'annotations' in lists:
@@ -406,18 +452,27 @@ def _wrong(place: str, record: dict, field: str) -> UserError:
 
 def _mend_number(place: str, record: dict, field: str,
                  mended: Counter) -> None:
-    """Turn '12' and 12.0 into 12; an id may be a word."""
+    """Turn '12' and 12.0 into 12; an id may be a word, as is '012'."""
     value = record.get(field)
     is_size = field in ('height', 'width')
     if type(value) is not int:
         text = str(value) if isinstance(value, (str, float)) else ''
-        if re.fullmatch(r'-?\d+(\.0*)?', text.strip()):
+        digits = r'[0-9]{1,18}' if is_size else r'(0|-?[1-9][0-9]{0,17})'
+        if re.fullmatch(digits + r'(\.0*)?', text.strip()):
             record[field] = int(text.split('.')[0])
             mended['numbers as text or with a decimal point'] += 1
         elif is_size or not isinstance(value, str) or not value:
             raise _wrong(place, record, field)
-    if is_size and record[field] < 1:
+    if is_size and not 1 <= record[field] <= _SIDE:
         raise _wrong(place, record, field)
+
+
+def _mend_names(category: dict, mended: Counter) -> None:
+    """Turn names that are numbers into text."""
+    for field in ('name', 'supercategory'):
+        if type(category.get(field)) in (int, float):
+            category[field] = str(category[field])
+            mended['names of categories that are numbers'] += 1
 
 
 def _check_segments(path: str, annotations: list[dict],
@@ -435,29 +490,29 @@ def _check_segments(path: str, annotations: list[dict],
             for field in ('id', 'category_id'):
                 _mend_number(f'{place}.segments_info[{number}]', info, field,
                              mended)
+            if type(info['id']) is not int:  # it is a colour
+                raise _wrong(f'{place}.segments_info[{number}]', info, 'id')
             info['iscrowd'] = _is_crowd(place, info)
 
 
 def _mend_annotations(path: str, content: dict, mended: Counter) -> None:
     """Give annotations what can be told from the rest of them."""
-    coco = _index(content)
-    annotations, strange, bare = content['annotations'], [], []
+    images = {image['id']: image for image in content['images']}
+    annotations, strange = content['annotations'], []
+    bare = []
     for index, annotation in enumerate(annotations):
         place = f'{path}: annotations[{index}]'
         annotation['iscrowd'] = _is_crowd(place, annotation)
         if annotation.get('id') is None:
             annotation['id'] = f'of index {index}'
             mended['annotations without an id'] += 1
-        if annotation['image_id'] not in coco.imgs:
+        image = images.get(annotation['image_id'])
+        if image is None:
             strange.append(annotation['image_id'])
             continue
-        outline = annotation.get('segmentation')
-        if isinstance(outline, list) and outline and all(
-                isinstance(side, (int, float)) for side in outline):
-            annotation['segmentation'] = [outline]
-            mended['outlines that are one bare list'] += 1
+        mend_outline(annotation, (image['height'], image['width']), mended)
         area = annotation.get('area')
-        if type(area) not in (int, float) or not 0 < area < float('inf'):
+        if type(area) not in (int, float) or not 0 < area < _AREA:
             bare.append(annotation)
     again = len(content['images']) - len(
         {image['file_name'] for image in content['images']})
@@ -467,36 +522,53 @@ def _mend_annotations(path: str, content: dict, mended: Counter) -> None:
         if len(strange) == len(annotations):
             raise UserError(
                 f'{path}: none of its {len(annotations)} annotations is of '
-                f'one of its {len(coco.imgs)} images: their image_id is such '
+                f'one of its {len(images)} images: their image_id is such '
                 f'as {strange[0]!r}, the id of an image such as '
-                f'{next(iter(coco.imgs), None)!r}. Make them agree')
+                f'{next(iter(images), None)!r}. Make them agree')
         mended[f'annotations (image_id such as {strange[0]!r}) of images '
                'that are not listed'] += len(strange)
-    _check_sides(path, coco, annotations, mended)
+    _check_sides(path, images, annotations, mended)
     for annotation in bare:
         annotation['area'] = float(
-            _measure(coco_mask.area, path, coco, annotation))
+            _measure(coco_mask.area, path, images, annotation))
         mended['annotations whose area is counted from the outline'] += 1
 
 
 def _is_crowd(place: str, record: dict) -> bool:
     """Tell a crowd; text that says 0 is none."""
-    value = record.get('iscrowd', 0)
-    if str(value) not in _CROWD:
+    value = record.get('iscrowd')
+    text = str(value).strip().lower()
+    if text not in _CROWD:
         raise UserError(f'{place} has the iscrowd {value!r:.80}: expected 0 '
                         'or 1')
-    return _CROWD[str(value)]
+    return _CROWD[text]
 
 
-def _check_sides(path: str, coco: COCO, annotations: Sequence[dict],
-                 mended: Counter) -> None:
+def _check_categories(path: str, categories: Sequence[dict]) -> None:
+    """Refuse categories that contradict each other."""
+    names: dict[Any, str] = {}
+    for index, category in enumerate(categories):
+        if not isinstance(category.get('supercategory'), (str, type(None))):
+            raise _wrong(f'{path}: categories[{index}]', category,
+                         'supercategory')
+        number, name = category['id'], category['name']
+        if names.setdefault(number, name) != name:
+            raise UserError(
+                f'{path}: the categories {names[number]!r} and {name!r} have '
+                f'the same id {number!r}, so that it is not known whose '
+                'objects are whose. Give each of them an id of its own')
+
+
+def _check_sides(path: str, images: Mapping[Any, dict],
+                 annotations: Sequence[dict], mended: Counter) -> None:
     """Refuse height and width that are swapped, as the outlines tell."""
     upright: set = set()
+    beyond: dict[Any, str] = {}
     turned: dict[Any, str] = {}
     for annotation in annotations:
         number = annotation['image_id']
-        image = coco.imgs.get(number)
-        if image is None or image['height'] == image['width']:
+        image = images.get(number)
+        if image is None:
             continue
         sides = image['height'], image['width']
         found = _extent(annotation.get('segmentation')) or (0, 0)
@@ -508,6 +580,13 @@ def _check_sides(path: str, coco: COCO, annotations: Sequence[dict],
         elif lies and not fits:
             turned[number] = (f'{image["file_name"]!r} (height {sides[0]}, '
                               f'width {sides[1]})')
+        elif not fits:
+            beyond[number] = image['file_name']
+    if beyond:
+        first = next(iter(beyond.values()))
+        mended[f'images, such as {first!r}, whose outlines go beyond them: '
+               'are height and width those that they were drawn on?'] += len(
+                   beyond)
     if not turned:
         return
     first = next(iter(turned.values()))
@@ -528,36 +607,28 @@ def _extent(outline: Any) -> tuple | None:
         return tuple(
             float(max(max(part[axis::2]) for part in outline))
             for axis in (1, 0))
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         return None
 
 
-def _index(content: dict) -> COCO:
-    """What pycocotools needs to encode an annotation."""
-    coco = COCO()
-    coco.imgs = {image['id']: image for image in content['images']}
-    return coco
-
-
-def _measure(function: Callable[[dict], Any], path: str, coco: COCO,
-             annotation: dict) -> Any:
+def _measure(function: Callable[[dict], Any], path: str,
+             images: Mapping[Any, dict], annotation: dict) -> Any:
     """Call a function of pycocotools with the run lengths of an object."""
-    image = coco.imgs[annotation['image_id']]
-    size = [image['height'], image['width']]
-    problem: Any
+    image = images[annotation['image_id']]
+    size = image['height'], image['width']
     try:
-        encoded = coco.annToRLE(annotation)
-        if list(encoded['size']) == size:
-            return function(encoded)
-        problem = f'of size {encoded["size"]}'
-    except Exception as error:  # pycocotools raises bare ones
-        problem = error
-    boxed = annotation.get('bbox') and not annotation.get('segmentation')
-    raise UserError(
-        f'{path}: annotation {annotation["id"]} of {image["file_name"]!r} has '
-        f'no usable segmentation ({problem!r:.200}): expected polygons or RLE '
-        f'of the size of the image, {size}' +
-        ('. It has a box only: export outlines' if boxed else ''))
+        encoded = encode_outline(annotation.get('segmentation'), size)
+    except ValueError as error:
+        boxed = annotation.get('bbox') and not annotation.get('segmentation')
+        number = ' '.join(str(annotation['id']).split())
+        raise UserError(
+            f'{path}: annotation {number:.80} of '
+            f'{image["file_name"]!r:.300} has no usable segmentation '
+            f'({error}): expected polygons or RLE of the size of the image, '
+            f'{list(size)}' +
+            ('. It has a box only: export outlines' if boxed else '')
+        ) from error
+    return function(encoded)
 
 
 class ListedImage(NamedTuple):
@@ -590,8 +661,9 @@ def list_images(path: str, images: Sequence[dict]) -> dict[str, ListedImage]:
         if names.setdefault(number, name) != name:
             raise UserError(
                 f'{path}: the files {names[number]!r} and {name!r} have the '
-                f'same id {number}, so that it is not known whose annotations '
-                'are whose. Give new ids when you merge jsons')
+                f'same id {number!r}, so that it is not known whose '
+                'annotations are whose. Give each its own: jsons that were '
+                "merged share ids, and '1' and '1.0' are read as 1")
         found = listed.setdefault(name, ListedImage([], size))
         if found.size != size:
             raise UserError(
@@ -617,30 +689,55 @@ def is_turned(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
     return (shape[0] - shape[1]) * (size[0] - size[1]) < 0
 
 
-def _classes(path: str, categories: list[dict],
-             used: set[int]) -> tuple[list[str], dict[int, int]]:
-    """Names of the classes and the class of each category id.
+def is_copy(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether an image may be the annotated one, at whatever resolution.
 
-    Exporters such as Roboflow's put all categories into one supercategory.
+    Args:
+        shape (tuple[int, ...]): Height and width of the image in pixels.
+        size (tuple[int, int]): Height and width as annotated.
     """
-    known = {category['id'] for category in categories}
-    if not used <= known:
-        raise UserError(
-            f'{path}: annotations have the category ids '
-            f'{sorted(used - known)[:5]}, which its categories lack')
-    groups = {
-        str(category.get('supercategory') or 'none').lower()
-        for category in categories if category['id'] in (used or known)
-    }
-    key = ('name' if len(groups) < 2 or 'none' in groups else 'supercategory')
-    # A category that no object has may lack its supercategory.
-    labels = {
-        category['id']: category.get(key) or category['name']
-        for category in categories
-    }
-    names = list(dict.fromkeys(labels.values()))
-    return names, {number: names.index(label)
-                   for number, label in labels.items()}
+    # Each side of the smaller one was rounded by less than a pixel.
+    rounded = max(shape[0] + shape[1], size[0] + size[1])
+    return abs(shape[0] * size[1] - shape[1] * size[0]) <= rounded
+
+
+class _Categories:
+    """The categories of a json, and which of them its objects have."""
+
+    def __init__(self, path: str, categories: list[dict],
+                 used: set) -> None:
+        known = {category['id'] for category in categories}
+        if not used <= known:
+            raise UserError(
+                f'{path}: annotations have the category ids '
+                f'{sorted(used - known, key=str)[:5]!r:.200}, which its '
+                'categories lack')
+        self._categories = categories
+        self.groups = {
+            (category.get('supercategory') or 'none').lower()
+            for category in categories if category['id'] in (used or known)
+        }
+        """Supercategories of the objects."""
+
+    def classes(self, groups: set[str]) -> tuple[list[str], dict]:
+        """Names of the classes and the class of each category id.
+
+        Exporters such as Roboflow's put all categories into one
+        supercategory.
+
+        Args:
+            groups (set[str]): Supercategories of all objects that count.
+        """
+        key = ('name'
+               if len(groups) < 2 or 'none' in groups else 'supercategory')
+        # A category that no object has may lack its supercategory.
+        labels = {
+            category['id']: category.get(key) or category['name']
+            for category in self._categories
+        }
+        names = list(dict.fromkeys(labels.values()))
+        return names, {number: names.index(label)
+                       for number, label in labels.items()}
 
 
 def _large_to_small(found: Instances) -> list[int]:

@@ -32,6 +32,8 @@ class Found(NamedTuple):
     """Folders that may not be searched."""
     special: list[str]
     """Dead links, pipes and devices."""
+    runs: list[str]
+    """Work dirs of trainings, and what was drawn in them."""
 
 
 def find_files(folder: str, hidden: bool = False) -> Found:
@@ -44,9 +46,9 @@ def find_files(folder: str, hidden: bool = False) -> Found:
     Args:
         folder (str): The folder.
         hidden (bool): Whether files and folders that are hidden or of a
-            system count. Defaults to False.
+            system, or of a training, count. Defaults to False.
     """
-    found, seen = Found([], [], [], []), set()
+    found, seen = Found([], [], [], [], []), set()
     folders, links = deque([(folder, '')]), deque[tuple[str, str]]()
     while folders or links:
         path, prefix = (folders or links).popleft()
@@ -58,6 +60,10 @@ def find_files(folder: str, hidden: bool = False) -> Found:
                 entries = sorted(iterator, key=lambda entry: entry.name)
         except OSError:
             found.unreadable.append(prefix)
+            continue
+        if prefix and not hidden and _is_of_run(
+                osp.basename(path), {entry.name for entry in entries}):
+            found.runs.append(prefix)
             continue
         for entry in entries:
             name = prefix + entry.name
@@ -77,6 +83,14 @@ def find_files(folder: str, hidden: bool = False) -> Found:
             elif not is_file:
                 found.special.append(name)
     return found
+
+
+def _is_of_run(name: str, entries: set[str]) -> bool:
+    """Whether a folder of this name and content is a training's own."""
+    # The lock of tools/train.py, the pointer of mmengine's CheckpointHook, and
+    # where its visualizer draws, beside the config that it writes first.
+    return not entries.isdisjoint(('.training.lock', 'last_checkpoint')) or (
+        name == 'vis_data' and 'config.py' in entries)
 
 
 def images_of(folder: str, files: Sequence[str],
@@ -122,6 +136,7 @@ def left_out(found: Found, images: Iterable[str]) -> str:
         'folders that are hidden or of a system': found.skipped,
         'folders that may not be read': found.unreadable,
         'dead links, pipes and devices': found.special,
+        'folders of trainings (work_dir)': found.runs,
     }
     lines += [
         f'{kind}: {len(names)}, such as {names[:_NAMED]}'
@@ -137,7 +152,9 @@ def match_names(names: Sequence[str], files: Sequence[str], folder: str,
     A name is the file's own, or it is after both were normalised (slashes
     for backslashes, composed Unicode, no ``./``, an absolute path into the
     folder relative to it); or all but the ending and upper or lower case is
-    alike, where one of the two paths may begin further up.
+    alike, where one of the two paths may begin further up. A file of another
+    ending is taken only from where the name says, or from a folder in which
+    other names were found: masks often lie beside, as ``masks/x.png``.
 
     Args:
         names (Sequence[str]): The names in the json, each once.
@@ -170,25 +187,36 @@ def match_names(names: Sequence[str], files: Sequence[str], folder: str,
     for file in free:
         stems[_stem(_normal(file, ()))[-1]].append(file)
     users: dict[str, list[str]] = defaultdict(list)
+
+    def take(name: str, candidates: list[str]) -> None:
+        if candidates:
+            found[name] = _only(name, sorted(candidates), source)
+            users[found[name]].append(name)
+
+    others: dict[str, list[str]] = {}
     for name in names:
         if name in found:
             continue
         wanted = _normal(name, roots)
         parts = _stem(wanted)
-        candidates = [
+        others[name] = [
             file for file in stems.get(parts[-1], ())
             if _ends_alike(parts, _stem(_normal(file, ())))
         ]
-        ending = posixpath.splitext(wanted)[1].lower()
-        candidates = [
-            file for file in candidates if file.lower().endswith(ending)
-        ] or [
-            file for file in candidates
-            if file.lower().endswith(IMG_EXTENSIONS)
-        ]
-        if candidates:
-            found[name] = _only(name, sorted(candidates), source)
-            users[found[name]].append(name)
+        # The same ending, which may be none, is preferred.
+        take(name, [
+            file for file in others[name]
+            if _ending(_normal(file, ())) == _ending(wanted)
+        ])
+    homes = {posixpath.dirname(file) for file in found.values()}
+    for name in [name for name in others if name not in found]:
+        parts = _stem(_normal(name, roots))
+        take(name, [
+            file for file in others[name]
+            if file.lower().endswith(IMG_EXTENSIONS) and (
+                not homes or posixpath.dirname(file) in homes
+                or _stem(_normal(file, ())) == parts)
+        ])
     for file, several in users.items():
         if len(several) > 1:
             raise UserError(
@@ -221,6 +249,11 @@ def _normal(name: str, roots: Iterable[str]) -> str:
 def _stem(name: str) -> list[str]:
     """Parts of a normal name without its ending, in lower case."""
     return posixpath.splitext(name)[0].casefold().split('/')
+
+
+def _ending(name: str) -> str:
+    """Ending of a normal name with its dot, in lower case; '' if none."""
+    return posixpath.splitext(name)[1].casefold()
 
 
 def _ends_alike(first: list[str], second: list[str]) -> bool:

@@ -7,13 +7,13 @@ import os
 import re
 import stat
 from io import BytesIO
+from typing import Literal
 
 import cv2
 import mmcv
 import numpy as np
 from mmengine.fileio import LocalBackend, get, get_file_backend
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 
@@ -31,7 +31,7 @@ MAX_PIXELS = 100_000_000
 DEPTH_SCALINGS = ('range', 'upper')
 
 _JPEG, _PNG = b'\xff\xd8', b'\x89PNG\r\n\x1a\n'
-_TIFF = (b'II*\0', b'MM\0*')
+_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # the last: BigTIFF
 # OpenCV's readers of these are new and differ from version to version.
 _BY_PILLOW = {'GIF', 'AVIF', 'HEIF'}
 # No PostScript, for which Pillow starts other programs; no raw photographs,
@@ -51,8 +51,8 @@ _LOOKS = {
     rb'PK\x03\x04': 'a ZIP archive',
     rb'\xff\xd8': 'a damaged JPEG',
     rb'\x89PNG': 'a damaged or truncated PNG',
-    rb'II\*\0|MM\0\*': 'a TIFF, or a raw photograph, that neither OpenCV nor '
-    'Pillow can read: save it as TIFF of 8 or 16 bits',
+    rb'II[*+]\0|MM\0[*+]': 'a TIFF, or a raw photograph, that neither OpenCV '
+    'nor Pillow can read: save it as TIFF of 8 or 16 bits',
     rb'....ftyp(hei|hev|mif1|msf1)': 'a damaged HEIC' if READS_HEIF else
     'an HEIC: pip install pillow-heif reads it',
     rb'....ftyp(?!avi|jp2)': 'a video',
@@ -209,7 +209,9 @@ def _decode(content: bytes, max_pixels: int,
             f'{size[0]} x {size[1]} pixels, more than max_pixels={max_pixels}')
     if not whole:
         _check_end(content)
-    if picture is not None and picture.format in _BY_PILLOW:
+    # OpenCV turns JPEG, PNG and TIFF upright, and of the others none.
+    if picture is not None and (
+            picture.format in _BY_PILLOW or _orientation(picture) != 1):
         return _by_pillow(picture)
     flag = cv2.IMREAD_COLOR
     if depth_scaling == 'range':
@@ -259,12 +261,22 @@ def _check_end(content: bytes) -> None:
 
 
 def _tiff_size(content: bytes) -> tuple[int, int]:
-    """Width and height, also of kinds that Pillow cannot open."""
-    file = BytesIO(content)
-    tags = ImageFileDirectory_v2(file.read(8))
-    file.seek(tags.next)
-    tags.load(file)
-    return int(tags[256]), int(tags[257])
+    """Width and height of a TIFF or BigTIFF, which Pillow opens in part."""
+    order: Literal['little', 'big'] = ('little' if content[:1] == b'I' else
+                                       'big')
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(content[at:at + size], order)
+
+    big = number(2, 2) == 43
+    word, head, entry = (8, 8, 20) if big else (4, 2, 12)
+    at, tags = number(word, word), {}
+    end = min(at + head + entry * number(at, head), len(content))
+    for start in range(at + head, end, entry):
+        # Of type byte, short, long or (in BigTIFF) long of 8 bytes.
+        size = {1: 1, 3: 2, 4: 4, 16: 8}.get(number(start + 2, 2), 0)
+        tags[number(start, 2)] = number(start + 4 + word, size)
+    return tags[256], tags[257]
 
 
 def _known(kinds: tuple[str, ...]) -> list[str]:
@@ -273,9 +285,19 @@ def _known(kinds: tuple[str, ...]) -> list[str]:
     return [kind for kind in kinds if kind in Image.OPEN]
 
 
+def _orientation(picture: Image.Image) -> int:
+    """EXIF's number of how a picture lies; 1, upright, where none is given."""
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # for EXIF that is damaged: as OpenCV has it of a JPEG
+        return 1
+
+
 def _by_pillow(picture: Image.Image) -> np.ndarray:
     """The first frame, upright; shape (H, W, 3), uint8, BGR."""
-    picture = ImageOps.exif_transpose(picture).convert('RGB')
+    if _orientation(picture) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    picture = picture.convert('RGB')
     return np.ascontiguousarray(np.asarray(picture)[..., ::-1])
 
 

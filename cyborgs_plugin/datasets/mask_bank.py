@@ -18,6 +18,7 @@ import numpy as np
 from mmengine import fileio
 from mmengine.logging import print_log
 
+from ..commands import command
 from ..errors import MissingFileError, UserError
 from ..files import sha256 as file_sha256
 from ..files import sync
@@ -63,7 +64,8 @@ class MaskBank:
             raise UserError(
                 f'{self.path} has mask bank format {version!r}, but this '
                 f'cyborgs_plugin reads format {FORMAT_VERSION}: use the '
-                'version that wrote it, or run tools/generate_masks.py again')
+                'version that wrote it, or make the round again by '
+                + command('generate_masks', 'CONFIG', 'CHECKPOINT'))
         labels, offsets, sizes, keys = (
             self._load(f'{name}.npy', size, sha256 if verify else None)
             for name, (size, sha256) in zip(_ARRAYS, expected, strict=True))
@@ -88,9 +90,11 @@ class MaskBank:
                          'it holds neither manifest.json, as a round does, '
                          'nor rounds (round_NNNN)')
                 raise MissingFileError(
-                    f'No masks at {path}: {found}. Make them by python '
-                    'tools/generate_masks.py CONFIG [CHECKPOINT], or train '
-                    'with tools/train.py, which makes them at its start')
+                    f'No masks at {path}: {found}. Make them by '
+                    f'{command("generate_masks", "CONFIG", "CHECKPOINT")} '
+                    '(or without CHECKPOINT), or train by '
+                    f'{command("train", "CONFIG")}, which makes them at its '
+                    'start')
             path = round_path(path, rounds[-1])
         return cls(path, verify)
 
@@ -119,7 +123,7 @@ class MaskBank:
         if not 0 <= clustering < self.num_clusterings:
             raise IndexError(f'{self.path} holds {self.num_clusterings} '
                              f'clusterings of an image, no {clustering}')
-        row = self._find(key)
+        row = self.row(key)
         if row < 0:
             raise KeyError(
                 f'No label map for {key!r} in {self.path} with its '
@@ -138,13 +142,13 @@ class MaskBank:
         return len(self._keys)
 
     def __contains__(self, key: str) -> bool:
-        return self._find(key) >= 0
+        return self.row(key) >= 0
 
     def __reduce__(self) -> tuple:
         return MaskBank.open, (self.path, )
 
-    def _find(self, key: str) -> int:
-        """Row of a key, -1 when absent."""
+    def row(self, key: str) -> int:
+        """Place of a key in the order of :meth:`keys`, -1 when absent."""
         wanted = _encode(key)
         # Cut to the array's width, else numpy would widen a copy of all keys.
         row = int(self._keys.searchsorted(np.array(wanted, self._keys.dtype)))
@@ -175,8 +179,8 @@ class MaskBank:
         return ValueError(
             f'{self.path}: {name} is altered or damaged: expected {expected}, '
             f'found {found}. Make the round again from a checkpoint that goes '
-            'on with it: python tools/generate_masks.py CONFIG CHECKPOINT '
-            '--again')
+            'on with it: ' + command('generate_masks', 'CONFIG', 'CHECKPOINT',
+                                     '--again'))
 
 
 class MaskBankWriter:
@@ -456,7 +460,10 @@ def _read_records(folder: str, num_images: int) -> np.ndarray:
         raise UserError(
             f'Images {pair["index"].tolist()} have the same key '
             f'{_decode(pair["key"][0])!r} ({same.sum()} such): a key is the '
-            'path relative to data_root, and each image is listed once')
+            'path relative to data_root, or to the image folder where that is '
+            'absolute. List each image once, and give data sets that are '
+            "joined a common data_root, with data_prefix.img_path='a/' of one "
+            "and 'b/' of the other")
     numbers = np.unique(records['clusterings']).tolist()
     if len(numbers) > 1:
         raise UserError('All images of a round must have the same number of '

@@ -8,6 +8,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import (
     LocalBackend,
+    exists,
     get_file_backend,
     isdir,
     join_path,
@@ -17,6 +18,7 @@ from mmengine.logging import print_log
 from mmengine.utils import is_abs
 from mmpretrain.registry import DATASETS
 
+from ..commands import command
 from ..errors import MissingFileError, UserError
 from .coco_truth import load_coco
 from .image_files import Found, find_files, images_of, left_out, match_names
@@ -24,6 +26,9 @@ from .image_io import MAX_PIXELS, BrokenImageError, check_options
 from .mask_bank import MaskBank
 
 _NAMED = 5  # how many files a message names
+_PREFIX = 'train_dataloader.dataset.data_prefix.img_path'
+_BY = ('--cfg-options data=FOLDER, or in the config by data_root or '
+       f'{_PREFIX} (an absolute path stands alone)')
 
 
 @DATASETS.register_module()
@@ -137,8 +142,8 @@ class SceneDataset(BaseDataset):
                 f'The mask bank {bank.path} has no label map for '
                 f'{len(lacking)} of {len(self)} images of '
                 f'{self.data_prefix["img_path"]}, such as '
-                f'{lacking[:_NAMED]}: make one for these images with '
-                'tools/generate_masks.py')
+                f'{lacking[:_NAMED]}: make one for these images by '
+                + command('generate_masks', 'CONFIG', 'CHECKPOINT'))
         self._bank = bank
 
     def images(self) -> Sequence[tuple[str, str]]:
@@ -154,10 +159,13 @@ class SceneDataset(BaseDataset):
         """List the images, sorted by name or in the order of the json."""
         folder = self.data_prefix['img_path']
         if not isdir(folder, backend_args=self.backend_args):
-            raise MissingFileError(
-                f'The image folder {folder!r} does not exist: set data_root '
-                'or train_dataloader.dataset.data_prefix.img_path (an '
-                'absolute path stands alone)')
+            if exists(folder, backend_args=self.backend_args):
+                raise UserError(
+                    f'The image folder {folder!r} is a file: name the folder '
+                    f'that holds the images by {_BY}; a json that lists them '
+                    'is train_dataloader.dataset.ann_file')
+            raise MissingFileError(f'The image folder {folder!r} does not '
+                                   f'exist: name one by {_BY}')
         found, local = self._find(folder)
         if self.ann_file:
             names = self._listed_in_json(found.files)
@@ -168,10 +176,13 @@ class SceneDataset(BaseDataset):
                     f'{folder}: {len(names)} images; left out: {rest}',
                     logger='current')
         if not names:
+            held = left_out(found, ()) or 'no file'
             raise UserError(
-                f'No image in {folder!r}: {left_out(found, ()) or "no file"}'
-                if not self.ann_file else
-                f'No image of {self.ann_file!r} is in {folder!r}')
+                f'No image in {folder!r}: {held}. Put photographs there, or '
+                f'name another folder by {_BY}' if not self.ann_file else
+                f'No image of {self.ann_file!r} is in {folder!r}: name the '
+                f'folder of its images by data_root or {_PREFIX}, or another '
+                'json')
         self._check_indices(len(names))
         relative = self._prefix and not is_abs(self._prefix)
         prefix = self._prefix.strip('/') + '/' if relative else ''
@@ -208,7 +219,7 @@ class SceneDataset(BaseDataset):
             list_dir=False,
             recursive=True,
             backend_args=self.backend_args)
-        return Found(list(files), [], [], []), False
+        return Found(list(files), [], [], [], []), False
 
     def _listed_in_json(self, files: Sequence[str]) -> list[str]:
         """The images that the json names and that exist, in its order."""

@@ -1,5 +1,6 @@
 """Features of annotated images from a frozen backbone."""
 import logging
+import os.path as osp
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +13,17 @@ from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models import SelfSupDataPreprocessor
 from torch import nn
 
-from ..datasets.coco_truth import TURNED, CocoTruth, evenly, is_turned
+from ..datasets.coco_truth import (
+    TURNED,
+    CocoTruth,
+    evenly,
+    is_copy,
+    is_turned,
+)
+from ..datasets.image_files import find_files
 from ..datasets.image_io import BrokenImageError, at_long_side, read_image
 from ..errors import UserError
+from .names import find_annotated
 
 IGNORE = 255
 """The class of locations that are neither learnt nor scored."""
@@ -154,7 +163,9 @@ def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
     """Compute the features of all images of a side.
 
     An image that is broken, or whose height and width are the other way round
-    in the json (``is_turned``), is left out with a warning.
+    in the json (``is_turned``), is left out with a warning; so is one of
+    other proportions than there. One that was resized is used: outlines lie
+    in an image of the json's size, whatever the resolution.
 
     Args:
         features (FrozenFeatures): The frozen backbone.
@@ -167,7 +178,8 @@ def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
         ProbeFeatures: Of those that are not left out.
 
     Raises:
-        ValueError: If all images are left out, or there is no region.
+        ValueError: If all images are left out, or there is no region, or a
+            name may mean several files.
     """
     pooled: list[np.ndarray] = []
     classes: list[np.ndarray] = []
@@ -179,16 +191,22 @@ def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
     names = evenly(side.truth.names, max_images)
     names += sorted(labelled.difference(names))
     turned: list[str] = []
+    odd: list[str] = []
     broken: list[str] = []
+    paths = _paths(side, names)
     for number, name in enumerate(names):
         try:
-            image = read_image(join_path(side.root, name))
+            image = read_image(paths[name])
         except BrokenImageError as error:
             broken.append(str(error))
             continue
         truth = side.truth if name in side.truth else side.scenes
         if is_turned(image.shape[:2], truth.size(name)):
             turned.append(name)
+            continue
+        if not is_copy(image.shape, truth.size(name)):
+            odd.append(f'{name} ({truth.size(name)}, but its file '
+                       f'{image.shape[:2]})')
             continue
         dense, whole = features(image)
         if name in labelled:
@@ -214,7 +232,13 @@ def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
             f'{side.truth.ann_file} has height and width the other way round '
             f'than {len(turned)} of {len(names)} images in {side.root}, such '
             f'as {turned[:_NAMED]}: {TURNED}')
-    if len(broken) + len(turned) == len(names):
+    if odd:
+        left_out.append(
+            f'{side.truth.ann_file} has other proportions of height and width '
+            f'than {len(odd)} of {len(names)} images in {side.root}, such as '
+            f'{"; ".join(odd[:_NAMED])}: they are other images, or were cut '
+            'after they were annotated')
+    if len(broken) + len(turned) + len(odd) == len(names):
         raise UserError('. '.join(left_out))
     for message in left_out:
         print_log(
@@ -228,3 +252,19 @@ def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
                           np.concatenate(origins)), maps,
                          (np.stack(vectors), np.stack(presence)))
 
+
+def _paths(side: ProbeImages, names: Sequence[str]) -> dict[str, str]:
+    """Where the file of each name lies; names need not be alike to the letter.
+
+    A folder is listed only if a file is not there by its very name.
+    """
+    paths = {name: join_path(side.root, name) for name in names}
+    if '://' not in side.root and not all(map(osp.isfile, paths.values())):
+        found = find_annotated([*side.truth.names, *side.scenes.names],
+                               find_files(side.root).files, side.root,
+                               side.truth.ann_file)
+        paths.update({
+            name: join_path(side.root, file)
+            for name, file in found.items() if name in paths
+        })
+    return paths

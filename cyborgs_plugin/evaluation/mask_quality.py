@@ -17,6 +17,7 @@ from ..datasets.coco_truth import TURNED, CocoTruth, evenly, is_turned
 from ..datasets.mask_bank import MaskBank
 from ..errors import UserError
 from ..ops.label_maps import resize_label_map
+from .names import find_annotated
 
 SIZES = dict(small=(0., 32.**2), medium=(32.**2, 96.**2),
              large=(96.**2, float('inf')))
@@ -94,6 +95,7 @@ class MaskQuality(BaseMetric):
         self.tolerance = tolerance
         self.max_images = max_images
         self._turned: list[str] = []
+        self._names: dict[str, str] = {}
 
     def keys(self) -> list[str]:
         """Keys of the images that are scored, as far as a bank has them."""
@@ -121,7 +123,10 @@ class MaskQuality(BaseMetric):
             ((key, bank.label_map(key)) for key in mine), len(keys))
 
     def known_keys(self, keys: Iterable[str], source: str) -> list[str]:
-        """The images that are scored and there.
+        """The images that are scored and there, by their own keys.
+
+        Names need not be alike to the letter (``match_names``). A warning
+        tells of those that are not there.
 
         Args:
             keys (Iterable[str]): Keys of images.
@@ -131,11 +136,20 @@ class MaskQuality(BaseMetric):
             list[str]: Keys, in the order of the annotations.
 
         Raises:
-            UserError: If there are none.
+            UserError: If there are none, or a name may mean several.
         """
         known = set(keys)
-        found = [key for key in self.keys() if key in known]
-        if not found:
+        start = len(self.key_prefix)
+        files = [key[start:] for key in known
+                 if key.startswith(self.key_prefix)]
+        names = evenly(self.truth.names, self.max_images)
+        matched = find_annotated(self.truth.names, files, '',
+                                 self.truth.ann_file)
+        self._names = {
+            self.key_prefix + matched[name]: name
+            for name in names if name in matched
+        }
+        if not self._names:
             raise UserError(
                 f'{source} has none of the images of {self.truth.ann_file}: '
                 f'its keys look like {min(known)!r}, those of the annotations '
@@ -143,7 +157,15 @@ class MaskQuality(BaseMetric):
                 '--img-prefix; in a config: '
                 'default_hooks.mask_update.evaluator.key_prefix) to what is '
                 'lacking in front')
-        return found
+        missing = [name for name in names if name not in matched]
+        if missing:
+            print_log(
+                f'{source} has no masks of {len(missing)} of {len(names)} '
+                f'images of {self.truth.ann_file}, such as '
+                f'{missing[:_NAMED]}: they are not scored',
+                logger='current',
+                level=logging.WARNING)
+        return list(self._names)
 
     def evaluate_maps(self, maps: Iterable[tuple[str, np.ndarray]],
                       size: int) -> dict[str, float]:
@@ -174,7 +196,7 @@ class MaskQuality(BaseMetric):
         """
         for sample in data_samples:
             key = sample['key']
-            name = key[len(self.key_prefix):]
+            name = self._names.get(key, key[len(self.key_prefix):])
             if not key.startswith(self.key_prefix) or name not in self.truth:
                 raise UserError(f'{self.truth.ann_file} has no annotations '
                                 f'of {key!r} (key_prefix is '

@@ -33,7 +33,8 @@ from .frozen_features import (
 __all__ = [
     'COSTS', 'IGNORE', 'REGION_SPLITS', 'FrozenFeatures', 'ProbeImages',
     'cell_classes', 'classify_images', 'classify_regions', 'fit_linear',
-    'pool_masks', 'run_probes', 'segment_linearly', 'segmentation_scores'
+    'pool_masks', 'run_probes', 'segment_linearly', 'segmentation_scores',
+    'share_classes'
 ]
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -287,6 +288,37 @@ def _check_finite(*features: np.ndarray) -> None:
                         'network has diverged')
 
 
+def share_classes(train: ProbeImages,
+                  val: ProbeImages) -> tuple[ProbeImages, ProbeImages]:
+    """Give both sides the same classes.
+
+    By itself, each json may have chosen categories or supercategories.
+
+    Args:
+        train (ProbeImages): Images to learn the classifiers from.
+        val (ProbeImages): Images to score them on.
+
+    Returns:
+        tuple[ProbeImages, ProbeImages]: Both, which share the annotations.
+
+    Raises:
+        UserError: If their classes differ all the same.
+    """
+    train, val = (
+        ProbeImages(side.root, side.truth.beside(other.truth),
+                    side.scenes.beside(other.scenes))
+        for side, other in ((train, val), (val, train)))
+    for name in ('classes', 'segment_classes'):
+        pair = [(getattr(side.truth, name), getattr(side.scenes, name))
+                for side in (train, val)]
+        if pair[0] != pair[1]:
+            raise UserError(
+                f'{train.truth.ann_file} and {val.truth.ann_file} (or their '
+                f'panoptic files) must have the same classes, but have '
+                f'{pair[0]} and {pair[1]}')
+    return train, val
+
+
 def run_probes(features: FrozenFeatures,
                train: ProbeImages,
                val: ProbeImages,
@@ -316,14 +348,7 @@ def run_probes(features: FrozenFeatures,
         ValueError: If both sides have not the same classes, or all images of
             one are left out, or all probes.
     """
-    for name in ('classes', 'segment_classes'):
-        pair = [(getattr(side.truth, name), getattr(side.scenes, name))
-                for side in (train, val)]
-        if pair[0] != pair[1]:
-            raise UserError(
-                f'{train.truth.ann_file} and {val.truth.ann_file} (or their '
-                f'panoptic files) must have the same classes, but have '
-                f'{pair[0]} and {pair[1]}')
+    train, val = share_classes(train, val)
     learnt, scored = (
         collect(features, side, min_area, max_images)
         for side in (train, val))

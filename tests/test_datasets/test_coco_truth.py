@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyborgs_plugin.datasets import SceneDataset, coco_truth
-from cyborgs_plugin.datasets.coco_truth import is_turned, load_coco
+from cyborgs_plugin.datasets.coco_truth import is_copy, is_turned, load_coco
 from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.evaluation import CocoTruth, MaskQuality
 from cyborgs_plugin.segmentation import AnnotatedMasks
@@ -456,6 +456,18 @@ def put(kind, value):
     (change('annotations', iscrowd='no'), r"\[1\] has the iscrowd 'no'"),
     (change('categories', id=None), r"categories\[1\] has no id: give each"),
     (change('categories', name=None), r'categories\[1\] \(2\) has no name'),
+    (change('categories', id=1),
+     "categories 'dog' and 'cat' have the same id 1"),
+    (change('categories', supercategory=['a', 'b']),
+     r"categories\[1\] \(2\) has the supercategory \['a', 'b'\]: give"),
+    (change('images', height=200000), 'has the height 200000: .* at most'),
+    (change('images', height=40000, width=40000), 'has the height 40000: '),
+    (change('images', height=10**12), 'has the height 1000000000000: '),
+    (change('images', height='9' * 5000), "has the height '999"),
+    (change('images', id='9' * 5000), 'none of its 2 annotations'),
+    (lambda content: [
+        annotation.update(category_id=number) for annotation, number in zip(
+            content['annotations'], (9, 'x'))], r"category ids \[9, 'x'\]"),
     (put('images', 'x.png'), r"images\[1\] is 'x.png': expected an object"),
     (put('images', dict(id=2, file_name='a/x.png', height=48, width=40)),
      "'a/x.png' has height and width .40, 48. under id 1, but .48, 40.*"),
@@ -483,7 +495,10 @@ def test_what_is_refused(tmp_path, edit, said):
 
 @pytest.mark.parametrize('outline', [
     None, [], 'x', [['x', 'y']], [[]], [{}], dict(counts='?'), 5,
-    dict(counts=[5, 'x'], size=[40, 48]), dict(counts=[16], size=[4, 4])])
+    dict(counts=[5, 'x'], size=[40, 48]), dict(counts=[16], size=[4, 4]),
+    [[1, 1, 9, 9]], [[1, 2, 3, 4, 5, 6, 7]], [[60, 1, 70, 1, 70, 9]],
+    [[1, 1, 9, 1, 9, float('nan')], CAT], [[1, 1, 9, 1, 9, 1e18], CAT],
+    [[10**400, 1, 9, 1, 9, 9]], dict(counts='zzzz', size=[40, 48])])
 def test_an_outline_that_is_none(tmp_path, outline):
     content = cvat()
     content['annotations'][1]['segmentation'] = outline
@@ -500,7 +515,25 @@ def test_an_outline_that_is_none(tmp_path, outline):
      '1 annotations (image_id such as 9) of images that are not listed'),
     (put('images', dict(id=5, file_name='a/x.png', height=40, width=48)),
      '1 files listed once more, whose objects are joined'),
-    (change('images', height=40.0), '1 numbers as text')])
+    (change('images', height=40.0), '1 numbers as text'),
+    (change('annotations', segmentation=[CAT, [1, 2, 3]]),
+     '1 parts of outlines that are left out'),
+    (change('annotations', segmentation=[[], CAT, [60, 1, 70, 1, 70, 9]]),
+     '2 parts of outlines that are left out'),
+    (change('annotations', segmentation=[[20, 8], [36, 8], [36, 32]]),
+     '1 outlines of points [x, y]'),
+    (change('annotations', segmentation=[[[20, 8], [36, 8], [36, 32]], DOG]),
+     '1 outlines of points [x, y]'),
+    (change('annotations', segmentation=dict(counts=[1000, 920],
+                                             size=['40', '48.0'])),
+     '1 sizes of run lengths as text'),
+    (change('annotations', area=10**400),
+     '1 annotations whose area is counted'),
+    (change('annotations', segmentation=[[20, 8, 60, 8, 60, 32]]),
+     "1 images, such as 'a/x.png', whose outlines go beyond them"),
+    (change('categories', name=5), '1 names of categories that are numbers'),
+    (change('categories', supercategory=5),
+     '1 names of categories that are numbers')])
 def test_what_is_read_with_a_line(tmp_path, logged, edit, said):
     content = cvat()
     edit(content)
@@ -508,6 +541,42 @@ def test_what_is_read_with_a_line(tmp_path, logged, edit, said):
     path.write_text(json.dumps(content))
     assert len(CocoTruth(str(path)).instances('a/x.png').masks) == 2
     assert len(logged) == 1 and said in logged[0]
+
+
+@pytest.mark.parametrize('value, crowd', [
+    ('false', False), ('False', False), ('', False), ('true', True),
+    ('TRUE', True), (1.0, True)])
+def test_ways_to_write_a_crowd(tmp_path, value, crowd):
+    content = cvat()
+    content['annotations'][1]['iscrowd'] = value
+    path = tmp_path / 'x.json'
+    path.write_text(json.dumps(content))
+    found = CocoTruth(str(path)).instances('a/x.png')
+    assert found.crowd.tolist() == [False, crowd]
+
+
+def test_an_id_with_leading_zeros_is_another_one(tmp_path):
+    content = cvat()
+    image, = content['images']
+    content['images'] = [dict(image, id='1'),
+                         dict(image, id='01', file_name='b.png')]
+    content['annotations'][1]['image_id'] = '01'
+    path = tmp_path / 'x.json'
+    path.write_text(json.dumps(content))
+    truth = CocoTruth(str(path))
+    assert [len(truth.instances(name).masks) for name in truth.names] == [1, 1]
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.floats(0.05, 1))
+def test_a_resized_image_is_known(height, width, scale):
+    small = max(1, round(height * scale)), max(1, round(width * scale))
+    assert is_copy(small, (height, width)) and is_copy((height, width), small)
+
+
+def test_another_or_a_cut_image_is_no_copy():
+    assert not is_copy((480, 640), (427, 640))
+    assert not is_copy((64, 60), (32, 32))
+    assert not is_copy((32, 32), (64, 60))
 
 
 def swapped(content, names):

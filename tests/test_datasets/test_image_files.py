@@ -98,6 +98,24 @@ def test_hidden_and_system_folders_are_no_data(tmp_path, told):
     assert keys(tmp_path / '.Trash-1000') == ['files/b.jpg']
 
 
+def test_folders_of_trainings_are_no_data(tmp_path, told):
+    """A run in the photo folder drew sheets, and would train with them."""
+    for name in ('a.jpg', 'work_dirs/toy/2025/vis_data/vis_image/masks_0.png',
+                 'old/sheet.png', '2025/vis_data/vis_image/b.png',
+                 'vis_data/c.jpg'):
+        picture(tmp_path / name)
+    for name in ('work_dirs/toy/.training.lock', 'old/last_checkpoint',
+                 '2025/vis_data/config.py'):
+        (tmp_path / name).touch()
+    assert keys(tmp_path) == ['a.jpg', 'vis_data/c.jpg']
+    assert 'folders of trainings (work_dir): 3, such as' in told[0]
+    assert "'work_dirs/toy/'" in told[0]
+    # The root may itself be one.
+    (tmp_path / '.training.lock').touch()
+    assert keys(tmp_path) == ['a.jpg', 'vis_data/c.jpg']
+    assert 'old/sheet.png' in find_files(str(tmp_path), hidden=True).files
+
+
 def test_links_are_followed_once(tmp_path, told):
     picture(tmp_path / 'far' / 'x.jpg')
     folder = tmp_path / 'data'
@@ -192,6 +210,32 @@ def test_exact_names_come_first_and_keep_their_files():
     assert matched(names, files) == {
         'b.jpg': 'b.jpg', 'a.jpg': 'a.jpg', 'sub\\b.jpg': 'sub/b.jpg',
         'c.JPG': 'C.jpg'}
+
+
+@pytest.mark.parametrize('files, file', [
+    (['IMG_1.txt'], None), (['IMG_1.txt', 'IMG_1.jpg'], 'IMG_1.jpg'),
+    (['IMG_1.jpg', 'IMG_1.json'], 'IMG_1.jpg'),
+    (['a/IMG_1', 'a/IMG_1.jpg'], 'a/IMG_1')])
+def test_a_name_without_an_ending_means_an_image(files, file):
+    assert matched(['IMG_1'], files) == ({'IMG_1': file} if file else {})
+
+
+@pytest.mark.parametrize('files, expected', [
+    (['images/x.jpg', 'masks/x.png', 'masks/y.png'],
+     {'x.jpg': 'images/x.jpg'}),
+    (['x.jpg', 'masks/x.png', 'masks/y.png'], {'x.jpg': 'x.jpg'}),
+    (['images/x.jpg', 'images/y.png', 'masks/x.png', 'masks/y.png'],
+     {'x.jpg': 'images/x.jpg', 'y.jpg': 'images/y.png'}),
+    # Where no name tells the folder.
+    (['images/x.png', 'images/y.png'],
+     {'x.jpg': 'images/x.png', 'y.jpg': 'images/y.png'})])
+def test_a_mask_beside_is_no_photo(files, expected):
+    assert matched(['x.jpg', 'y.jpg'], files) == expected
+
+
+def test_another_ending_at_the_very_place():
+    assert matched(['a/x.jpg', 'b/y.jpg'], ['a/x.jpg', 'b/y.png']) == {
+        'a/x.jpg': 'a/x.jpg', 'b/y.jpg': 'b/y.png'}
 
 
 @pytest.mark.parametrize('names, files, shown', [

@@ -110,10 +110,48 @@ def test_the_first_frame_of_a_film_is_read(tmp_path):
     assert image[5, 5].tolist() == [0, 0, 255]
 
 
-def test_orientation_of_what_pillow_reads(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert read(tmp_path, encoded('AVIF', exif=exif)[0]).shape == (60, 40, 3)
+@pytest.mark.parametrize('kind, options', [
+    ('AVIF', dict(quality=95)), ('PNG', {}), ('TIFF', {}),
+    ('WEBP', dict(lossless=True))])
+def test_all_orientations(tmp_path, kind, options):
+    """EXIF's number tells which sides the first row and column are."""
+    for number in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        content, pixels = encoded(kind, exif=exif, **options)
+        if number in (5, 6, 7, 8):
+            pixels = pixels.transpose(1, 0, 2)
+        if number in (3, 4, 7, 8):
+            pixels = pixels[::-1]
+        if number in (2, 3, 6, 7):
+            pixels = pixels[:, ::-1]
+        image = read(tmp_path, content)
+        assert image.shape == pixels.shape
+        assert cv2.absdiff(image, pixels.copy()).mean() < 3
+
+
+def test_damaged_exif_is_ignored(tmp_path):
+    content, pixels = encoded('WEBP', exif=b'damaged', lossless=True)
+    np.testing.assert_array_equal(read(tmp_path, content), pixels)
+
+
+@pytest.mark.parametrize('order', '<>')
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'float32'])
+def test_big_tiff(tmp_path, order, dtype):
+    pixels = ramp(dtype, 0, 255, True)[:40]
+    contents = []
+    for big in (False, True):
+        file = io.BytesIO()
+        tifffile.imwrite(file, pixels, photometric='rgb', bigtiff=big,
+                         byteorder=order)
+        contents.append(file.getvalue())
+    assert contents[1][:4] in (b'II+\0', b'MM\0+')
+    np.testing.assert_array_equal(*(read(tmp_path, c) for c in contents))
+    with pytest.raises(BrokenImageError, match='64 x 40 pixels, more than'):
+        read(tmp_path, contents[1], max_pixels=2559)
+    with pytest.raises(BrokenImageError, match='x.jpg: a TIFF'):
+        read(tmp_path, contents[1][:16])
+    assert describe_file(str(tmp_path / 'x.jpg')).startswith('a TIFF')
 
 
 # -- More than eight bits ---------------------------------------------------

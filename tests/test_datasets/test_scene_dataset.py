@@ -13,6 +13,7 @@ from cyborgs_plugin.datasets import (
     read_image,
     scene_datasets,
 )
+from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.segmentation import GridMasks, MaskSource, make_round
 
 from ..helpers import write_photo
@@ -151,12 +152,15 @@ def test_json_without_images(photo_root, content):
 
 
 def test_missing_things(photo_root, tmp_path):
-    with pytest.raises(FileNotFoundError, match='data_root'):
+    with pytest.raises(FileNotFoundError, match='data=FOLDER.*data_root'):
         scenes(photo_root / 'nowhere')
+    (photo_root / 'notes.txt').write_text('x')
+    with pytest.raises(UserError, match="notes.txt' is a file: .*data=FOLD"):
+        scenes(photo_root, data_prefix=str(photo_root / 'notes.txt'))
     with pytest.raises(FileNotFoundError, match='gone.json'):
         scenes(photo_root, ann_file='gone.json')
     (photo_root / 'empty').mkdir()
-    with pytest.raises(ValueError, match='No image in'):
+    with pytest.raises(ValueError, match='No image in.*data=FOLDER'):
         scenes(photo_root, data_prefix=dict(img_path='empty'))
     content = dict(images=[dict(file_name='gone.png')])
     (photo_root / 'a.json').write_text(json.dumps(content))

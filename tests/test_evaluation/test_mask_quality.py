@@ -171,6 +171,35 @@ def test_bank(annotated, tmp_path):
     assert few.evaluate_bank(bank)['masks/images'] == 2
 
 
+@pytest.fixture
+def logged(monkeypatch):
+    lines = []
+    monkeypatch.setattr(mask_quality, 'print_log',
+                        lambda text, **_: lines.append(text))
+    return lines
+
+
+def test_names_are_matched_as_in_training(annotated, tmp_path, logged):
+    keys = ['val/0.png', 'val/1.png', 'val/2.png', 'val/3.png']
+    bank = write_bank(tmp_path / 'masks', keys)
+    expected = build(annotated, False, key_prefix='val/').evaluate_bank(bank)
+    text = annotated.read_text()
+    annotated.write_text(text.replace('"0.png"', r'".\\0.PNG"').replace(
+        '"2.png"', '"/home/me/2.png"'))
+    metric = build(annotated, False, key_prefix='val/')
+    assert '.\\0.PNG' in metric.truth.names
+    assert metric.evaluate_bank(bank) == expected
+    assert metric.known_keys(keys, 'masks') == keys and logged == []
+
+
+def test_images_without_masks_are_told(annotated, tmp_path, logged):
+    bank = write_bank(tmp_path / 'masks', ['val/0.png', 'val/2.png'])
+    metric = build(annotated, False, key_prefix='val/')
+    assert metric.evaluate_bank(bank)['masks/images'] == 2
+    line, = logged
+    assert "no masks of 2 of 4 images" in line and "['1.png', '3.png']" in line
+
+
 def test_mistakes(annotated, tmp_path):
     bank = write_bank(tmp_path / 'masks', ['train/0.png'])
     with pytest.raises(ValueError, match=r"'train/0.png'.*'0.png'"):

@@ -302,6 +302,66 @@ def test_broken_pictures_are_left_out_by_name(pictures, monkeypatch):
         collect(features, side._replace(root='nowhere'), 100, None)
 
 
+def edited(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def collected(path):
+    truth = CocoTruth(str(path))
+    return collect(
+        FrozenFeatures(Stages(), grid_stride=8),
+        ProbeImages(str(path.parent), truth, truth), 30, None)
+
+
+def test_names_in_the_json_are_matched_with_the_files(pictures):
+    expected = collected(pictures)
+    edited(pictures, '"0-1.png"', r'".\\0-1.PNG"')
+    edited(pictures, '"1-2.png"', '"/home/me/1-2.png"')
+    found = collected(pictures)
+    np.testing.assert_array_equal(found.images[0], expected.images[0])
+    np.testing.assert_array_equal(found.regions[0], expected.regions[0])
+
+
+def test_pictures_of_other_proportions_are_left_out(pictures, monkeypatch):
+    logged = []
+    monkeypatch.setattr(frozen_features, 'print_log',
+                        lambda text, **_: logged.append(text))
+    for name, size in ('0-1.png', (96, 80)), ('1-2.png', (48, 30)):
+        path = str(pictures.parent / name)
+        cv2.imwrite(path, cv2.resize(cv2.imread(path), size))
+    assert len(collected(pictures).images[0]) == 11  # twice as large: used
+    line, = logged
+    assert '1 of 12 images' in line
+    assert '1-2.png ((40, 48), but its file (30, 48))' in line
+
+
+def test_both_sides_choose_their_classes_together(pictures):
+    """Where all objects of one are of one supercategory, and not of both."""
+    import json
+    content = json.loads(pictures.read_text())
+    first = min(image['id'] for image in content['images'])
+    content['annotations'] = [
+        a for a in content['annotations']
+        if a['category_id'] != 3 or a['image_id'] != first
+    ]
+    pictures.write_text(json.dumps(content))
+    things = pictures.parent / 'things_val2017.json'
+    content['annotations'] = [
+        a for a in content['annotations'] if a['category_id'] != 3]
+    things.write_text(json.dumps(content))
+    train, val = (CocoTruth(str(path)) for path in (things, pictures))
+    assert train.classes != val.classes
+    assert train.beside(val).classes == val.beside(train).classes == [
+        'animal', 'thing']
+    assert train.classes == ['cat', 'dog', 'box']  # is left as it was
+    sides = [ProbeImages(str(pictures.parent), truth, truth)
+             for truth in (train, val)]
+    features = FrozenFeatures(Stages(), grid_stride=8)
+    assert 'segments' in run_probes(features, *sides, min_area=30)
+
+
 def test_all_probes_with_images_that_differ(pictures):
     import json
     content = json.loads(pictures.read_text())
