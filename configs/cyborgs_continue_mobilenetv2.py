@@ -1,7 +1,7 @@
-"""MobileNetV2 of ImageNet goes on: the rows of continue_from.py."""
+"""As cyborgs_continue.py with MobileNetV2: continue_from.py compares with it."""
 import os
 
-_base_ = '../cyborgs_continue.py'
+_base_ = 'cyborgs_continue.py'
 
 model = dict(
     backbone=dict(

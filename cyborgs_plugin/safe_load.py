@@ -14,6 +14,7 @@ import pickletools
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -24,6 +25,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
+from .commands import command
 from .errors import MissingFileError, UserError
 from .files import check_name_hash
 
@@ -36,6 +38,9 @@ ADDRESSES = ('http://', 'https://', 'torchvision://', 'open-mmlab://',
 # Of a pickle's values: how deep in each other, and how many when each is
 # counted as often as it is referred to.
 MAX_DEPTH, MAX_SIZE = 200, 10**7
+# Bytes. mmengine's log takes most: up to 16 MB for each of its curves, times
+# 1.5 as text.
+MAX_PICKLE = 2**29
 VARIABLES = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD',
              'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD')
 # Numbers, of the machine's own order of bytes, and objects.
@@ -48,7 +53,8 @@ class KnotError(UnpicklingError):
 
 def load_weights(path: str,
                  map_location: Any = 'cpu',
-                 log: bool = False) -> dict[str, Any]:
+                 log: bool = False,
+                 trustable: bool = False) -> dict[str, Any]:
     """Read a file of ``torch.save``, running no code that it may hold.
 
     Args:
@@ -56,6 +62,8 @@ def load_weights(path: str,
         map_location (Any): As ``torch.load`` takes it. Defaults to 'cpu'.
         log (bool): Whether to take the log of mmengine's training checkpoints
             as well, which holds arrays. Defaults to False.
+        trustable (bool): Whether ``--trust-checkpoint`` would read a refused
+            one. Defaults to False.
 
     Returns:
         dict: What it holds.
@@ -67,8 +75,8 @@ def load_weights(path: str,
     path = osp.expanduser(path)
     if not osp.isfile(path):
         raise MissingFileError(f'{path}: no such file')
-    check_name_hash(path)
     try:
+        check_name_hash(path)
         _check_pickles(path)
         with torch.serialization.safe_globals(_log_names() if log else []), \
                 warnings.catch_warnings():
@@ -79,28 +87,63 @@ def load_weights(path: str,
         raise UserError(f'{path} is refused: {error}, as in no '
                         'checkpoint') from error
     except UnpicklingError as error:
+        asked = _asked(error)
+        mend = ('If you trust where it comes from, load it there and save its '
+                'state_dict alone with torch.save')
+        if trustable:
+            mend += ', or give --trust-checkpoint to tools/train.py or test.py'
+        if not log and _is_of_log(asked):
+            publish = command('model_converters/publish_backbone', path)
+            mend = (f'`{publish}` turns a training checkpoint into a file '
+                    f'that can be read. {mend}')
         raise UserError(
             f'{path} is refused: it holds more than tensors and plain '
             'containers, objects whose code would run as they are read '
-            f'({_asked(error)}). Of a training checkpoint of '
-            'tools/train.py publish_backbone.py makes a file that can be '
-            'read. If you trust where another comes from, load it there and '
-            'save its state_dict alone with torch.save') from error
-    except torch.OutOfMemoryError:
+            f'({asked}). {mend}') from error
+    except (UserError, torch.OutOfMemoryError):
         raise
+    except PermissionError as error:
+        raise UserError(
+            f'{path} may not be read by this user ({one_line(error)}): ask '
+            'its owner for the right to (chmod a+r)') from error
     except Exception as error:  # a hostile file may raise any
         raise UserError(
             f'{path} ({osp.getsize(path)} bytes) is truncated, damaged, or '
             f'no file of torch.save ({one_line(error)}): copy it again, or '
             'take an earlier checkpoint') from error
+    check_structure(content, path)
+    return content
+
+
+def check_structure(content: Any, path: str) -> None:
+    """Check that what a file holds has the parts of a checkpoint.
+
+    Args:
+        content (Any): As read from the file.
+        path (str): The file, for messages.
+
+    Raises:
+        UserError: Names the key.
+    """
     if not isinstance(content, dict):
         raise UserError(f'{path} holds no weights by their names but an '
                         f'object of type {type(content).__name__}')
-    for key in ('state_dict', 'meta', 'message_hub'):
-        if not isinstance(content.get(key, {}), dict):
+    parts = {
+        key: content.get(key, {})
+        for key in ('state_dict', 'meta', 'message_hub')
+    }
+    if isinstance(parts['message_hub'], dict):
+        parts.update((f'message_hub.{key}', parts['message_hub'].get(key, {}))
+                     for key in ('runtime_info', 'log_scalars'))
+    for key, part in parts.items():
+        if not isinstance(part, dict):
             raise UserError(f'{path}: its {key!r} is no dict but of type '
-                            f'{type(content[key]).__name__}')
-    return content
+                            f'{type(part).__name__}')
+    for name in parts['state_dict'] if 'state_dict' in content else content:
+        if not isinstance(name, str):
+            raise UserError(
+                f'{path}: of its state_dict a key is {str(name)[:20]!r} of '
+                f'type {type(name).__name__}, but names are texts')
 
 
 def tensors_of(content: dict[str, Any], path: str) -> Tensors:
@@ -199,7 +242,8 @@ def load_safely(trust: bool = False) -> Callable[[], None]:
 def load_from_local(filename: str, map_location: Any = None) -> dict:
     """The loader of mmengine for files; it shows the end of this name."""
     is_address(filename)
-    return _without_config(load_weights(filename, map_location, log=True))
+    return _without_config(load_weights(
+        filename, map_location, log=True, trustable=True))
 
 
 def _downloading(loader: Callable) -> Callable:
@@ -208,20 +252,26 @@ def _downloading(loader: Callable) -> Callable:
     @functools.wraps(loader)
     def load(filename: str, *args: Any, **kwargs: Any) -> dict:
         try:
-            return _without_config(loader(filename, *args, **kwargs))
+            content = loader(filename, *args, **kwargs)
         except (UnpicklingError, KeyError, OSError) as error:
             raise UserError(
                 f'{filename} is unknown, cannot be had, or holds more than '
                 f'weights ({type(error).__name__}: {one_line(error)}): '
                 'download it and name the file') from error
+        check_structure(content, filename)
+        return _without_config(content)
 
     return load
 
 
 def _asked(error: UnpicklingError) -> str:
     """What a file has asked for, out of torch's advice to trust it."""
-    return one_line(error).rpartition('WeightsUnpickler error: ')[2].partition(
-        '. Please use')[0].removeprefix('Unsupported global: ')
+    text = one_line(error)
+    if name := re.search(r'GLOBAL (\S+)', text):
+        return name[1]
+    for advice in ('from a trusted source. ', 'WeightsUnpickler error: '):
+        text = text.rpartition(advice)[2]
+    return text.partition(' Check the documentation')[0].rstrip('.')
 
 
 def _without_config(content: dict) -> dict:
@@ -253,6 +303,15 @@ def _log_names() -> list:
     return names
 
 
+def _is_of_log(name: str) -> bool:
+    """Whether mmengine's log has it, by the name that torch gives it."""
+    known = {
+        one[1] if isinstance(one, tuple) else
+        f'{one.__module__}.{one.__qualname__}' for one in _log_names()
+    }
+    return name in known or f'builtins.{name}' in known
+
+
 def plain_dtype(code: str, *_: Any) -> np.dtype:
     """A dtype that is numpy's own, which no pickle can change.
 
@@ -281,6 +340,7 @@ def _check_pickles(path: str) -> None:
     with open(path, 'rb') as file:
         # torch decides by the beginning, and so must this
         if file.read(4) == b'PK\x03\x04':
+            _check_sizes(path)
             record = torch._C.PyTorchFileReader(path).get_record('data.pkl')
             check_nesting(io.BytesIO(record))
             return
@@ -288,6 +348,19 @@ def _check_pickles(path: str) -> None:
         # before 1.6: a number, a version, the system, the object, its keys
         for _ in range(5):
             check_nesting(file)
+
+
+def _check_sizes(path: str) -> None:
+    """Refuse a zip that is larger in memory than on disk."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
+            sum(entry.file_size for entry in entries) > osp.getsize(path)):
+        raise KnotError('its parts are compressed or lie in each other')
+    for entry in entries:
+        if entry.filename.endswith('.pkl') and entry.file_size > MAX_PICKLE:
+            raise KnotError(f'{entry.filename} has {entry.file_size} bytes, '
+                            f'more than {MAX_PICKLE}')
 
 
 def check_nesting(pickled: BinaryIO) -> None:
@@ -321,6 +394,8 @@ def check_nesting(pickled: BinaryIO) -> None:
     stack: list[int] = []
     memo: dict[int, int] = {}
     for opcode, argument, _ in pickletools.genops(pickled):
+        if max(len(parts), len(stack), len(memo)) > MAX_SIZE:
+            raise KnotError(f'its values are more than {MAX_SIZE}')
         name = opcode.name
         if name == 'MARK':
             stack.append(mark)

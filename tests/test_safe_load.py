@@ -1,6 +1,8 @@
 """Checkpoints are read without running what they hold."""
+import io
 import os
 import pickle
+import zipfile
 from collections import deque
 from pickle import UnpicklingError
 
@@ -11,6 +13,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import nn
 
+from cyborgs_plugin import files, safe_load
 from cyborgs_plugin.engine import PretrainedCheckHook
 from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.safe_load import (
@@ -22,7 +25,7 @@ from cyborgs_plugin.safe_load import (
 )
 
 from .helpers import OneWeight, small_run
-from .test_tools.test_evil_files import Canary, evil_checkpoints, zipped
+from .test_tools.test_evil_files import Canary, evil_checkpoints, saved, zipped
 
 FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 
@@ -111,6 +114,90 @@ def test_values_that_grow_after_they_were_held(tmp_path):
                         for number in range(59))
     (tmp_path / 'x.pth').write_bytes(zipped(pickled + b'h\0.'))
     with pytest.raises(UserError, match='more than 10000000'):
+        load_weights(str(tmp_path / 'x.pth'))
+
+
+class Command:
+
+    def __reduce__(self):
+        return os.system, ('true', )
+
+
+@pytest.mark.parametrize('log', [False, True])
+def test_a_refusal_names_what_was_asked_for_alone(tmp_path, log):
+    path = tmp_path / 'x.pth'
+    torch.save(dict(a=Command()), path)
+    with pytest.raises(UserError, match=r'\(posix.system\). If you trust'
+                       ) as refused:
+        load_weights(str(path), log=log)
+    for other in ('publish_backbone', 'weights_only', '--trust'):
+        assert other not in str(refused.value)
+
+
+def test_a_loader_of_mmengine_can_be_told_to_trust(tmp_path):
+    torch.save(dict(a=Command()), tmp_path / 'x.pth')
+    with loading_safely(), pytest.raises(
+            UserError, match='or give --trust-checkpoint'):
+        load_checkpoint(nn.Linear(1, 1), str(tmp_path / 'x.pth'))
+
+
+def test_torch_s_advice_is_left_out(tmp_path):
+    (tmp_path / 'x.pth').write_bytes(zipped(b'\x80\x02}}b.'))
+    with pytest.raises(UserError, match=r"\(Can only build .*'dict'>\). If"
+                       ) as refused:
+        load_weights(str(tmp_path / 'x.pth'))
+    assert 'documentation' not in str(refused.value)
+
+
+@pytest.mark.parametrize('name', ['x.pth', 'x-01234567.pth'])
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    torch.save(dict(a=torch.ones(1)), path)
+
+    def denied(*_):
+        raise PermissionError(13, 'Permission denied')
+
+    for module in (files, safe_load):  # root may read all
+        monkeypatch.setattr(module, 'open', denied, raising=False)
+    with pytest.raises(UserError, match=f'{name} may not be read') as error:
+        load_weights(str(path))
+    assert 'truncated' not in str(error.value)
+
+
+def test_a_file_that_grows_in_memory(tmp_path, monkeypatch):
+    good = saved(dict(a=torch.ones(1000)))
+    path = tmp_path / 'x.pth'
+    path.write_bytes(good)
+    assert load_weights(str(path))['a'].sum() == 1000
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+    with pytest.raises(UserError, match='x.pth is refused: its parts are com'):
+        load_weights(str(path))
+    path.write_bytes(good)
+    monkeypatch.setattr(safe_load, 'MAX_PICKLE', 10)
+    with pytest.raises(UserError, match=r'/data.pkl has \d+ bytes, more'):
+        load_weights(str(path))
+
+
+def test_values_that_nothing_holds(monkeypatch):
+    monkeypatch.setattr(safe_load, 'MAX_SIZE', 1000)
+    for many in (b']0', b'2', b'\x94'):  # made and dropped, doubled, kept
+        with pytest.raises(safe_load.KnotError, match='more than 1000'):
+            safe_load.check_nesting(
+                io.BytesIO(b'\x80\x04]' + 2000 * many + b'.'))
+
+
+@pytest.mark.parametrize('content, key', [
+    (dict(state_dict={3: torch.ones(1)}), "a key is '3' of type int"),
+    ({3: torch.ones(1)}, "a key is '3' of type int"),
+    (dict(message_hub=dict(runtime_info=[])), 'message_hub.runtime_info'),
+    (dict(message_hub=dict(log_scalars=3)), 'message_hub.log_scalars')])
+def test_other_structures(tmp_path, content, key):
+    torch.save(content, tmp_path / 'x.pth')
+    with pytest.raises(UserError, match=f'x.pth.*{key}'):
         load_weights(str(tmp_path / 'x.pth'))
 
 
@@ -203,6 +290,41 @@ def test_a_config_in_a_checkpoint_is_not_run(tmp_path):
     assert not canary.exists()
     runner(tmp_path / 'b', path, trust_checkpoint=True).train()
     assert canary.exists()
+
+
+@pytest.mark.parametrize('key, value', [
+    ('meta.epoch', '1'), ('meta.iter', -1), ('meta.seed', 'x'),
+    ('meta.seed', 2**32), ('message_hub.runtime_info', []),
+    ('message_hub.resumed_keys', 3), ('optimizer', 3),
+    ('optimizer', dict(one=dict(state=3))),
+    ('optimizer.state', []), ('optimizer.param_groups', [3]),
+    ('param_schedulers', 3), ('param_schedulers', [3])])
+def test_what_was_altered_is_not_resumed(tmp_path, key, value):
+    path = tmp_path / 'x.pth'
+    optimizer = torch.optim.SGD(OneWeight().parameters(), 0.1)
+    content = state(optimizer=optimizer.state_dict(), param_schedulers=[])
+    torch.save(content, path)
+    runner(tmp_path / 'a', path).train()
+    *parts, last = key.split('.')
+    (content[parts[0]] if parts else content)[last] = value
+    torch.save(content, path)
+    with pytest.raises(UserError, match=f'x.pth.*{key}'):
+        runner(tmp_path / 'b', path).train()
+
+
+def test_a_pretraining_without_the_tools_runs_no_code(tmp_path, photo_root):
+    """Any Runner of a config of ours, as mim starts one."""
+    path, canary = tmp_path / 'evil.pth', tmp_path / 'canary'
+    before = CheckpointLoader._schemes
+    torch.save(dict(state_dict={}, evil=Canary(canary)), path)
+    run = small_run(photo_root, tmp_path / 'w', load_from=str(path))
+    try:
+        with pytest.raises(UserError, match='evil.pth is refused'):
+            run.train()
+    finally:
+        CheckpointLoader._schemes = before
+        os.environ.pop(FORCE, None)
+    assert not canary.exists()
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path):

@@ -22,6 +22,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
+from cyborgs_plugin.commands import command
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.engine import MaskUpdateHook
@@ -45,6 +46,7 @@ from cyborgs_plugin.engine.mask_update_hook import (
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.safe_load import load_weights, loading_safely
 from cyborgs_plugin.segmentation.round_report import describe_round
+from cyborgs_plugin.transfer.pretrained_check import check_resumable
 
 
 def parse_args() -> argparse.Namespace:
@@ -129,6 +131,8 @@ def main() -> None:
     args = parse_args()
     checkpoint = {} if args.checkpoint is None else load_weights(
         args.checkpoint, log=True)
+    if args.again and ORIGIN_KEY in checkpoint:
+        check_resumable(checkpoint, args.checkpoint)
     with loading_safely():
         runner = build_runner(args, checkpoint)
     hooks = [
@@ -158,10 +162,11 @@ def report(bank: MaskBank, seconds: float, checkpoint: dict[str, Any],
     print_log(describe_round(bank, seconds, None))
     print_log(f'Wrote {bank.path}, hash {bank.hash}')
     if not args.again:
-        print_log('Train with it: tools/train.py CONFIG --cfg-options '
-                  f'train_dataloader.dataset.mask_bank={bank.path}')
+        print_log('Train with it: ' + command(
+            'train', 'CONFIG', '--cfg-options',
+            f'train_dataloader.dataset.mask_bank={bank.path}'))
         return
-    expected = checkpoint['message_hub']['runtime_info'][HASH_KEY]
+    expected = checkpoint['message_hub']['runtime_info'].get(HASH_KEY)
     if bank.hash == expected:
         print_log('It is the very round of the checkpoint: --resume goes on '
                   'with it')
@@ -169,8 +174,9 @@ def report(bank: MaskBank, seconds: float, checkpoint: dict[str, Any],
     print_log(
         f'It is not the very round of the checkpoint, whose hash is {expected}'
         ': other images, hardware or versions of libraries give other masks. '
-        'To go on with these: tools/train.py ... --resume --cfg-options '
-        'default_hooks.mask_update.exact_resume=False',
+        'To go on with these: ' + command(
+            'train', 'CONFIG', '--resume', '--cfg-options',
+            'default_hooks.mask_update.exact_resume=False'),
         level=30)
     sys.exit(1)
 

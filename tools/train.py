@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
+from cyborgs_plugin.commands import command
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.engine import (
     FiniteHook,
@@ -37,7 +38,7 @@ from cyborgs_plugin.engine.config_options import (
     use_mixed_precision,
 )
 from cyborgs_plugin.engine.launch import prepare_launch
-from cyborgs_plugin.engine.work_dir_hook import latest_checkpoint
+from cyborgs_plugin.engine.work_dir_hook import latest_checkpoint, writing_to
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.safe_load import loading_safely
 from cyborgs_plugin.transfer.annotation_check import (
@@ -135,20 +136,23 @@ def train(args: argparse.Namespace) -> None:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     prepare_launch(cfg)
     folder = WorkDirHook()
-    if cfg.launcher == 'none':
-        # Before the config is written into it; other launchers' ranks are
-        # known only later.
-        folder.lock(cfg.work_dir)
-    if 'runner_type' in cfg:
-        runner = RUNNERS.build(cfg)
-    else:
-        runner = Runner.from_cfg(cfg)
-    runner.register_hook(PretrainedCheckHook(args.trust_checkpoint))
-    runner.register_hook(ScheduleHook())
-    # Pretraining has these in its config.
-    for hook in (folder, FiniteHook(), WorkerExitHook()):
+    with writing_to(cfg.work_dir):
+        if cfg.launcher == 'none':
+            # Before the config is written into it; other launchers' ranks
+            # are known only later.
+            folder.lock(cfg.work_dir)
+        if 'runner_type' in cfg:
+            runner = RUNNERS.build(cfg)
+        else:
+            runner = Runner.from_cfg(cfg)
+    # Pretraining has most of these in its config.
+    for hook in (folder, PretrainedCheckHook(), ScheduleHook(), FiniteHook(),
+                 WorkerExitHook()):
         if not any(isinstance(other, type(hook)) for other in runner.hooks):
             runner.register_hook(hook)
+    for hook in runner.hooks:
+        if isinstance(hook, PretrainedCheckHook):
+            hook.trust_checkpoint |= args.trust_checkpoint
     check_batches(runner)
     try:
         runner.train()
@@ -184,8 +188,8 @@ def report(runner: Runner) -> None:
     if osp.isdir(masks):
         lines += [
             f'Mask rounds: {masks}',
-            'Next: python tools/model_converters/publish_backbone.py '
-            f'{checkpoint}'
+            'Next: '
+            + command('model_converters/publish_backbone', checkpoint)
         ]
     print_log('\n'.join(lines))
 

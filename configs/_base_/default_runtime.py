@@ -5,6 +5,8 @@ custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
 
 default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook'),
+    # weights that fit, from files whose code is not run
+    pretrained_check=dict(type='PretrainedCheckHook'),
     # one training in a work_dir, which may be moved
     work_dir=dict(type='WorkDirHook'),
     # a resumed run draws the random numbers of an uninterrupted one

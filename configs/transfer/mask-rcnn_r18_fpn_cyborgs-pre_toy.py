@@ -1,9 +1,10 @@
 """Mask R-CNN on the toy scenes from a pretrained ResNet-18, on a CPU.
 
 Imports nothing of cyborgs_plugin: mmdet alone runs it.
-Run: python tools/train.py THIS_FILE \\
-         --cfg-options model.backbone.init_cfg.checkpoint=BACKBONE.pth
+Run: BACKBONE=FILE python tools/train.py THIS_FILE
 """
+import os
+
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 
 data_root = 'data/toy_scenes/'
@@ -24,7 +25,8 @@ model = dict(
         style='pytorch',
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/demo/backbone.pth',
+            checkpoint=os.environ.get('BACKBONE',
+                                      'work_dirs/demo/backbone.pth'),
             # the published file's own name for its network: mmengine refuses
             # a file that has none of these
             prefix='resnet18.')),

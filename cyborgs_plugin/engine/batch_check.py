@@ -20,11 +20,11 @@ def check_batches(runner: Runner) -> None:
     loader = runner.train_dataloader
     if len(loader) or isinstance(loader.sampler, InfiniteSampler):
         return
-    share = len(loader.sampler)
+    share, processes = len(loader.sampler), get_world_size()
+    each = f', {share} for each of {processes} processes' * (processes > 1)
     raise UserError(
-        f'The training data have {len(loader.dataset)} images, {share} for '
-        f'each of {get_world_size()} processes, fewer than '
-        f'train_dataloader.batch_size={loader.batch_sampler.batch_size}, and '
-        'train_dataloader.drop_last=True leaves out what is no whole batch: '
-        'nothing is left to train on. Get more images, or give --cfg-options '
-        f'train_dataloader.batch_size={max(1, share)}')
+        f'The training data have {len(loader.dataset)} images{each}, fewer '
+        f'than train_dataloader.batch_size={loader.batch_sampler.batch_size}, '
+        'and train_dataloader.drop_last=True leaves out what is no whole '
+        'batch: nothing is left to train on. Get more images, or give '
+        f'--cfg-options train_dataloader.batch_size={max(1, share)}')

@@ -25,6 +25,8 @@ RUNNER_KEYS = {
     'runner_type',
     'sync_bn'
 }
+# Options that stand for settings deep in the config, see config_options.py.
+SHORT_OPTIONS = ('data', 'data_root', 'view_size')
 # Spans of a schedule, which have to be as long as it is.
 _SPANS = ('T_max', 'total_steps')
 
@@ -79,6 +81,8 @@ def check_options(cfg: Config, options: dict) -> None:
 
 def _unknown(option: str, depth: int, parts: list[str], known: Any) -> str:
     names = [str(name) for name in known]
+    if depth == 0:
+        names = list({*names, *SHORT_OPTIONS})
     near = difflib.get_close_matches(parts[depth], names, n=3, cutoff=0.5)
     place = '.'.join(parts[:depth]) or 'the config'
     return (f'--cfg-options {option}: {place} has no {parts[depth]!r}'
@@ -200,8 +204,8 @@ def _check(name: str, part: dict[str, Any], others: list[dict[str, Any]],
         if end < length:
             return []
         return [
-            f'{name}.end={end}: the warm-up takes the whole run, so that the '
-            'rate is never what the optimizer has; ' +
+            f'{name}.end={end}: the warm-up takes the whole run, so the rate '
+            "never reaches the optimizer's; " +
             (f'set it to {max(1, length // 10)}, say'
              if length > 1 else 'a run of 1 has no room for one')
         ]

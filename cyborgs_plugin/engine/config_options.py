@@ -1,4 +1,5 @@
 """What the command line changes in a config."""
+import logging
 import os.path as osp
 from typing import Any
 
@@ -9,6 +10,9 @@ from mmengine.utils import import_modules_from_strings
 
 from ..errors import UserError
 from .config_checks import check_options
+
+# Cells on each side of a view's grid, below which it has too few regions.
+MIN_CELLS = 5
 
 
 def merge_options(cfg: Config,
@@ -70,6 +74,7 @@ def _in_full(cfg: Config, options: dict) -> dict:
         full = {f'{at}.{key}': folder, f'{at}.ann_file': '', **full}
     if 'view_size' in full and 'view_size' not in cfg:
         side = full.pop('view_size')
+        _check_view_size(cfg, full, side)
         crops = {
             f'{at}.pipeline.{step}.transforms.{view}.{number}.scale': side
             for step, views in enumerate(dataset.get('pipeline', []))
@@ -84,6 +89,26 @@ def _in_full(cfg: Config, options: dict) -> dict:
                 f'{cfg.filename} has no views with a RandomResizedCrop')
         full = {**crops, **full}
     return full
+
+
+def _check_view_size(cfg: Config, options: dict, side: Any) -> None:
+    """Refuse what is no size of a view; warn of a view of too few cells."""
+    if isinstance(side, bool) or not isinstance(side, int) or side < 1:
+        raise UserError(
+            f'--cfg-options view_size={side}: expected the pixels on each '
+            'side of a view, a positive whole number such as 96')
+    key = 'model.neck.grid_stride'
+    neck = (cfg.get('model') or {}).get('neck') or {}
+    stride = options.get(key, neck.get('grid_stride'))
+    if isinstance(stride, int) and 0 < stride and (
+            side // stride < MIN_CELLS):
+        print_log(
+            f'--cfg-options view_size={side}: {key}={stride} cuts a view '
+            f'into {side // stride} whole cells on each side, few to tell '
+            f'regions apart; take {MIN_CELLS * stride} pixels or more, or a '
+            f'smaller {key}',
+            logger='current',
+            level=logging.WARNING)
 
 
 def use_mixed_precision(cfg: Config) -> None:

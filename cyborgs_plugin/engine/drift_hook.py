@@ -102,8 +102,8 @@ class DriftHook(Hook):
         if [part.shape for part in now] != [
                 part.shape for part in self._start]:
             runner.logger.warning(
-                'DriftHook measures nothing: the pictures or the network are '
-                'others than at the start')
+                'DriftHook measures nothing: the pictures or the network '
+                'differ from the start')
             return
         scores = measure_drift(self._start, now)
         runner.visualizer.add_scalars(

@@ -14,6 +14,7 @@ from mmpretrain.registry import HOOKS, METRICS, TASK_UTILS
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import ConcatDataset
 
+from ..commands import command
 from ..datasets.mask_bank import (
     MaskBank,
     clear_leftovers,
@@ -26,10 +27,11 @@ from ..datasets.mask_bank import (
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
 from ..errors import MissingFileError, UserError
 from ..segmentation import MaskRoundError, MaskSource
-from ..segmentation.ranks import together
+from ..segmentation.ranks import on_main
 from ..segmentation.round_origin import (
     RoundOrigin,
     changed_images,
+    file_marks,
     file_sizes,
 )
 from ..segmentation.round_report import describe_round
@@ -81,11 +83,12 @@ class MaskUpdateHook(Hook):
             was made again on other hardware. Defaults to True.
         resume_data (str): What a resumed run does where images are gone, new
             or replaced since its masks were made: 'exact' stops and names
-            them, 'new' makes a round for the images of now.
+            them, 'new' makes a round for the current images.
             Defaults to 'exact'.
         max_broken (float): Largest part of the images, 0 to 1, that may be
             broken in a round; more stop the run before the round is
-            published. Defaults to 0.1.
+            published. One may be unless this is 0, all only if it is 1.
+            Defaults to 0.1.
         evaluator (dict, optional): Config of a metric, such as
             ``dict(type='MaskQuality', ann_file=...)``, that scores each new
             round. Annotations are never trained with. Defaults to None.
@@ -122,7 +125,7 @@ class MaskUpdateHook(Hook):
                             f"'exact' or 'new', but is {resume_data!r}")
         if not 0 <= max_broken <= 1:
             raise UserError('default_hooks.mask_update.max_broken must be a '
-                            f'part from 0 to 1, but is {max_broken}')
+                            f'share from 0 to 1, but is {max_broken}')
         self.interval = interval
         self.start = start
         self.source_cfg = source
@@ -156,8 +159,7 @@ class MaskUpdateHook(Hook):
         self._began = time.perf_counter()
         self.find_data(runner)
         # A killed replacement of a round may have left it without its name.
-        together(lambda: clear_leftovers(self.root)
-                 if runner.rank == 0 else None)
+        on_main(lambda: clear_leftovers(self.root))
         if not self.scenes:
             runner.logger.info('The data have fixed masks: no mask rounds')
         elif ROUND_KEY in runner.message_hub.runtime_info:
@@ -182,9 +184,8 @@ class MaskUpdateHook(Hook):
                 f'{self.bank.round} of epoch {self.bank.manifest["epoch"]}; '
                 f'the next update comes {self.interval} epochs from now')
         else:
-            together(lambda: prune_rounds(
-                self.root, self.max_keep_rounds, keep=self._kept(runner))
-                     if runner.rank == 0 else None)
+            on_main(lambda: prune_rounds(
+                self.root, self.max_keep_rounds, keep=self._kept(runner)))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save what the current round can be made again from."""
@@ -201,7 +202,8 @@ class MaskUpdateHook(Hook):
         """Find the data sets that need masks, and the place of the rounds.
 
         Raises:
-            UserError: If the training data have no ``SceneDataset``.
+            UserError: If the training data have no ``SceneDataset``, or two
+                of them an image of the same key.
         """
         dataset = runner.train_loop.dataloader.dataset
         found = list(scene_datasets(dataset))
@@ -212,12 +214,35 @@ class MaskUpdateHook(Hook):
         self.scenes: list[SceneDataset] = [
             scenes for scenes in found if scenes.mask_bank is None
         ]
+        self._check_keys()
         self.root = self.bank_root or osp.join(runner.work_dir, 'masks')
         if self.evaluator is not None and self.scenes:
             # Before the work of a round, not after it.
             self.evaluator.known_keys(
                 (key for scenes in self.scenes
                  for key, _ in scenes.images()), 'The training data')
+
+    def _check_keys(self) -> None:
+        """Refuse images of joined data sets that a bank cannot tell apart."""
+        paths: dict[str, str] = {}
+        for scenes in self.scenes if len(self.scenes) > 1 else []:
+            for key, path in scenes.images():
+                if key not in paths:
+                    paths[key] = path
+                    continue
+                other = paths[key]
+                if osp.realpath(other) == osp.realpath(path):
+                    raise UserError(
+                        f'{path} is in two of the data sets of '
+                        'train_dataloader: list each image in one of them, or '
+                        'join its repetitions by RepeatDataset')
+                raise UserError(
+                    f'{other} and {path} have the same key {key!r} in the '
+                    'mask bank, which is the path relative to data_root, or '
+                    'to the image folder where that is absolute. Give the '
+                    'data sets a common data_root, and the folders in it as '
+                    "data_prefix=dict(img_path='a/') and "
+                    "dict(img_path='b/')")
 
     def make(self,
              runner: Runner,
@@ -246,14 +271,14 @@ class MaskUpdateHook(Hook):
         images = self._images()
         made = origin.is_made(images, self.root, runner.seed, self.group_size)
         if fresh:
-            together(lambda: self._set_aside(runner, [number] if made else [])
-                     if runner.rank == 0 else None)
+            on_main(lambda: self._set_aside(runner, [number] if made else []))
         if made:
             bank = MaskBank.open(round_path(self.root, number))
         else:
             bank = self._make(runner, origin, source)
         if runner.rank == 0:
             origin.file_sizes = file_sizes(bank, images)
+            origin.file_marks = file_marks(bank, images)
         self.origin = origin
         return bank
 
@@ -348,11 +373,13 @@ class MaskUpdateHook(Hook):
         bank = self._resumed(runner)
         if self.origin is not None and bank.hash != (
                 runner.message_hub.get_info(HASH_KEY)):
-            self.origin.file_sizes = None  # those of another round
+            # They are those of another round.
+            self.origin.file_sizes = self.origin.file_marks = None
         changes: list[Any] = [None]
         if runner.rank == 0:
             sizes = self.origin.file_sizes if self.origin else None
-            changes = [changed_images(bank, self._images(), sizes)]
+            marks = self.origin.file_marks if self.origin else None
+            changes = [changed_images(bank, self._images(), sizes, marks)]
         broadcast_object_list(changes)
         if not changes[0]:
             self._use(runner, bank)
@@ -362,7 +389,7 @@ class MaskUpdateHook(Hook):
         if self.resume_data == 'exact':
             raise UserError(
                 f'{message}. Bring back the data as they were to go on '
-                'exactly; or make a new mask round for the images of now: '
+                'exactly; or make a new mask round for the current images: '
                 '--cfg-options default_hooks.mask_update.resume_data=new')
         runner.logger.warning(f'{message}. A new round is made for them, '
                               'since default_hooks.mask_update.resume_data='
@@ -383,8 +410,8 @@ class MaskUpdateHook(Hook):
         config = osp.join(runner.work_dir,
                           osp.basename(runner.cfg.filename or 'CONFIG'))
         mend = ('make the round again from the checkpoint, which holds what '
-                'it takes: python tools/generate_masks.py '
-                f'{config} {checkpoint} --again')
+                'it takes: ' + command('generate_masks', config,
+                                       str(checkpoint), '--again'))
         aside = find_aside(self.root, number, expected)
         if aside is not None:
             mend = ('a run that began without --resume has set it aside: move '

@@ -8,12 +8,12 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from ..errors import UserError
 from ..safe_load import load_safely
 from ..transfer.pretrained_check import (
     check_checkpoint,
     check_files,
     check_loaded,
+    check_resumable,
 )
 from ..transfer.recipe_check import check_recipe
 from .work_dir_hook import latest_checkpoint
@@ -27,9 +27,11 @@ class PretrainedCheckHook(Hook):
     ``init_cfg`` of type ``Pretrained`` names with the module, the images and
     the strides; afterwards it compares every tensor of the module with the
     file's. A checkpoint of ``load_from`` or of a resumed run must fit the
-    model, at least in part, and runs none of its code. Registered where
-    mmengine's own hooks are, so that a config of any OpenMMLab package can
-    name it.
+    model, at least in part, and runs none of its code: from ``before_run``
+    until the loops begin mmengine reads by ``load_weights``, as it does for
+    the rest of the process if loading fails and nothing tells the hook.
+    Registered where mmengine's own hooks are, so that a config of any
+    OpenMMLab package can name it.
 
     Args:
         trust_checkpoint (bool): Whether mmengine may run code of the
@@ -65,13 +67,8 @@ class PretrainedCheckHook(Hook):
             _unwrapped(runner.model), checkpoint, source)
         if warning:
             runner.logger.warning(warning)
-        if runner._resume and not (
-                {'epoch', 'iter'} <= set(checkpoint.get('meta', ()))
-                and 'message_hub' in checkpoint):
-            raise UserError(
-                f'{source} does not say how far its training was, so that '
-                'none can be resumed: name it by load_from instead of '
-                '--resume to begin with its weights')
+        if runner._resume:
+            check_resumable(checkpoint, source)
         self._loaded = True
 
     def before_val(self, runner: Runner) -> None:

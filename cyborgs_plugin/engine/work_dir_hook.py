@@ -1,19 +1,27 @@
 """The folder of a run: of one run at a time, and free to be moved."""
 import errno
 import fcntl
+import logging
 import os
 import os.path as osp
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
 from ..errors import MissingFileError, UserError
 
 LOCK = '.training.lock'
+# How the system says that nothing can be written into a folder.
+REFUSALS = (errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EIO, errno.EISDIR,
+            errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
+            errno.EPERM, errno.EROFS)
 
 
 @HOOKS.register_module()
@@ -37,7 +45,8 @@ class WorkDirHook(Hook):
         """Take the folder, and find what to resume in it.
 
         Raises:
-            UserError: On every rank, if another process trains in it.
+            UserError: On every rank, if another process trains in it, or
+                nothing can be written into it.
         """
         refusal: list[str | None] = [None]
         if runner.rank == 0:
@@ -45,10 +54,6 @@ class WorkDirHook(Hook):
                 self.lock(runner.work_dir)
             except UserError as error:
                 refusal = [str(error)]
-            except OSError as error:
-                runner.logger.warning(
-                    f'{runner.work_dir} is on a disk without locks ({error}):'
-                    ' nothing keeps a second training out of it')
         broadcast_object_list(refusal)
         if refusal[0] is not None:
             raise UserError(refusal[0])
@@ -56,25 +61,26 @@ class WorkDirHook(Hook):
             runner._load_from = latest_checkpoint(runner.work_dir)
 
     def after_run(self, runner: Runner) -> None:
-        """Give the folder free."""
+        """Release the folder."""
         if self._lock is not None:
             os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 
     def lock(self, work_dir: str) -> None:
-        """Take a folder for this process.
+        """Take a folder for this process; only warn where no lock is known.
 
         Args:
             work_dir (str): The folder; it is made if there is none.
 
         Raises:
-            UserError: If another process has it.
-            OSError: If the disk knows no locks.
+            UserError: If another process has it, or nothing can be written
+                into it.
         """
-        os.makedirs(work_dir, exist_ok=True)
-        path = osp.join(work_dir, LOCK)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        with writing_to(work_dir):
+            os.makedirs(work_dir, exist_ok=True)
+            path = osp.join(work_dir, LOCK)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             # Unlike flock's, this lock does not live on in data workers.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,18 +88,49 @@ class WorkDirHook(Hook):
             holder = os.read(descriptor, 200).decode(errors='replace')
             os.close(descriptor)
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
+                print_log(
+                    f'{work_dir} is on a disk without locks ({error}): '
+                    'nothing keeps a second training out of it',
+                    logger='current',
+                    level=logging.WARNING)
+                return
             raise UserError(
                 f'{work_dir} is in use by another training '
                 f'({holder.strip() or "which has just begun"}): two would '
                 "replace each other's checkpoints. Give this one another "
                 '--work-dir, or stop that one first') from None
-        os.ftruncate(descriptor, 0)
-        os.write(
-            descriptor,
-            f'host {socket.gethostname()}, process {os.getpid()}, since '
-            f'{time.strftime("%Y-%m-%d %H:%M:%S")}\n'.encode())
         self._lock = descriptor
+        with writing_to(work_dir):
+            os.ftruncate(descriptor, 0)
+            os.write(
+                descriptor,
+                f'host {socket.gethostname()}, process {os.getpid()}, since '
+                f'{time.strftime("%Y-%m-%d %H:%M:%S")}\n'.encode())
+
+
+@contextmanager
+def writing_to(work_dir: str) -> Iterator[None]:
+    """Name the folder of the run where the system lets nothing into it.
+
+    Args:
+        work_dir (str): The folder.
+
+    Raises:
+        UserError: In place of the system's error, if that names a path of
+            this folder or none.
+    """
+    try:
+        yield
+    except OSError as error:
+        own = osp.abspath(work_dir)
+        named = osp.abspath(
+            error.filename if isinstance(error.filename, str) else own)
+        if error.errno not in REFUSALS or (
+                osp.commonpath([named, own]) not in (named, own)):
+            raise
+        raise UserError(
+            f'{work_dir} cannot be the folder of the run ({error}): give '
+            'one that can be written to by --work-dir') from error
 
 
 def latest_checkpoint(work_dir: str) -> str | None:

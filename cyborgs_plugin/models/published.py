@@ -17,7 +17,7 @@ from .mask_grounded_neck import MaskGroundedNeck
 _MOVED = dict(
     MaskGroundedNeck=('num_ids', 'empty_regions', 'project_by_slot'),
     MaskContrastHead=('predict_by_slot', ))
-"""Keys that these classes had in v0.1.0; ``Published...`` take them now."""
+"""Keys these classes had in commit f15b0f3; ``Published...`` take them now."""
 
 
 @MODELS.register_module()
@@ -141,7 +141,7 @@ def map_slots(function: Callable[[Tensor], Tensor],
 
 
 def refuse_moved_keys(part: str, cfg: Any) -> None:
-    """Refuse a key of v0.1.0 that its class has no more.
+    """Refuse a key of commit f15b0f3 that its class has no more.
 
     Args:
         part (str): Which part of the model this is, ``neck`` or ``head``.

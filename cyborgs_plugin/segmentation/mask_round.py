@@ -20,7 +20,7 @@ from ..datasets.mask_bank import (
     publish_round,
     round_path,
 )
-from .ranks import MaskRoundError, patient_group, together
+from .ranks import MaskRoundError, on_main, patient_group, together
 from .sources import MaskSource
 
 _NAMED = 10
@@ -62,7 +62,8 @@ def make_round(source: MaskSource,
         decode_threads (int): Threads that decode the next group meanwhile.
             Defaults to 2.
         max_broken (float): Largest part of the images, 0 to 1, that may be
-            broken. Defaults to 0.1.
+            broken; one may be unless this is 0, all only if it is 1.
+            Defaults to 0.1.
         meta (dict[str, Any], optional): What else the manifest shall hold.
             Defaults to None.
 
@@ -73,15 +74,23 @@ def make_round(source: MaskSource,
         MaskRoundError: If any rank failed, or too many images are broken.
             No round is published then.
     """
-    work = _Work(source, images, root, mask_round, seed, group_size, previous,
-                 read_args, decode_threads, max_broken)
-    rank, group = get_rank(), patient_group()
-    together(lambda: clear_leftovers(root) if rank == 0 else None, group)
+    work = _Work(
+        source=source,
+        images=images,
+        root=root,
+        mask_round=mask_round,
+        seed=seed,
+        group_size=group_size,
+        previous=previous,
+        read_args=read_args,
+        decode_threads=decode_threads,
+        max_broken=max_broken)
+    group = patient_group()
+    on_main(lambda: clear_leftovers(root), group)
     done = together(work.segment, group)
     done = _sum(all_gather_object(done, group))
     work.check_broken(done)  # on all ranks, of the same sum
-    together(lambda: work.publish(done, meta or {})
-             if rank == 0 else None, group)
+    on_main(lambda: work.publish(done, meta or {}), group)
     bank = MaskBank.open(round_path(root, mask_round))
     if done.broken:
         print_log(
@@ -101,7 +110,7 @@ class _Done:
     regions: int = 0
     """Different ids, over all clusterings of all images."""
     clusters: list[int] = field(default_factory=list)
-    """K of each group."""
+    """K of each group that has a whole image."""
     broken: list[str] = field(default_factory=list)
     """Keys."""
     reasons: list[str] = field(default_factory=list)
@@ -117,7 +126,7 @@ def _sum(parts: Sequence[_Done]) -> _Done:
     return total
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Work:
     """The arguments of :func:`make_round`, and its steps."""
 
@@ -158,10 +167,12 @@ class _Work:
             done.num_images += len(maps)
             # The largest id tells K, since no cluster of a group is empty; a
             # broken image's old map has ids of another group.
-            done.clusters.append(1 + max(
-                (int(maps[index].max())
-                 for index, image in pixels.items() if image is not None),
-                default=0))
+            largest = [
+                int(maps[index].max())
+                for index, image in pixels.items() if image is not None
+            ]
+            if largest:
+                done.clusters.append(1 + max(largest))
             if self._too_many(done):
                 give_up_round(self.root, self.mask_round)
             if is_given_up(self.root, self.mask_round):
@@ -228,7 +239,14 @@ class _Work:
         return maps
 
     def _too_many(self, done: _Done) -> bool:
-        return len(done.broken) > self.max_broken * len(self.images)
+        return len(done.broken) > self._allowed()
+
+    def _allowed(self) -> int:
+        """How many images may be broken: one in any case, but not all."""
+        allowed = int(self.max_broken * len(self.images))
+        if 0 < self.max_broken < 1:
+            allowed = min(max(allowed, 1), len(self.images) - 1)
+        return allowed
 
     def check_broken(self, done: _Done) -> None:
         """Refuse to publish a round of which too much is broken.
@@ -240,20 +258,21 @@ class _Work:
             raise MaskRoundError(
                 f'{len(done.broken)} of the {done.num_images} images that '
                 f'were read for mask round {self.mask_round} cannot be '
-                f'decoded; of all {len(self.images)} a part of '
-                f'default_hooks.mask_update.max_broken={self.max_broken} may '
-                'be broken:\n  ' + '\n  '.join(done.reasons[:_NAMED]) +
+                f'decoded; of all {len(self.images)} at most '
+                f'{self._allowed()} may be broken '
+                f'(default_hooks.mask_update.max_broken={self.max_broken}):'
+                '\n  ' + '\n  '.join(done.reasons[:_NAMED]) +
                 '\nNo round is published. Mend or remove the files, or set '
                 'max_broken higher, up to 1, to train with the others')
 
     def publish(self, done: _Done, meta: dict[str, Any]) -> None:
         """Merge the ranks' parts into the round."""
-        k, groups = done.clusters, self.num_groups
+        k = done.clusters or [0]  # 0 where no image is whole
         # In this order of division: manifests are compared byte by byte.
         regions = (done.regions / len(self.images)
                    / self.source.num_clusterings)
-        counts = dict(groups=groups, regions=regions,
-                      clusters=[min(k), sum(k) / groups, max(k)])
+        counts = dict(groups=self.num_groups, regions=regions,
+                      clusters=[min(k), sum(k) / len(k), max(k)])
         publish_round(
             self.root, self.mask_round, len(self.images),
             dict(meta, seed=self.seed, group_size=self.group_size,

@@ -159,13 +159,12 @@ class NetworkMasks(MaskSource):
 
     def prepare(self, backbone: nn.Module,
                 data_preprocessor: BaseDataPreprocessor) -> None:
-        """Copy the network as it is now, or with the checkpoint's weights.
+        """Copy what :meth:`network` gave, as it is now.
 
         Raises:
-            ValueError: If the checkpoint's weights do not fit, or the
-                backbone has no such layer, or the layer gives no maps.
+            ValueError: If the backbone has no such layer, or the layer gives
+                no maps.
         """
-        backbone = self.network(backbone)
         if (self._dtype == torch.bfloat16
                 and next(backbone.parameters()).device.type == 'cpu'):
             warn_if_bfloat16_is_slow(

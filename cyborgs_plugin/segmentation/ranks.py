@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import torch.distributed as torch_dist
-from mmengine.dist import all_gather_object, get_world_size
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 
 from ..errors import UserError
 from .sources import NonFiniteFeaturesError
@@ -63,6 +63,21 @@ def together(function: Callable[[], Result],
         message = '\n'.join(f'On rank {rank}:\n{report[2]}'
                             for rank, report in reports.items())
     raise MaskRoundError(message, diverged) from error
+
+
+def on_main(function: Callable[[], object],
+            group: torch_dist.ProcessGroup | None = None) -> None:
+    """Run a step on rank 0, while the others wait; if it fails, fail on all.
+
+    Args:
+        function (Callable): The step.
+        group (ProcessGroup, optional): As of :func:`together`.
+            Defaults to None, all.
+
+    Raises:
+        MaskRoundError: With the traceback of rank 0, if it failed.
+    """
+    together(lambda: function() if get_rank() == 0 else None, group)
 
 
 def patient_group() -> torch_dist.ProcessGroup | None:

@@ -4,11 +4,14 @@ import json
 import logging
 import os
 import os.path as osp
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.logging import print_log
@@ -21,7 +24,7 @@ from .mask_round import make_round
 from .network_state import network_state
 from .sources import MaskSource
 
-_NAMED = 5
+_NAMED, _PART = 5, 4096
 
 
 @dataclass
@@ -43,7 +46,10 @@ class RoundOrigin:
     """Of the files that the source depends on."""
     file_sizes: Tensor | None = None
     """Bytes of each image's file, -1 where unknown, (N, ) int64, in the order
-    of the bank's keys; None of a checkpoint of v0.1.0."""
+    of the bank's keys; None of a checkpoint of commit f15b0f3."""
+    file_marks: Tensor | None = None
+    """CRC-32 of a part of each file, as ``file_sizes``; None of an older
+    checkpoint. Pictures of a camera that does not compress have one size."""
 
     @classmethod
     def of_config(cls, number: int, config: dict, epoch: int,
@@ -67,14 +73,31 @@ class RoundOrigin:
         try:
             origin = cls(**content)
             origin.source = dict(**origin.source)
+            origin._check_kinds()
         except TypeError as error:
             raise UserError(
                 f'{path}: mask_origin is not what MaskUpdateHook writes '
                 f'({error}): take a checkpoint of a run with it') from error
         if 'fingerprint' not in content and origin.source.get('checkpoint'):
-            # Of v0.1.0: not that of the file, but that in training.
+            # Of commit f15b0f3: not that of the file, but that in training.
             origin.network = None
         return origin
+
+    def _check_kinds(self) -> None:
+        """Raise a TypeError that names a field of another type."""
+        state = self.network
+        for field, fits in dict(
+                round=isinstance(self.round, int),
+                epoch=isinstance(self.epoch, int),
+                iter=isinstance(self.iter, int),
+                network=state is None or isinstance(state, dict) and all(
+                    isinstance(name, str) and isinstance(tensor, Tensor)
+                    for name, tensor in state.items()),
+                fingerprint=isinstance(self.fingerprint, str | None),
+                file_sizes=_is_notes(self.file_sizes),
+                file_marks=_is_notes(self.file_marks)).items():
+            if not fits:
+                raise TypeError(f'{field} is of another type')
 
     def build(self, path: str) -> MaskSource:
         """Build the source, which a file has named: registered ones only.
@@ -110,13 +133,15 @@ class RoundOrigin:
         self.fingerprint = source.fingerprint()
         if not source.uses_network:
             return
+        backbone = model.backbone
         if self.network is None:
+            backbone = source.network(backbone)
+            shared = [network_state(backbone, source.layer)]
             # Batch norms that are not synchronised differ by rank.
-            shared = [network_state(source.network(model.backbone),
-                                    source.layer)]
             broadcast_object_list(shared)
             self.network = shared[0]
-        backbone = deepcopy(model.backbone)
+        if backbone is model.backbone:
+            backbone = deepcopy(backbone)
         try:
             backbone.load_state_dict(self.network, strict=False)
         except RuntimeError as error:
@@ -124,7 +149,6 @@ class RoundOrigin:
                 f'The network that mask round {self.round} was made from does '
                 "not fit the config's: take the config of its run. "
                 f'{error}') from error
-        source.checkpoint = None  # its weights are in the network by now
         source.prepare(backbone, model.data_preprocessor)
 
     def is_made(self, images: Sequence[tuple[str, str]], root: str, seed: int,
@@ -180,12 +204,28 @@ class RoundOrigin:
 def file_sizes(bank: MaskBank,
                images: Iterable[tuple[str, str]]) -> Tensor:
     """Note a round's files: :attr:`RoundOrigin.file_sizes`."""
-    paths = dict(images)
-    return torch.tensor([_size(paths[key]) for key in bank.keys()])
+    return _noted(bank, images, _size)
+
+
+def file_marks(bank: MaskBank,
+               images: Iterable[tuple[str, str]]) -> Tensor:
+    """Note a round's files: :attr:`RoundOrigin.file_marks`."""
+    return _noted(bank, images, _mark)
+
+
+def _noted(bank: MaskBank, images: Iterable[tuple[str, str]],
+           note: Callable[[str], int]) -> Tensor:
+    """A number of each file, (N, ) int64, in the order of the bank's keys."""
+    notes = torch.full((len(bank), ), -1)
+    for key, path in images:
+        if (row := bank.row(key)) >= 0:
+            notes[row] = note(path)
+    return notes
 
 
 def changed_images(bank: MaskBank, images: Iterable[tuple[str, str]],
-                   sizes: Tensor | None) -> list[str]:
+                   sizes: Tensor | None,
+                   marks: Tensor | None = None) -> list[str]:
     """Say how images differ from those that a round was made of.
 
     Args:
@@ -193,23 +233,51 @@ def changed_images(bank: MaskBank, images: Iterable[tuple[str, str]],
         images (Iterable[tuple[str, str]]): Key and path of each, now.
         sizes (Tensor, optional): What :func:`file_sizes` noted then. None:
             nothing; replaced files are not found.
+        marks (Tensor, optional): What :func:`file_marks` noted then; without
+            it replaced files of the same size are not found.
+            Defaults to None.
 
     Returns:
         list[str]: What is gone, new and replaced, with the first names; none
-        where all is as it was. A replaced file is told by its bytes' number.
+        where all is as it was.
+
+    Raises:
+        UserError: If the notes are not of as many images.
     """
-    paths, keys = dict(images), bank.keys()
-    old = [-1] * len(keys) if sizes is None else sizes.tolist()
-    found = {
-        'gone': [key for key in keys if key not in paths],
-        'new': [key for key in paths if key not in bank],
-        'replaced': [
-            key for key, size in zip(keys, old, strict=True)
-            if size >= 0 and _size(paths.get(key, '')) not in (size, -1)
-        ]
-    }
+    for field, notes in dict(file_sizes=sizes, file_marks=marks).items():
+        if notes is not None and len(notes) != len(bank):
+            raise UserError(
+                f'mask_origin.{field} of the checkpoint has {len(notes)} '
+                f'values, but mask round {bank.round} has {len(bank)} images:'
+                ' it was altered; take another checkpoint of the run')
+    unknown = np.full(len(bank), -1)
+    old = unknown if sizes is None else sizes.numpy()
+    mark = unknown if marks is None else marks.numpy()
+    gone, replaced = np.ones(len(bank), bool), np.zeros(len(bank), bool)
+    new = []
+    for key, path in images:
+        row = bank.row(key)
+        if row < 0:
+            new.append(key)
+        else:
+            gone[row] = False
+            replaced[row] = old[row] >= 0 and (
+                _size(path) not in (old[row], -1)
+                or mark[row] >= 0 and _mark(path) not in (mark[row], -1))
+    found = dict(gone=_keys(bank, gone), new=new,
+                 replaced=_keys(bank, replaced))
     return [f'{len(names)} {what}, such as {names[:_NAMED]}'
             for what, names in found.items() if names]
+
+
+def _is_notes(value: Any) -> bool:
+    return value is None or (isinstance(value, Tensor) and value.ndim == 1
+                             and value.dtype == torch.int64)
+
+
+def _keys(bank: MaskBank, chosen: np.ndarray) -> list[str]:
+    """The keys that a mask (N, ) chooses."""
+    return list(compress(bank.keys(), chosen)) if chosen.any() else []
 
 
 def _size(path: str) -> int:
@@ -218,6 +286,21 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
+
+
+def _mark(path: str) -> int:
+    """CRC-32 of a file's first, middle and last 4 kB; -1 as in _size."""
+    try:
+        if not osp.isfile(path):  # a pipe would never end
+            return -1
+        with open(path, 'rb', buffering=0) as file:
+            size, mark = os.fstat(file.fileno()).st_size, 0
+            for start in (0, size // 2, max(0, size - _PART)):
+                file.seek(start)
+                mark = zlib.crc32(file.read(_PART), mark)
+    except OSError:
+        return -1
+    return mark
 
 
 def _hash(state: dict[str, Tensor]) -> str:

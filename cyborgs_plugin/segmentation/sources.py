@@ -63,7 +63,7 @@ class MaskSource:
         """Get ready for a round.
 
         Args:
-            backbone (nn.Module): The network as it is now.
+            backbone (nn.Module): What :meth:`network` gave, as it is now.
             data_preprocessor (BaseDataPreprocessor): How that sees pixels.
         """
 

@@ -5,6 +5,7 @@ then learns from nothing.
 """
 import inspect
 import json
+import os
 import os.path as osp
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,14 +22,16 @@ HEADS = ('bbox_head', 'mask_head', 'mask_iou_head', 'point_head',
          'query_head')
 
 
-# What the toolbox reads by the ending of its name, and endings of files that
-# may hold code.
-FILES = ('ann_file', 'proposal_file')
-UNSAFE = ('.pkl', '.pickle', '.yaml', '.yml')
+# Endings of files that may hold code; the toolbox reads by the ending.
+UNSAFE = ('.pkl', '.pickle', '.yaml', '.yml', '.npy', '.npz', '.joblib',
+          '.pt', '.pth')
 
 
 def check_file_kinds(cfg: Config) -> None:
     """Refuse annotations in a file that may run code as it is read.
+
+    Every text below the data sets and the evaluators counts, under whatever
+    key, unless it names an output.
 
     Args:
         cfg (Config): A config of any OpenMMLab package.
@@ -43,7 +46,10 @@ def check_file_kinds(cfg: Config) -> None:
         items = node.items() if isinstance(node, dict) else enumerate(node)
         for key, value in items:
             here = f'{place}.{key}'
-            if key in FILES and str(value).lower().endswith(UNSAFE):
+            if str(key).startswith('out'):  # such files are only written
+                continue
+            if isinstance(value, (str, os.PathLike)) and str(
+                    value).lower().endswith(UNSAFE):
                 raise UserError(
                     f'{here}={value} is a {osp.splitext(value)[1]}, which '
                     'the toolbox reads by running what it asks for: write '

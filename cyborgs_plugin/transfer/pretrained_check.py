@@ -3,9 +3,10 @@
 mmengine only logs it when a file does not fit; training then starts from
 random weights.
 """
+import os
 import os.path as osp
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from mmengine.model import BaseAveragedModel, PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from ..commands import command
 from ..errors import MissingFileError, UserError
 from ..safe_load import (
     Tensors,
@@ -140,6 +142,71 @@ def check_checkpoint(model: nn.Module, checkpoint: dict,
         f'checkpoint={source!r}, prefix={prefix}) instead')
 
 
+def check_resumable(checkpoint: dict, source: str) -> None:
+    """Check that a checkpoint has what mmengine resumes, of the right types.
+
+    Args:
+        checkpoint (dict): As read from a file.
+        source (str): The file, for messages.
+
+    Raises:
+        UserError: Names the key.
+    """
+    if not ({'epoch', 'iter'} <= set(checkpoint.get('meta') or ())
+            and 'message_hub' in checkpoint):
+        raise UserError(
+            f'{source} does not say how far its training was, so that none '
+            'can be resumed: name it by load_from instead of --resume to '
+            'begin with its weights')
+    meta, hub = checkpoint['meta'], checkpoint['message_hub']
+    seed = meta.get('seed')
+    wrong = [
+        f'meta.{key}={str(meta[key])[:20]!r}' for key in ('epoch', 'iter')
+        if not isinstance(meta[key], int) or meta[key] < 0
+    ]
+    if seed is not None and not (isinstance(seed, int)
+                                 and 0 <= seed < 2**32):
+        wrong.append(f'meta.seed={str(seed)[:20]!r}')
+    if isinstance(hub, dict):  # an old mmengine wrote an object of its own
+        wrong += [
+            f'message_hub.{key}'
+            for key in ('log_scalars', 'runtime_info', 'resumed_keys')
+            if not isinstance(hub.get(key), dict)
+        ]
+    wrong += _wrong_optimizer(checkpoint.get('optimizer', {}))
+    schedules = checkpoint.get('param_schedulers', [])
+    several = list(schedules.values()) if isinstance(
+        schedules, dict) else [schedules]
+    if not all(isinstance(one, list) and _all_dicts(one) for one in several):
+        wrong.append('param_schedulers')
+    if wrong:
+        raise UserError(
+            f'{source} was altered: {", ".join(wrong)} is not what mmengine '
+            'writes, so that it cannot be resumed: take another checkpoint '
+            'of the run')
+
+
+def _wrong_optimizer(state: Any) -> list[str]:
+    """The key of an optimizer's state that is not as torch's."""
+    if not isinstance(state, dict):
+        return ['optimizer']
+    if not {'state', 'param_groups'} & set(state):  # none, or several
+        return ['optimizer'] if any(
+            _wrong_optimizer(one) for one in state.values()
+            if isinstance(one, dict)) else []
+    moments, groups = state.get('state'), state.get('param_groups')
+    if not isinstance(moments, dict) or not _all_dicts(moments.values()):
+        return ['optimizer.state']
+    if not isinstance(groups, list) or not _all_dicts(groups) or not all(
+            isinstance(group.get('params'), list) for group in groups):
+        return ['optimizer.param_groups']
+    return []
+
+
+def _all_dicts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, dict) for value in values)
+
+
 def pretrained_modules(
         model: nn.Module) -> Iterator[tuple[str, nn.Module, dict]]:
     """Give name, module and ``init_cfg`` of all that is pretrained.
@@ -193,8 +260,8 @@ def read_pretrained(checkpoint: str, prefix: str | None = None) -> Tensors:
         raise UserError(
             f'{checkpoint} has no keys that begin with {prefix!r}, but such '
             f'as begin with {some(groups)}: set init_cfg.prefix to what the '
-            'file has, or publish the checkpoint with tools/'
-            'model_converters/publish_backbone.py')
+            'file has, or publish the checkpoint by '
+            + command('model_converters/publish_backbone', checkpoint))
     return chosen
 
 
@@ -204,10 +271,18 @@ def read_file(checkpoint: str) -> dict:
         with loading_safely():
             return CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
     if not osp.isfile(osp.expanduser(checkpoint)):
+        publish = command('model_converters/publish_backbone', 'CHECKPOINT')
+        key = 'model.backbone.init_cfg.checkpoint'
+        if os.environ.get('BACKBONE') == checkpoint:
+            raise MissingFileError(
+                f'{checkpoint}, which the variable BACKBONE names, does not '
+                f'exist: the current folder is {os.getcwd()}. Name the file '
+                f'that `{publish}` writes')
         raise MissingFileError(
-            f'{checkpoint} does not exist: make it with tools/'
-            'model_converters/publish_backbone.py and name it by BACKBONE=... '
-            'or --cfg-options model.backbone.init_cfg.checkpoint=...')
+            f'{checkpoint} does not exist: make it by `{publish}` and name it '
+            f'by --cfg-options {key}=FILE'
+            + ('' if 'BACKBONE' in os.environ else
+               ' or, to the configs of configs/transfer, by BACKBONE=FILE'))
     return load_weights(checkpoint)
 
 

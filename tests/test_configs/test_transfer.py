@@ -44,6 +44,16 @@ def test_imports_nothing_of_ours(name):
 
 
 @pytest.mark.parametrize('name', MAIN)
+def test_the_environment_names_the_backbone(name, monkeypatch):
+    monkeypatch.setenv('BACKBONE', 'of/mine.pth')
+    for place in inits(config(name)):
+        assert place.init_cfg.checkpoint == 'of/mine.pth'
+    monkeypatch.delenv('BACKBONE')
+    for place in inits(config(name)):
+        assert place.init_cfg.checkpoint.endswith('/backbone.pth')
+
+
+@pytest.mark.parametrize('name', MAIN)
 def test_builds(name):
     register_all_modules()
     cfg = config(name)

@@ -18,5 +18,5 @@ CONFIGS = [
 def test_pretraining_is_guarded(path):
     hooks = Config.fromfile(path).default_hooks
     assert {hook['type'] for hook in hooks.values()} >= {
-        'AtomicCheckpointHook', 'EpochSeedHook', 'FiniteHook', 'WorkDirHook',
-        'WorkerExitHook'}
+        'AtomicCheckpointHook', 'EpochSeedHook', 'FiniteHook',
+        'PretrainedCheckHook', 'WorkDirHook', 'WorkerExitHook'}

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import adjusted_rand_score
 
 from cyborgs_plugin.datasets import MaskBank
@@ -123,6 +124,48 @@ def test_resume_of_an_older_checkpoint_compares_names(photo_root, tmp_path):
     with pytest.raises(UserError, match=r"1 gone, such as .*05.png'\]\. "):
         small_run(photo_root, tmp_path / 'w', resume=True,
                   experiment_name='3').train()
+
+
+def test_resume_notes_a_photo_of_the_same_size(photo_root, tmp_path):
+    folder = photo_root / 'train2017'
+    for path in folder.iterdir():  # whose sizes tell nothing
+        Image.open(path).save(path, 'BMP')
+    small_run(photo_root, tmp_path / 'w', **{
+        'train_cfg.max_epochs': 1}).train()
+    size = (folder / '05.png').stat().st_size
+    write_photo(folder / '05.png', seed=77)
+    Image.open(folder / '05.png').save(folder / '05.png', 'BMP')
+    assert (folder / '05.png').stat().st_size == size
+    with pytest.raises(UserError, match=r"1 replaced, such as .*05.png'\]"):
+        small_run(photo_root, tmp_path / 'w', resume=True,
+                  experiment_name='2').train()
+
+
+def test_joined_folders_with_equal_names_are_refused(photo_root, tmp_path):
+    """Before a round is made, with both paths and the way out."""
+    shutil.copytree(photo_root, tmp_path / 'more')
+    runner = small_run(photo_root, tmp_path / 'w')
+    part = runner.cfg.train_dataloader.dataset
+    folders = [str(root / 'train2017') for root in
+               (photo_root, tmp_path / 'more')]
+
+    def start(name, *parts):
+        small_run(photo_root, tmp_path / name, experiment_name=name, **{
+            'train_cfg.max_epochs': 1, 'train_dataloader.dataset': dict(
+                type='ConcatDataset', _delete_=True, datasets=[
+                    {**part, 'data_prefix': dict(img_path=path), **more}
+                    for path, more in parts])}).train()
+
+    with pytest.raises(UserError, match=f"{folders[0]}/00.png and "
+                       f"{folders[1]}/00.png .*'00.png'.*common data_root"):
+        start('a', (folders[0], {}), (folders[1], {}))
+    assert not osp.exists(tmp_path / 'a' / 'masks')
+    with pytest.raises(UserError, match='00.png is in two of the data sets'):
+        start('b', (folders[0], {}), (folders[0], {}))
+    common = dict(data_root=osp.commonpath(folders))
+    start('c', *((osp.relpath(folder, common['data_root']), common)
+                 for folder in folders))
+    assert len(MaskBank.open(tmp_path / 'c' / 'masks')) == 24
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A checkpoint and a bank of v0.1.0 (commit f15b0f3) go on with this code.
+"""A checkpoint and a bank of commit f15b0f3 go on with this code.
 
 tests/data/f15b0f3/make.py made them.
 """

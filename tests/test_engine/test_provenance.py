@@ -86,7 +86,7 @@ def test_weights_of_a_file_are_what_the_round_was_made_from(
 
 def test_a_checkpoint_without_fingerprint_reads_the_file(
         photo_root, tmp_path):
-    """Of v0.1.0: its network is that in training, not the file's."""
+    """Of commit f15b0f3: its network is that in training, not the file's."""
     path = tmp_path / 'given.pth'
     runner, _ = start(photo_root, tmp_path / 'other', 'other')
     backbone_file(path, runner, 1)

@@ -1,4 +1,5 @@
 """One training in a work_dir, which may be moved."""
+import errno
 import fcntl
 import os
 import signal
@@ -10,8 +11,12 @@ import time
 import pytest
 
 from cyborgs_plugin.engine import WorkDirHook
-from cyborgs_plugin.engine.work_dir_hook import LOCK, latest_checkpoint
-from cyborgs_plugin.errors import UserError
+from cyborgs_plugin.engine.work_dir_hook import (
+    LOCK,
+    latest_checkpoint,
+    writing_to,
+)
+from cyborgs_plugin.errors import MissingFileError, UserError
 
 from ..helpers import ROOT, run_train, small, small_run
 
@@ -56,16 +61,54 @@ def test_a_second_training_is_refused(photo_root, tmp_path, holder):
     assert not (tmp_path / 'w' / LOCK).read_text()
 
 
-def test_a_disk_without_locks(photo_root, tmp_path, monkeypatch):
+@pytest.mark.parametrize('code', [errno.ENOLCK, errno.ENOSYS])
+def test_a_disk_without_locks(photo_root, tmp_path, monkeypatch, code):
+    """Both calls only warn: of the hook, and of tools/train.py before it."""
     def no_locks(*args):
-        raise OSError(37, 'No locks available')
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, 'lockf', no_locks)
     runner = small_run(photo_root, tmp_path / 'w')
     logged = []
-    monkeypatch.setattr(runner.logger, 'warning', logged.append)
+    monkeypatch.setattr(
+        runner.logger, 'log', lambda level, text: logged.append(text))
+    WorkDirHook().lock(str(tmp_path / 'w'))
     WorkDirHook().before_run(runner)
-    assert len(logged) == 1 and 'No locks available' in logged[0]
+    assert len(logged) == 2 and len(set(logged)) == 1
+    assert os.strerror(code) in logged[0] and str(tmp_path / 'w') in logged[0]
+
+
+def refused(path):
+    with pytest.raises(UserError, match='--work-dir') as caught:
+        WorkDirHook().lock(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_one(tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    refused(tmp_path / 'file')
+    refused(tmp_path / 'file' / 'w')
+    monkeypatch.setattr(os, 'write', failing(errno.ENOSPC))
+    refused(tmp_path / 'w')
+    monkeypatch.setattr(os, 'makedirs', failing(errno.EROFS))
+    refused(tmp_path / 'w')
+
+
+def failing(code):
+    def fail(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def test_other_errors_are_not_the_folder_s(tmp_path):
+    for error in (FileNotFoundError(errno.ENOENT, 'x', str(tmp_path / 'w')),
+                  PermissionError(errno.EACCES, 'x', '/data/a.jpg'),
+                  MissingFileError('x')):
+        with pytest.raises(type(error)) as caught, writing_to(
+                str(tmp_path / 'w')):
+            raise error
+        assert caught.value is error
 
 
 def test_the_latest_checkpoint_is_that_of_the_folder(tmp_path):

@@ -83,6 +83,24 @@ def test_broken_image_keeps_its_old_map(photo_root, tmp_path):
     assert third.label_map('train2017/03.png').tolist() == [[0]]
 
 
+@pytest.mark.parametrize('photos, broken, most, stops', [
+    (6, 1, 0.1, False), (6, 2, 0.1, True), (2, 1, 0.1, False),
+    (1, 1, 0.1, True), (2, 2, 0.9, True), (6, 1, 0, True), (1, 1, 1, False)])
+def test_one_broken_image_of_few_does_not_stop(photo_root, tmp_path, photos,
+                                               broken, most, stops):
+    images = images_of(photo_root)[:photos]
+    for _, path in images[:broken]:
+        with open(path, 'wb'):
+            pass
+    try:
+        make_round(GridMasks(), images, str(tmp_path / 'm'), 0, 0,
+                   max_broken=most)
+    except MaskRoundError as error:
+        assert stops and f'{broken} of the {photos} images' in str(error)
+    else:
+        assert not stops
+
+
 def test_a_failure_names_the_image_and_keeps_the_old_round(
         photo_root, tmp_path):
     images, root = images_of(photo_root), str(tmp_path / 'm')
@@ -192,6 +210,7 @@ def test_a_round_that_is_too_broken_is_not_published(photo_root, tmp_path):
         make_round(GridMasks(), images, root, 1, 0)
     said = str(error.value)
     assert '3 of the 12 images' in said and 'max_broken=0.1' in said
+    assert 'of all 12 at most 1 may be broken' in said
     for number, (_, look) in enumerate(LOOKS):
         assert re.search(rf'{number:02d}.png: .*{look}', said), said
     assert not error.value.diverged and list_rounds(root) == [0]

@@ -247,7 +247,7 @@ def test_weights_of_a_file(images, tmp_path, prefix):
     torch.save(dict(state_dict=state | {'head.fc': torch.zeros(1)}), path)
     source = NetworkMasks('layer2.1', 6, checkpoint=str(path))
     model = network(0)
-    source.prepare(model, IMAGENET)
+    source.prepare(source.network(model), IMAGENET)
     expected = NetworkMasks('layer2.1', 6)
     expected.prepare(other, IMAGENET)
     for one, two in zip(source.label_maps(images, KEYS, SEED),
@@ -261,10 +261,10 @@ def test_weights_that_do_not_fit(tmp_path):
     source = NetworkMasks('layer2.1', checkpoint=str(path))
     torch.save({'net.conv1.weight': torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r'wrong.pth lacks .*conv1.weight'):
-        source.prepare(network(), IMAGENET)
+        source.network(network())
     torch.save(dict(message_hub=HistoryBuffer()), path)
     with pytest.raises(ValueError, match='publish_backbone'):
-        source.prepare(network(), IMAGENET)
+        source.network(network())
 
 
 @pytest.mark.parametrize('option, value', [

@@ -4,7 +4,7 @@ import time
 import pytest
 import torch.distributed as torch_dist
 
-from cyborgs_plugin.segmentation import GridMasks, make_round
+from cyborgs_plugin.segmentation import GridMasks, make_round, ranks
 
 from ..helpers import images_of, in_processes
 
@@ -53,3 +53,14 @@ def test_the_others_do_not_work_on_after_a_failure(photo_root, tmp_path):
     assert codes == [1, 1] and time.monotonic() - start < 30
     for log in logs:
         assert 'On rank 1:\nTraceback' in log and 'rank 1 cannot' in log
+
+
+@pytest.mark.parametrize('rank, ran', [(0, [1]), (1, [])])
+def test_a_step_of_rank_0_alone(monkeypatch, rank, ran):
+    monkeypatch.setattr(ranks, 'get_rank', lambda: rank)
+    done = []
+    ranks.on_main(lambda: done.append(1))
+    assert done == ran
+    if rank == 0:
+        with pytest.raises(ranks.MaskRoundError, match='division by zero'):
+            ranks.on_main(lambda: 1 / 0)

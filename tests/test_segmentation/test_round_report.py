@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from cyborgs_plugin.segmentation import make_round
+from cyborgs_plugin.segmentation import GridMasks, make_round
 from cyborgs_plugin.segmentation.round_report import agreement, describe_round
 
 from ..helpers import FixedMasks, images_of, random_maps
@@ -60,3 +60,19 @@ def test_a_round_is_counted_and_described(photo_root, tmp_path):
         rf'Mask round 1: 12 images, 0 broken, K 9 to 9 \(mean 9.0\), '
         rf'{regions:.1f} regions an image, 6.0 s \(0.5000 s an image\), '
         r'ARI 1.000 with round 0 \(12 images\), [\d.]+ GB free', line)
+
+
+@pytest.mark.parametrize('whole, clusters', [
+    (8, [6, 6., 6]), (2, [6, 6., 6]), (0, [0, 0., 0])])
+def test_groups_without_a_whole_image_have_no_k(photo_root, tmp_path, whole,
+                                                clusters):
+    images = images_of(photo_root)
+    order = np.random.default_rng([0, 0]).permutation(12)
+    for index in order[whole:]:
+        open(images[index][1], 'w').close()
+    bank = make_round(GridMasks((2, 3)), images, str(tmp_path / 'm'), 0, 0,
+                      group_size=4, max_broken=1)
+    assert bank.manifest['counts']['clusters'] == clusters
+    assert bank.manifest['counts']['groups'] == 3
+    low, mean, high = clusters
+    assert f'K {low} to {high} (mean {mean})' in describe_round(bank, 1., None)

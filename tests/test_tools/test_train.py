@@ -1,5 +1,6 @@
 """tools/train.py: its options, and whole runs in processes of their own."""
 import errno
+import fcntl
 import os.path as osp
 import re
 import shutil
@@ -10,7 +11,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
-from cyborgs_plugin.engine import config_options
+from cyborgs_plugin.engine import PretrainedCheckHook, config_options
 from cyborgs_plugin.engine.config_checks import (
     check_data_root,
     check_keys,
@@ -31,6 +32,9 @@ def config():
 @pytest.mark.parametrize('option, near', [
     ('modle.neck.num_regions', 'model'),
     ('train_dataloder.batch_size', 'train_dataloader'),
+    ('dta', r'mean data\b(?!_)'),
+    ('viewsize', 'mean view_size'),
+    ('dataroot', 'mean data_root'),
     ('train_dataloader.batchsize', 'batch_size'),
     ('model.backbone.init_cfg', None),
     ('train_dataloader.dataset.pipeline.9.type', '2'),
@@ -127,6 +131,18 @@ def test_a_data_root_that_nothing_uses_is_refused(tmp_path):
     check_data_root(Config.fromfile(path))
 
 
+def test_the_next_command_can_be_copied(tmp_path, monkeypatch, capsys):
+    work_dir = tmp_path / 'my run'
+    (work_dir / 'masks').mkdir(parents=True)
+    (work_dir / 'epoch_1.pth').touch()
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
+    monkeypatch.chdir(tmp_path)
+    train.report(SimpleNamespace(work_dir=str(work_dir), log_dir=str(tmp_path),
+                                 timestamp='now'))
+    assert capsys.readouterr().out.splitlines()[-1].endswith(
+        f"python -m cyborgs_plugin publish_backbone '{work_dir}/epoch_1.pth'")
+
+
 def test_resuming_nothing_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['train.py', TOY, '--resume'])
@@ -156,6 +172,51 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     assert re.search(rf'{tmp_path} has \d+ bytes free, /dev has {free} bytes',
                      str(caught.value))
     assert 'max_keep_ckpts' in str(caught.value)
+
+
+def test_a_work_dir_that_cannot_be_written_to(tmp_path, monkeypatch, call):
+    """Found by the lock, or only as the Runner is built."""
+    small_config(tmp_path, tmp_path / 'w').dump(tmp_path / 'own.py')
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(train.Runner, 'from_cfg', failing(
+        OSError(errno.EROFS, 'Read-only', str(tmp_path / 'w' / 'x.py'))))
+    for folder, why in (('file', 'File exists'), ('file/w', 'Not a directory'),
+                        ('w', 'Read-only')):
+        with pytest.raises(SystemExit, match=why) as caught:
+            call(train, tmp_path / 'own.py', '--work-dir', tmp_path / folder)
+        assert f'{tmp_path / folder} cannot be' in caught.value.code
+        assert '\n' not in caught.value.code
+
+
+def test_a_disk_without_locks_trains(tmp_path, monkeypatch, call):
+    small_config(tmp_path, tmp_path / 'w').dump(tmp_path / 'own.py')
+    monkeypatch.setattr(fcntl, 'lockf', failing(
+        OSError(errno.ENOSYS, 'Function not implemented')))
+    monkeypatch.setattr(train.Runner, 'from_cfg', failing(ZeroDivisionError))
+    with pytest.raises(ZeroDivisionError):  # what comes after the lock
+        call(train, tmp_path / 'own.py', '--work-dir', tmp_path / 'w')
+
+
+def test_the_check_of_the_config_is_told_to_trust(tmp_path, monkeypatch, call):
+    small_config(tmp_path, tmp_path / 'w').dump(tmp_path / 'own.py')
+    hook = PretrainedCheckHook()
+    runner = SimpleNamespace(
+        work_dir=str(tmp_path), rank=1, train=print, hooks=[hook],
+        register_hook=lambda other: runner.hooks.append(other))
+    monkeypatch.setattr(train.Runner, 'from_cfg', lambda cfg: runner)
+    monkeypatch.setattr(train, 'check_batches', print)
+    for options, trusted in (((), False), (('--trust-checkpoint', ), True)):
+        call(train, tmp_path / 'own.py', '--work-dir', tmp_path / 'w',
+             *options)
+        assert hook.trust_checkpoint is trusted
+    assert sum(isinstance(h, PretrainedCheckHook) for h in runner.hooks) == 1
+
+
+def failing(error):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
 
 
 def test_data_root_moves_the_data():

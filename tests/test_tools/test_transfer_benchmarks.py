@@ -1,5 +1,6 @@
 """Downstream tasks: frozen features, one command a task, one table."""
 import json
+import math
 import os
 import os.path as osp
 import subprocess
@@ -401,6 +402,33 @@ def test_collect_refuses_other_numbers_and_empty_folders(
         call(collect, tmp_path / 'runs')
     with pytest.raises(SystemExit, match='no evaluated run'):
         call(collect, tmp_path / 'coco')
+
+
+def test_collect_reads_files_alone_and_writes_json(tmp_path, call):
+    os.mkfifo(tmp_path / 'pipe.json')
+    (tmp_path / 'link.json').symlink_to(tmp_path / 'none')
+    logs = tmp_path / 'run' / 'x' / 'vis_data'
+    for folder in (tmp_path / 'folder.json', logs):
+        folder.mkdir(parents=True)
+    os.mkfifo(logs / 'pipe.json')
+    (logs / 'scalars.json').write_text(
+        '{"coco/bbox_mAP": 1%s, "coco/segm_mAP": NaN}' % ('0' * 400))
+    (logs / 'config.py').write_text(
+        "model = dict(backbone=dict(type='ResNet'))\n")
+    (tmp_path / 'svm.json').write_text(
+        '{"task": "svm", "start": "y", "seed": 0, "scores": '
+        '{"a": -1%s, "b": 2, "c": Infinity}}' % ('0' * 400))
+    said = call(collect, tmp_path)
+    results = json.loads(
+        (tmp_path / 'results.json').read_text(), parse_constant=pytest.fail)
+    assert [result['scores'] for result in results] == [
+        {'box AP': None, 'mask AP': None}, dict(a=None, b=2, c=None)]
+    assert '| inf | nan |' in said
+
+
+def test_collect_says_what_is_no_number(tmp_path, capsys):
+    assert collect.as_json(dict(a=[1., math.nan]), 'run') == dict(a=[1., None])
+    assert capsys.readouterr().err == 'run.a.1 is nan: results.json has null\n'
 
 
 STUB = """#!/usr/bin/env bash

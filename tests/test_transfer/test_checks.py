@@ -27,6 +27,7 @@ from cyborgs_plugin.files import check_name_hash, sha256
 from cyborgs_plugin.transfer.annotation_check import (
     check_annotations,
     check_config,
+    check_file_kinds,
 )
 from cyborgs_plugin.transfer.pretrained_check import (
     check_checkpoint,
@@ -169,6 +170,18 @@ class Canary:
 
     def __reduce__(self):
         return open, (self.path, 'w')
+
+
+@pytest.mark.parametrize('named', [None, 'none.pth', 'other.pth'])
+def test_a_missing_file_says_who_names_it(named, monkeypatch):
+    monkeypatch.delenv('BACKBONE', raising=False)
+    if named:
+        monkeypatch.setenv('BACKBONE', named)
+    with pytest.raises(FileNotFoundError, match='none.pth') as error:
+        check_files(Model(init('none.pth')))
+    said = str(error.value)
+    assert ('variable BACKBONE names' in said) == (named == 'none.pth')
+    assert ('by BACKBONE=FILE' in said) == (named is None)
 
 
 def test_bad_files(tmp_path):
@@ -617,6 +630,25 @@ def test_lvis_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'lvis.eval', None)
     with pytest.raises(ImportError, match='pip install.*lvis-api.git'):
         check_annotations(cfg)
+
+
+@pytest.mark.parametrize('key, value', [
+    ('ann_file', 'a.pkl'), ('ann_file', ['a.json', 'x/b.PKL']),
+    ('meta_file', 'a.pkl'), ('hierarchy_file', 'a.yaml'),
+    ('split_file', 'a.yml'), ('extra_ann_file', dict(x=('a.npy', )))])
+def test_files_that_may_run_code(key, value):
+    data = dict(dataset=dict(datasets=[dict(img='a.jpg', ann_file='a.json')]),
+                outfile='x.pkl')
+    cfg = Config(dict(train_dataloader=data, val_evaluator=[dict(data)]))
+    check_file_kinds(cfg)
+    for part, place in ((data, 'train_dataloader.dataset.datasets.0.'),
+                        (cfg.val_evaluator[0], 'val_evaluator.0.')):
+        part = part['dataset']['datasets'][0]
+        part[key] = value
+        changed = Config(dict(train_dataloader=data)) if (
+            'train' in place) else cfg
+        with pytest.raises(ValueError, match=rf'{key}.*json'):
+            check_file_kinds(changed)
 
 
 def test_configs_without_annotations():

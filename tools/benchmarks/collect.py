@@ -4,7 +4,8 @@ Run: python tools/benchmarks/collect.py work_dirs/transfer
 
 Reads the last evaluation of every run below the folder and the jsons of
 voc07_svm.py, knn_imagenet.py and frozen_probes.py, and writes
-``results.json`` and ``results.md`` into it. Where a run has kept its
+``results.json`` and ``results.md`` into it; a score of NaN or infinity is null
+in the json. Where a run has kept its
 detections, as transfer.sh makes it, pycocotools scores them anew and must
 agree with mmdet; it also gives the AP with all classes taken as one, which
 tells finding from naming where too few labels leave the other at zero.
@@ -14,6 +15,7 @@ import contextlib
 import glob
 import io
 import json
+import math
 import os.path as osp
 import sys
 from collections.abc import Iterator
@@ -61,7 +63,7 @@ def read_run(folder: str) -> dict[str, Any] | None:
     """
     last: dict[str, Any] = {}
     source = ''
-    for log in sorted(glob.glob(osp.join(folder, '*', 'vis_data', '*.json'))):
+    for log in _files(folder, '*', 'vis_data', '*.json'):
         with open(log, encoding='utf-8', errors='replace') as file:
             for line in file:
                 try:
@@ -69,7 +71,7 @@ def read_run(folder: str) -> dict[str, Any] | None:
                 except (ValueError, RecursionError):
                     continue  # a run that was killed as it wrote
                 scores = {
-                    column: entry[name]
+                    column: _score(entry[name])
                     for column, names in COLUMNS.items() for name in names
                     if isinstance(entry, dict) and _is_number(entry.get(name))
                 }
@@ -99,8 +101,22 @@ def read_run(folder: str) -> dict[str, Any] | None:
         ann_file=(cfg.get('val_evaluator') or {}).get('ann_file'))
 
 
+def _files(*parts: str) -> list[str]:
+    """What fits a pattern: no folders, pipes or links to nothing."""
+    return sorted(
+        filter(osp.isfile, glob.glob(osp.join(*parts), recursive=True)))
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
+
+
+def _score(value: float) -> float:
+    """A number of a json, which may have any number of digits."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def find_config(folder: str) -> str | None:
@@ -179,8 +195,7 @@ def results_of(root: str) -> Iterator[dict[str, Any]]:
     """
     folders = {
         osp.dirname(osp.dirname(osp.dirname(path)))
-        for path in glob.glob(
-            osp.join(root, '**', 'vis_data', '*.json'), recursive=True)
+        for path in _files(root, '**', 'vis_data', '*.json')
     }
     for folder in sorted(folders):
         result = read_run(folder)
@@ -195,15 +210,14 @@ def results_of(root: str) -> Iterator[dict[str, Any]]:
             for name, value in result['pycocotools'].items():
                 logged = result['scores'].setdefault(name, value)
                 # mmdet logs three digits; -1 is an empty range of sizes
-                if abs(logged - value) > 6e-4:
+                if not abs(logged - value) <= 6e-4:  # so is NaN
                     raise UserError(
                         f'{folder}: {name} is {value:.4f} by pycocotools, but '
                         f'{logged:.4f} in the log: the detections beside it '
                         'are of another evaluation, or mmdet counts '
                         'differently')
         yield result
-    for path in sorted(
-            glob.glob(osp.join(root, '**', '*.json'), recursive=True)):
+    for path in _files(root, '**', '*.json'):
         if osp.basename(osp.dirname(path)) == 'vis_data':
             continue
         try:
@@ -227,7 +241,19 @@ def results_of(root: str) -> Iterator[dict[str, Any]]:
                 config=content['task'],
                 start=content['start'],
                 seed=content['seed'],
-                scores=content['scores'])
+                scores={k: _score(v) for k, v in scores.items()})
+
+
+def as_json(node: Any, place: str) -> Any:
+    """Write null for numbers that json does not know, and say so."""
+    if isinstance(node, float) and not math.isfinite(node):
+        print(f'{place} is {node}: results.json has null', file=sys.stderr)
+        return None
+    if isinstance(node, dict):
+        return {k: as_json(v, f'{place}.{k}') for k, v in node.items()}
+    if isinstance(node, list):
+        return [as_json(v, f'{place}.{i}') for i, v in enumerate(node)]
+    return node
 
 
 def table_of(results: list[dict[str, Any]]) -> str:
@@ -259,8 +285,9 @@ def main() -> None:
         raise UserError(f'{args.root} holds no evaluated run and no json of '
                         'a benchmark')
     table = table_of(results)
+    plain = [as_json(result, result['run']) for result in results]
     with open(osp.join(args.root, 'results.json'), 'w') as file:
-        json.dump(results, file, indent=1)
+        json.dump(plain, file, indent=1, allow_nan=False)
     with open(osp.join(args.root, 'results.md'), 'w') as file:
         file.write(table + '\n')
     print(table)

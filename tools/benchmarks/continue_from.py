@@ -31,12 +31,12 @@ from cyborgs_plugin.evaluation.frozen_features import (
     collect,
 )
 from cyborgs_plugin.evaluation.paired import paired_difference, score_split
+from cyborgs_plugin.evaluation.probes import share_classes
 from cyborgs_plugin.files import sha256, written_aside
 from cyborgs_plugin.safe_load import load_weights, tensors_of
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
-CONFIG = osp.join(ROOT, 'configs', 'baselines',
-                  'continue_mobilenetv2_coco-mini.py')
+CONFIG = osp.join(ROOT, 'configs', 'cyborgs_continue_mobilenetv2.py')
 _MOVING = dict(
     _delete_=True, type='ExponentialMovingAverage', momentum=0.01)
 # What each changes in the recipe, which is `anchored`.
@@ -99,7 +99,7 @@ class Benchmark:
         init_default_scope('mmpretrain')
         self.start = self._convert(args.start)
         self.images = self._listing()
-        self.sides = [self._side(split) for split in ('train', 'val')]
+        self.sides = share_classes(self._side('train'), self._side('val'))
 
     def _convert(self, path: str) -> str:
         """The start with the names of our backbone."""

@@ -3,9 +3,9 @@
 Run: python tools/benchmarks/mask_update_speed.py --data-root FOLDER
 
 Both work on the same groups of images, group by group in turn, with the same
-number of threads and the same network. What is published (ALGORITHM: the whole
-backbone, one image at a time; faiss k-means of all points; an int64 .npy at
-full resolution) is written afresh here and given the benefit of the doubt:
+number of threads and the same network. What is published (the whole backbone,
+one image at a time; faiss k-means of all points; an int64 .npy at full
+resolution) is written afresh here and given the benefit of the doubt:
 images are decoded once, one hook is registered, unit vectors go to faiss
 without a copy. Ours is ``make_round`` as the hook calls it, with all that it
 takes to publish a round of each group. The weights are random unless

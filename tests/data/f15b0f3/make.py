@@ -1,4 +1,4 @@
-"""Make run.zip beside this file with the code of commit f15b0f3 (v0.1.0).
+"""Make run.zip beside this file with the code of commit f15b0f3.
 
 Run: python tests/data/f15b0f3/make.py
 
