@@ -20,7 +20,7 @@ ROOMS = {
     },
 }
 # Files of no room, which import no room: all may use them.
-COMMON = {'errors', 'files', 'precision', 'safe_load', 'version'}
+COMMON = {'commands', 'errors', 'files', 'precision', 'safe_load', 'version'}
 RUNNER = ('mmengine.runner', 'mmengine.hooks')
 FORBIDDEN = {
     'ops': ('mmengine', 'mmcv', 'mmpretrain', 'os'),
