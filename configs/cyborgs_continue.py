@@ -30,16 +30,8 @@ optim_wrapper = dict(
         bias_decay_mult=0.))
 
 train_cfg = dict(max_epochs=2)
-param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=0.01,
-        by_epoch=True,
-        begin=0,
-        end=1,
-        convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True)
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[0]['end'] = 1  # the warm-up: one epoch of two
 
 default_hooks = dict(
     checkpoint=dict(interval=1),
