@@ -18,6 +18,9 @@ import time
 
 import numpy as np
 
+from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.files import written_aside
+
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 WORK = osp.join('work_dirs', 'demo')
 DATA = osp.join('data', 'toy_scenes')
@@ -27,6 +30,7 @@ SHOWN = ('Epoch(train)', 'Mask round', 'coco/', 'Saving', 'Going on',
          'Published', 'wrote', 'Wrote', '| round', '| masks')
 
 
+@reported()
 def main() -> None:
     """Run what is not done yet and report."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -89,12 +93,11 @@ def stage(name: str, script: str, *arguments: str) -> None:
     if process.returncode:
         with open(log, encoding='utf-8') as file:
             tail = ''.join(file.readlines()[-15:])
-        raise SystemExit(f'{tail}\n[{name}] failed with exit code '
-                         f'{process.returncode}; the whole log: {log}. After '
-                         'mending, `make demo` goes on from here')
+        raise UserError(f'{tail}\n[{name}] failed with exit code '
+                        f'{process.returncode}; the whole log: {log}. After '
+                        'mending, `make demo` goes on from here')
     state = read_state()
     state[name] = dict(call=call, seconds=time.time() - start)
-    from cyborgs_plugin.files import written_aside
     with written_aside(STATE) as path, open(
             path, 'w', encoding='utf-8') as file:
         json.dump(state, file)
@@ -114,8 +117,8 @@ def published() -> str:
         named = [line.strip() for line in file
                  if line.rstrip().endswith('.pth')]
     if not named or not osp.isfile(named[-1]):
-        raise SystemExit(f'{file.name} names no backbone that is there: run '
-                         'again with --fresh')
+        raise UserError(f'{file.name} names no backbone that is there: run '
+                        'again with --fresh')
     return named[-1]
 
 
@@ -129,8 +132,8 @@ def read_scores(folder: str) -> dict:
                 if 'coco/bbox_mAP' in line:
                     last = json.loads(line)
     if not last:
-        raise SystemExit(f'No COCO evaluation was logged in {folder}: run '
-                         'again with --fresh')
+        raise UserError(f'No COCO evaluation was logged in {folder}: run '
+                        'again with --fresh')
     return {k: v for k, v in last.items() if k.startswith('coco/')}
 
 

@@ -27,8 +27,6 @@ class MaskVisualizationHook(Hook):
         num_images (int): Rows, evenly spaced over the images. Defaults to 8.
     """
 
-    priority = 'NORMAL'  # MaskUpdateHook, which is above, comes first
-
     def __init__(self, num_images: int = 8) -> None:
         if num_images < 1:
             raise UserError('MaskVisualizationHook.num_images must be at '

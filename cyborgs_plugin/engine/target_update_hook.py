@@ -15,8 +15,6 @@ class TargetUpdateHook(Hook):
     initialised or loaded the online one.
     """
 
-    priority = 'NORMAL'
-
     def before_train(self, runner: Runner) -> None:
         """Make both networks equal in a fresh run."""
         model = get_ori_model(runner.model)

@@ -5,6 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from cyborgs_plugin.errors import UserError
+
 from ..helpers import ROOT
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
@@ -40,5 +42,5 @@ def test_backbone_is_the_one_that_was_published_last(tmp_path, monkeypatch):
         f'{tmp_path}/b.pth\na warning that came later\n')
     assert demo.published() == f'{tmp_path}/b.pth'
     (tmp_path / 'b.pth').unlink()
-    with pytest.raises(SystemExit, match='publish.log names no .*--fresh'):
+    with pytest.raises(UserError, match='publish.log names no .*--fresh'):
         demo.published()

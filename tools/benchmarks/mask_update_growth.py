@@ -21,6 +21,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from cyborgs_plugin.errors import UserError, reported
+
 
 def peak_memory() -> float:
     """Largest resident memory of this process so far, in MiB."""
@@ -88,6 +90,7 @@ def measure(folder: str, number: int, tiny: bool, group_size: int,
     queue.put((seconds, before, peak_memory(), size))
 
 
+@reported()
 def main() -> None:
     """Print a line for each size."""
     parser = argparse.ArgumentParser(
@@ -118,7 +121,7 @@ def main() -> None:
             child.start()
             child.join()
             if child.exitcode:
-                raise SystemExit(f'{number} images: see above')
+                raise UserError(f'{number} images: see above')
             seconds, before, peak, size = queue.get()
             rows.append((number, seconds / number, peak))
             print(f'{number:6d}  {seconds:7.1f}  {seconds / number:7.4f}  '

@@ -7,8 +7,10 @@ import argparse
 from mmengine.utils import track_iter_progress
 
 from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
+from cyborgs_plugin.errors import UserError, reported
 
 
+@reported()
 def main() -> None:
     """Make the scenes and say what was written."""
     parser = argparse.ArgumentParser(description='Make the toy scenes')
@@ -28,7 +30,7 @@ def main() -> None:
             flat=args.flat,
             track=track_iter_progress)
     except (FileExistsError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(str(error)) from error
     if made:
         print(f'\nWrote {args.out}: '
               + ', '.join(f'{count} {name}' for name, count in made.items()))
