@@ -1,4 +1,4 @@
-"""As cyborgs_continue.py with MobileNetV2: continue_from.py compares with it."""
+"""As cyborgs_continue.py with MobileNetV2, the network of continue_from.py."""
 import os
 
 _base_ = 'cyborgs_continue.py'
