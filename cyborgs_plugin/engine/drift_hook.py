@@ -39,9 +39,7 @@ class DriftHook(Hook):
         long_side (int): They are brought to this long side, in pixels.
             Defaults to 320.
         max_drift (float): Warn if ``drift``, which is 1 - cosine of the stage
-            that has moved most, is above it. Defaults to 0.3: of the runs of
-            docs/continue.md, one that spoiled its start is at 0.47, those
-            that did not at 0.18 and less.
+            that has moved most, is above it. Defaults to 0.3.
     """
 
     # After MaskUpdateHook, which brings the data to the runner.
