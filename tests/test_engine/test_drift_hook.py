@@ -55,6 +55,7 @@ def test_nothing_moves_at_a_rate_of_zero(photo_root, tmp_path):
     assert said['drift/rank'] == pytest.approx(said['drift/start_rank'])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_measures_from_the_first_start(photo_root, tmp_path,
                                                      capfd):
     run(photo_root, tmp_path / 'a', **{'train_cfg.max_epochs': 1}).train()

@@ -47,6 +47,7 @@ def check_equal(work_dir, copy):
     assert hubs[0]['mask_hash'] == hubs[1]['mask_hash']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('epoch, workers', [(1, 0), (3, 2)])
 def test_a_resumed_run_is_the_same(photo_root, tmp_path, epoch, workers):
     options = {

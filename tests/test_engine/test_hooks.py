@@ -63,6 +63,7 @@ CHANGED = [rf"1 {what}, such as \['train2017/{name}.png'\]" for what, name in
            (('gone', '03'), ('new', 'more'), ('replaced', '05'))]
 
 
+@pytest.mark.slow
 def test_resume_names_images_that_changed(photo_root, tmp_path, monkeypatch):
     options = {'default_hooks.mask_update.interval': 2,
                'default_hooks.mask_update.initial': dict(type='GridMasks')}
@@ -108,6 +109,7 @@ def test_resume_names_images_that_changed(photo_root, tmp_path, monkeypatch):
     assert bank.manifest['epoch'] == 2 and bank.keys() == sorted(before)
 
 
+@pytest.mark.slow
 def test_resume_of_an_older_checkpoint_compares_names(photo_root, tmp_path):
     """It does not know of replaced files."""
     small_run(photo_root, tmp_path / 'w', **{
@@ -141,6 +143,7 @@ def test_resume_notes_a_photo_of_the_same_size(photo_root, tmp_path):
                   experiment_name='2').train()
 
 
+@pytest.mark.slow
 def test_joined_folders_with_equal_names_are_refused(photo_root, tmp_path):
     """Before a round is made, with both paths and the way out."""
     shutil.copytree(photo_root, tmp_path / 'more')
@@ -197,6 +200,7 @@ def test_broken_images_stop_the_run(photo_root, tmp_path):
     assert list_rounds(tmp_path / 'w' / 'masks') == [0]
 
 
+@pytest.mark.slow
 def test_a_fresh_run_sets_the_rounds_of_an_earlier_one_aside(
         photo_root, tmp_path, monkeypatch):
     work_dir, masks = tmp_path / 'w', str(tmp_path / 'w' / 'masks')
