@@ -85,7 +85,7 @@ class MaskUpdateHook(Hook):
             or replaced since its masks were made: 'exact' stops and names
             them, 'new' makes a round for the current images.
             Defaults to 'exact'.
-        max_broken (float): Largest part of the images, 0 to 1, that may be
+        max_broken (float): Largest share of the images, 0 to 1, that may be
             broken in a round; more stop the run before the round is
             published. One may be unless this is 0, all only if it is 1.
             Defaults to 0.1.
@@ -375,17 +375,19 @@ class MaskUpdateHook(Hook):
                 runner.message_hub.get_info(HASH_KEY)):
             # They are those of another round.
             self.origin.file_sizes = self.origin.file_marks = None
-        changes: list[Any] = [None]
-        if runner.rank == 0:
-            sizes = self.origin.file_sizes if self.origin else None
-            marks = self.origin.file_marks if self.origin else None
-            changes = [changed_images(bank, self._images(), sizes, marks)]
-        broadcast_object_list(changes)
-        if not changes[0]:
+        sizes = self.origin.file_sizes if self.origin else None
+        marks = self.origin.file_marks if self.origin else None
+        changes: list[str] = []
+        on_main(lambda: changes.extend(
+            changed_images(bank, self._images(), sizes, marks)))
+        shared = [changes]
+        broadcast_object_list(shared)
+        changes = shared[0]
+        if not changes:
             self._use(runner, bank)
             return
         message = ('The images are not those that mask round '
-                   f'{bank.round} was made of: ' + '; '.join(changes[0]))
+                   f'{bank.round} was made of: ' + '; '.join(changes))
         if self.resume_data == 'exact':
             raise UserError(
                 f'{message}. Bring back the data as they were to go on '

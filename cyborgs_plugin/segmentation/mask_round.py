@@ -61,7 +61,7 @@ def make_round(source: MaskSource,
             or what gives those of the image at an index. Defaults to None.
         decode_threads (int): Threads that decode the next group meanwhile.
             Defaults to 2.
-        max_broken (float): Largest part of the images, 0 to 1, that may be
+        max_broken (float): Largest share of the images, 0 to 1, that may be
             broken; one may be unless this is 0, all only if it is 1.
             Defaults to 0.1.
         meta (dict[str, Any], optional): What else the manifest shall hold.

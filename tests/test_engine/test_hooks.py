@@ -3,6 +3,7 @@ import os
 import os.path as osp
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,15 @@ from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.engine import MaskUpdateHook
 from cyborgs_plugin.errors import UserError
-from cyborgs_plugin.segmentation import FeatureExtractor, MaskRoundError
+from cyborgs_plugin.segmentation import (
+    FeatureExtractor,
+    GridMasks,
+    MaskRoundError,
+    make_round,
+)
+from cyborgs_plugin.segmentation.round_origin import RoundOrigin
 
-from ..helpers import small_run, write_photo
+from ..helpers import images_of, in_processes, small_run, write_photo
 
 
 def test_rounds_are_made_used_and_remembered(photo_root, tmp_path):
@@ -504,3 +511,25 @@ def test_target_follows_once_an_optimiser_step(photo_root, tmp_path):
     runner.model.update_target = watched
     runner.train()
     assert seen == [True] * 3
+
+
+@pytest.mark.slow
+def test_an_altered_checkpoint_ends_all_ranks(photo_root, tmp_path):
+    """Rank 0 alone compares the images: the others must not wait for it."""
+    images = images_of(photo_root)
+    bank = make_round(GridMasks(), images, str(tmp_path / 'm'), 0, 0)
+
+    def resume(rank):
+        hook = MaskUpdateHook()
+        hook.scenes = [SimpleNamespace(images=lambda: images)]
+        hook.origin = RoundOrigin(
+            0, dict(type='GridMasks'), 0, 0,
+            file_sizes=torch.zeros(3, dtype=torch.int64))
+        hook._resumed = lambda runner: bank
+        hook._go_on(SimpleNamespace(message_hub=SimpleNamespace(
+            get_info=lambda key: bank.hash)))
+
+    codes, logs = in_processes(2, resume, tmp_path / 'log')
+    assert codes == [1, 1]
+    for log in logs:
+        assert 'file_sizes of the checkpoint has 3 values' in log
