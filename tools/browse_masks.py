@@ -8,6 +8,7 @@ clustering of each bank.
 """
 import argparse
 import os.path as osp
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def main() -> None:
     try:
         banks = [MaskBank.open(path) for path in args.banks]
         keys = args.keys or banks[0].keys(args.num_images)
-        columns: dict[str, list[np.ndarray]] = {}
+        columns: dict[str, dict[str, np.ndarray]] = {}
         for bank in banks:
             for number in range(bank.num_clusterings):
                 title = f'round {bank.round}'
@@ -45,18 +46,39 @@ def main() -> None:
                     title += f', clustering {number}'
                 while title in columns:  # rounds of different runs
                     title += "'"
-                columns[title] = [bank.label_map(key, number) for key in keys]
-        images = [
-            read_image(osp.join(args.data_root, key))[..., ::-1]
-            for key in keys
-        ]
-    except BrokenImageError as error:
-        raise UserError(f'{error}. Keys are relative to the data_root of '
-                        f'the config; given was {args.data_root}') from error
+                columns[title] = {
+                    key: bank.label_map(key, number)
+                    for key in keys
+                }
+        images = read_images(args.data_root, keys)
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise UserError(f'{error.args[0]}') from error
-    print(f'Wrote {contact_sheet(images, columns, args.out)}: {len(keys)} '
-          f'images, {", ".join(columns)}')
+    sheet = contact_sheet([*images.values()], {
+        title: [maps[key] for key in images]
+        for title, maps in columns.items()
+    }, args.out)
+    print(f'Wrote {sheet}: {len(images)} images, {", ".join(columns)}')
+
+
+def read_images(data_root: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Images by their keys, (H, W, 3), RGB; broken ones are left out.
+
+    Raises:
+        UserError: If none can be read.
+    """
+    images, broken = {}, []
+    for key in keys:
+        try:
+            images[key] = read_image(osp.join(data_root, key))[..., ::-1]
+        except BrokenImageError as error:
+            broken.append(str(error))
+    if not images:
+        raise UserError(
+            f'{broken[0]}. No image could be read: keys are relative to the '
+            f'data_root of the config; given was {data_root}')
+    for reason in broken:
+        print(f'Left out: {reason}')
+    return images
 
 
 if __name__ == '__main__':

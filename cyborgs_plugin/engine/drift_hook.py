@@ -14,6 +14,7 @@ from ..datasets.image_io import BrokenImageError, at_long_side, read_image
 from ..datasets.scene_dataset import scene_datasets
 from ..errors import UserError
 from ..evaluation.drift import measure_drift
+from ..files import written_aside
 
 _CELLS = 4
 """Cells on each side of a picture whose features are compared."""
@@ -79,7 +80,9 @@ class DriftHook(Hook):
         path = osp.join(runner.work_dir, 'start_features.npz')
         if runner.iter == 0:
             self._start = self._features(runner)
-            np.savez(path, *(part.astype(np.float16) for part in self._start))
+            with written_aside(path) as aside, open(aside, 'wb') as file:
+                np.savez(
+                    file, *(part.astype(np.float16) for part in self._start))
         elif osp.isfile(path):
             with np.load(path, allow_pickle=False) as stored:
                 self._start = [

@@ -42,7 +42,7 @@ class MaskQuality(BaseMetric):
       segment boundaries that lie within a tolerance of one of the other
       kind, averaged over images. Region boundaries elsewhere in unlabelled
       pixels are neither right nor wrong.
-    - ``regions``: regions an image. Overlap and ARI depend on it: compare at
+    - ``regions``: regions per image. Overlap and ARI depend on it: compare at
       equal numbers only.
 
     Crowds are no objects and their pixels are unlabelled. Objects of fewer

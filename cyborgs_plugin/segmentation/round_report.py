@@ -23,8 +23,8 @@ def describe_round(bank: MaskBank, seconds: float,
         f'Mask round {bank.round}: {number} images',
         f'{len(bank.manifest["broken_images"])} broken',
         f'K {low} to {high} (mean {mean:.1f})',
-        f'{counts["regions"]:.1f} regions an image',
-        f'{seconds:.1f} s ({seconds / number:.4f} s an image)'
+        f'{counts["regions"]:.1f} regions per image',
+        f'{seconds:.1f} s ({seconds / number:.4f} s per image)'
     ]
     if previous is not None:
         index, compared = agreement(previous, bank)

@@ -381,7 +381,7 @@ def test_one_line_is_logged_a_round(photo_root, tmp_path, monkeypatch):
     for number, line in enumerate(lines):
         found = re.fullmatch(
             rf'Mask round {number}: 12 images, 0 broken, K (\d+) to \1 \(mean '
-            r'\1\.0\), ([\d.]+) regions an image, [\d.]+ s \([\d.]+ s an '
+            r'\1\.0\), ([\d.]+) regions per image, [\d.]+ s \([\d.]+ s per '
             r'image\)(, ARI ([\d.-]+) with round 0 \(12 images\))?, [\d.]+ GB '
             r'free, mask rounds took [\d.]+% of the run so far', line)
         assert found, line

@@ -58,7 +58,7 @@ def test_a_round_is_counted_and_described(photo_root, tmp_path):
     line = describe_round(second, 6., first)
     assert re.fullmatch(
         rf'Mask round 1: 12 images, 0 broken, K 9 to 9 \(mean 9.0\), '
-        rf'{regions:.1f} regions an image, 6.0 s \(0.5000 s an image\), '
+        rf'{regions:.1f} regions per image, 6.0 s \(0.5000 s per image\), '
         r'ARI 1.000 with round 0 \(12 images\), [\d.]+ GB free', line)
 
 

@@ -90,3 +90,6 @@ def test_from_a_start_to_differences(bench, monkeypatch, capsys):
     assert '±' in rows['anchored'] and 'regions' in rows['method']
     continue_from.main()  # all is done by now
     assert capsys.readouterr().out.count('±') == said.count('±')
+    sys.argv[-1] = 'view_size=96'
+    with pytest.raises(SystemExit, match='other settings.*--work-dir'):
+        continue_from.main()

@@ -208,6 +208,12 @@ def test_a_contact_sheet_of_two_banks(trained, tmp_path, monkeypatch,
     four = cv2.imread(str(out))
     assert four.shape[1] * 3 == two.shape[1] * 4
     assert abs(two.shape[0] - 3 * four.shape[0]) <= 3 and two.std() > 0
+    (photo_root / 'train2017' / '00.png').write_bytes(b'')
+    call(monkeypatch, browse_masks, photo_root, masks, '--num-images', 12,
+         '--out', out)
+    said = capsys.readouterr().out
+    assert 'Left out' in said and '00.png: an empty file' in said
+    assert '11 images, round 1' in said
     for arguments, said in (
         ([tmp_path / 'nowhere', masks], 'data_root'),
         ([photo_root, tmp_path / 'nowhere'], 'no such folder'),

@@ -18,11 +18,13 @@ import time
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
+from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS
+from cyborgs_plugin.engine.config_options import merge_options
 from cyborgs_plugin.errors import MissingFileError, UserError, reported
 from cyborgs_plugin.evaluation import CocoTruth
 from cyborgs_plugin.evaluation.frozen_features import (
@@ -79,7 +81,8 @@ def parse_args() -> argparse.Namespace:
         help='share of these images in each split')
     parser.add_argument('--max-eval-images', type=int)
     parser.add_argument('--work-dir', default='work_dirs/continue_from')
-    parser.add_argument('--cfg-options', nargs='+', default=[])
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={})
     return parser.parse_args()
 
 
@@ -95,11 +98,12 @@ class Benchmark:
         self.root = osp.abspath(args.data_root)
         self.work = osp.abspath(args.work_dir)
         os.makedirs(self.work, exist_ok=True)
-        self.cfg = Config.fromfile(args.config)
+        self.cfg = load_config(args.config)
         init_default_scope('mmpretrain')
         self.start = self._convert(args.start)
         self.images = self._listing()
         self.sides = share_classes(self._side('train'), self._side('val'))
+        self.masks: str | None = None
 
     def _convert(self, path: str) -> str:
         """The start with the names of our backbone."""
@@ -160,46 +164,32 @@ class Benchmark:
             osp.join(self.root, f'{split}2017'), truth, scenes)
 
     def train(self, method: str, seed: int) -> str:
-        """Train once, and give the file of the backbone."""
+        """Train once, and give the file of the backbone.
+
+        Raises:
+            UserError: If it fails, or the folder holds one of other settings.
+        """
         name = f'{method}_s{seed}'
-        result = osp.join(self.work, f'{name}.pth')
+        result, config, folder = (
+            osp.join(self.work, name + end) for end in ('.pth', '.py', ''))
+        cfg = self._config(METHODS[method], seed)
+        if self.masks is None:
+            self.masks = self._masks_of_the_start()
+        cfg.train_dataloader.dataset.mask_bank = self.masks
+        text = cfg.dump()
+        if osp.isfile(config):
+            with open(config, encoding='utf-8') as file:
+                if file.read() != text:
+                    raise UserError(
+                        f'{config} is of a run with other settings: give '
+                        'another --work-dir, or delete that folder')
         if osp.isfile(result):
             return result
-        cfg = self.cfg.copy()
-        masks = osp.join(self.work, 'masks')
-        options = {
-            **METHODS[method], 'randomness.seed': seed,
-            'train_dataloader.dataset.data_root': self.root,
-            'train_dataloader.dataset.data_prefix.img_path': '',
-            'train_dataloader.dataset.ann_file': self.images,
-            'model.backbone.init_cfg.checkpoint': self.start
-        }
-        if osp.isdir(osp.join(masks, 'round_0000')):
-            # Those of the start, the same for all.
-            options['train_dataloader.dataset.mask_bank'] = masks
-        else:
-            options['default_hooks.mask_update.bank_root'] = masks
-        if self.args.epochs:
-            options['train_cfg.max_epochs'] = self.args.epochs
-        cfg.merge_from_dict(options)
-        config = osp.join(self.work, f'{name}.py')
-        cfg.dump(config)
-        folder, log = (osp.join(self.work, name + end) for end in ('', '.log'))
-        command = [
-            sys.executable, osp.join(ROOT, 'tools', 'train.py'), config,
-            '--work-dir', folder, '--resume'
-        ]
-        if self.args.cfg_options:
-            command += ['--cfg-options', *self.args.cfg_options]
-        with open(log, 'a', encoding='utf-8') as file:
-            code = subprocess.run(
-                command, stdout=file, stderr=subprocess.STDOUT,
-                check=False).returncode
-        if code:
-            raise UserError(f'{name} failed with exit code {code}: {log} says '
-                            'why. The same command goes on from here')
-        epoch = self.args.epochs or cfg.train_cfg.max_epochs
-        last = osp.join(folder, f'epoch_{epoch}.pth')
+        with written_aside(config) as aside, open(
+                aside, 'w', encoding='utf-8') as file:
+            file.write(text)
+        self._run(name, 'train.py', config, '--work-dir', folder, '--resume')
+        last = osp.join(folder, f'epoch_{cfg.train_cfg.max_epochs}.pth')
         state = tensors_of(load_weights(last, log=True), last)
         with written_aside(result) as aside:
             torch.save(
@@ -209,6 +199,42 @@ class Benchmark:
                     if key.startswith('backbone.')
                 }), aside)
         return result
+
+    def _config(self, changes: dict[str, Any], seed: int) -> Config:
+        """The recipe on these pictures, with the changes of a method."""
+        cfg = self.cfg.copy()
+        cfg.merge_from_dict({
+            **changes, 'randomness.seed': seed,
+            'train_dataloader.dataset.data_root': self.root,
+            'train_dataloader.dataset.data_prefix.img_path': '',
+            'train_dataloader.dataset.ann_file': self.images,
+            'model.backbone.init_cfg.checkpoint': self.start
+        })
+        merge_options(cfg, self.args.cfg_options, work_dir=self.work)
+        if self.args.epochs:
+            cfg.train_cfg.max_epochs = self.args.epochs
+        return cfg
+
+    def _masks_of_the_start(self) -> str:
+        """The mask round that all methods train with."""
+        masks = osp.join(self.work, 'masks')
+        if not osp.isdir(osp.join(masks, 'round_0000')):
+            config = osp.join(self.work, 'masks.py')
+            self._config({}, 0).dump(config)
+            self._run('masks', 'generate_masks.py', config, '--work-dir',
+                      osp.join(self.work, 'masks_log'), '--out-dir', masks)
+        return masks
+
+    def _run(self, name: str, tool: str, *arguments: str) -> None:
+        """Run a tool in another process, with a log."""
+        log = osp.join(self.work, f'{name}.log')
+        with open(log, 'a', encoding='utf-8') as file:
+            code = subprocess.run(
+                [sys.executable, osp.join(ROOT, 'tools', tool), *arguments],
+                stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        if code:
+            raise UserError(f'{name} failed with exit code {code}: {log} says '
+                            'why. The same command goes on from here')
 
     def scores(self, file: str) -> list[dict[str, float]]:
         """Scores of a backbone on each split, once for each content."""

@@ -209,11 +209,11 @@ def compare(paths: Sequence[str], backbone: torch.nn.Module,
     rest = ours - SECONDS['ours: forward'] - SECONDS['ours: k-means']
     SECONDS['ours: rest (decode, write, publish)'] = rest
     for part, value in SECONDS.items():
-        print(f'{part:40} {value / number:.4f} s an image')
+        print(f'{part:40} {value / number:.4f} s per image')
     for name, seconds, size in zip(('published', 'ours'), (theirs, ours),
                                    sizes):
         print(f'{name:40} {seconds / number:.4f} s and '
-              f'{size / number:.0f} bytes an image')
+              f'{size / number:.0f} bytes per image')
     return (f'ratio: {theirs / ours:.2f} '
             f'inertia_ratio: {losses[1] / losses[0]:.4f} '
             f'bytes_ratio: {sizes[0] / sizes[1]:.0f}')
@@ -231,7 +231,7 @@ def steps(paths: Sequence[str], backbone: torch.nn.Module,
             start = time.perf_counter()
             result = function()
             seconds.append(time.perf_counter() - start)
-        print(f'{name:44} {min(seconds) / len(images):.4f} s an image',
+        print(f'{name:44} {min(seconds) / len(images):.4f} s per image',
               end='')
         return result
 
