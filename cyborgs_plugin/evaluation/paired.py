@@ -125,26 +125,45 @@ def paired_difference(start: Sequence[dict[str, float]],
     return found
 
 
-def _part(features: ProbeFeatures, random: np.random.Generator,
-          share: float) -> ProbeFeatures:
-    """The regions, maps and vectors of some images, drawn one by one."""
+def hold_out(features: ProbeFeatures, split: int, share: float = 0.7
+             ) -> tuple[ProbeFeatures, ProbeFeatures]:
+    """Divide annotated images into those to learn from and those to score on.
+
+    For choosing between methods, so that the images that results are
+    reported on are not looked at.
+
+    Args:
+        features (ProbeFeatures): Of all images.
+        split (int): Decides which: the same for each backbone.
+        share (float): Of the images that are learnt from. Defaults to 0.7.
+
+    Returns:
+        tuple[ProbeFeatures, ProbeFeatures]: Of both sides. An image's
+        regions lie on one side.
+    """
+    learnt = _part(features, np.random.default_rng(split), share)
+    scored = _part(features, np.random.default_rng(split), share, other=True)
+    return learnt, scored
+
+
+def _part(features: ProbeFeatures,
+          random: np.random.Generator,
+          share: float,
+          other: bool = False) -> ProbeFeatures:
+    """The regions, maps and vectors of some images, or of the others."""
     points, kinds, origins = features.regions
-    numbers = np.unique(origins)
-    kept = np.isin(origins, _drawn(numbers, random, share))
-    maps = [
-        features.maps[i]
-        for i in _drawn(np.arange(len(features.maps)), random, share)
-    ]
-    rows = _drawn(np.arange(len(features.images[0])), random, share)
+
+    def drawn(numbers: np.ndarray) -> np.ndarray:
+        count = max(1, round(share * len(numbers)))
+        order = random.permutation(numbers)
+        return np.sort(order[count:] if other else order[:count])
+
+    kept = np.isin(origins, drawn(np.unique(origins)))
+    maps = [features.maps[i] for i in drawn(np.arange(len(features.maps)))]
+    rows = drawn(np.arange(len(features.images[0])))
     return ProbeFeatures(
         (points[kept], kinds[kept], origins[kept]), maps,
         (features.images[0][rows], features.images[1][rows]))
-
-
-def _drawn(numbers: np.ndarray, random: np.random.Generator,
-           share: float) -> np.ndarray:
-    count = max(1, round(share * len(numbers)))
-    return np.sort(random.permutation(numbers)[:count])
 
 
 def _regions(train: ProbeFeatures, val: ProbeFeatures, split: int) -> float:

@@ -7,6 +7,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.evaluation.frozen_features import IGNORE, ProbeFeatures
 from cyborgs_plugin.evaluation.paired import (
+    hold_out,
     paired_difference,
     retrieve_cells,
     score_split,
@@ -74,6 +75,23 @@ def test_splits_are_the_same_for_each_backbone():
     assert set(first) == {'regions', 'segments', 'cells', 'images'}
     others = [score_split(train, val, 2, split=s) for s in range(3)]
     assert any(other != first for other in others)
+
+
+def test_held_out_images_are_not_learnt_from():
+    features = collected(0)
+    learnt, scored = hold_out(features, split=1)
+    assert len(learnt.maps) == 21 and len(scored.maps) == 9
+    assert set(learnt.regions[2]).isdisjoint(scored.regions[2])
+    assert len(set(learnt.regions[2]) | set(scored.regions[2])) == 30
+    for part in range(2):
+        assert len(learnt.images[part]) == 21
+        assert len(scored.images[part]) == 9
+    rows = np.concatenate([learnt.images[0], scored.images[0]])
+    assert len(np.unique(rows, axis=0)) == 30
+    maps = [*learnt.maps, *scored.maps]
+    assert len({id(features) for features, _ in maps}) == 30
+    again, _ = hold_out(features, split=1)
+    assert (again.regions[2] == learnt.regions[2]).all()
 
 
 def test_noise_makes_each_score_worse():

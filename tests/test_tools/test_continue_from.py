@@ -10,9 +10,11 @@ from torchvision.models import mobilenet_v2
 from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
 
 from ..helpers import ROOT
+from ..test_evaluation.test_paired import collected as probe_features
 
 sys.path.insert(0, osp.join(ROOT, 'tools', 'benchmarks'))
 import continue_from  # noqa: E402
+import continue_score  # noqa: E402
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def parsed(monkeypatch, arguments):
 def test_weights_in_their_order_give_the_same_features(bench, monkeypatch):
     network, arguments = bench
     made = continue_from.Benchmark(parsed(monkeypatch, arguments))
-    backbone = made._backbone(made.start)
+    backbone = made.scores.backbone(made.start)
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         theirs = network.features[:-1](image)
@@ -69,6 +71,42 @@ def test_methods_change_keys_that_there_are():
                 part = part[name]
 
 
+def test_the_average_of_two_backbones(tmp_path):
+    files = [str(tmp_path / name) for name in ('start.pth', 'end.pth')]
+    for file, value in zip(files, (0., 4.)):
+        torch.save(
+            dict(state_dict=dict(
+                weight=torch.full((2, ), value),
+                steps=torch.tensor(int(value)))), file)
+    made = continue_score.blend(*files, 0.25)
+    assert osp.basename(made) == 'end@0.25.pth'
+    state = torch.load(made)['state_dict']
+    assert state['weight'].tolist() == [1., 1.]
+    assert state['steps'] == 4
+
+
+def test_choosing_leaves_val_alone(bench, monkeypatch):
+    _, arguments = bench
+    made = continue_from.Benchmark(
+        parsed(monkeypatch, [
+            *arguments, '--score-on', 'train', '--labels', '0.5', '1'
+        ]))
+    monkeypatch.setattr(
+        continue_score, 'collect',
+        lambda features, side, *rest: collected(side))
+    seen = []
+
+    def collected(side):
+        seen.append(side.root)
+        return probe_features(0, 20)
+
+    scores = made.scores.of(made.start)
+    assert [osp.basename(root) for root in seen] == ['train2017']
+    assert scores.keys() == {'0.5', '1'}
+    assert [len(splits) for splits in scores.values()] == [2, 2]
+    assert made.scores.of(made.start) == scores and len(seen) == 1
+
+
 @pytest.mark.slow
 def test_from_a_start_to_differences(bench, monkeypatch, capsys):
     _, arguments = bench
@@ -77,17 +115,20 @@ def test_from_a_start_to_differences(bench, monkeypatch, capsys):
         'view_size=64'
     ]
     monkeypatch.setattr(sys, 'argv', [
-        'tool', *arguments, '--methods', 'continue', 'anchored',
-        '--cfg-options', *options
+        'tool', *arguments, '--methods', 'continue', 'anchored', '--blend',
+        '0.5', '--masks', '4', '--cfg-options', *options
     ])
     continue_from.main()
     said = capsys.readouterr().out
-    rows = {
-        line.split('|')[1].strip(): line
-        for line in said.splitlines() if line.startswith('| ')
-    }
-    assert {'method', 'start', 'continue', 'anchored'} == set(rows)
-    assert '±' in rows['anchored'] and 'regions' in rows['method']
+    probes, masks = (
+        {line.split('|')[1].strip(): line for line in table.splitlines()}
+        for table in said[said.index('| method'):].split('\n\n')[:2])
+    for rows, score in ((probes, 'regions'), (masks, 'mBO, K=4')):
+        assert {
+            'method', '---', 'start', 'continue', 'anchored',
+            'continue, blended 0.5', 'anchored, blended 0.5'
+        } == set(rows)
+        assert '±' in rows['anchored'] and score in rows['method']
     continue_from.main()  # all is done by now
     assert capsys.readouterr().out.count('±') == said.count('±')
     sys.argv[-1] = 'view_size=96'

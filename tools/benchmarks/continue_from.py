@@ -6,7 +6,8 @@ Run: python tools/benchmarks/continue_from.py --start FILE \
 Trains each method from the start, scores the start and the end on the same
 frozen probes and splits, and prints the paired differences. The pictures of
 train2017 and unlabeled2017 are trained on without labels; train2017's labels
-fit the probes, val2017's score them.
+fit the probes, val2017's score them. To choose between methods, ask for
+`--score-on train`: it holds out a part of train2017 and leaves val2017 alone.
 """
 import argparse
 import json
@@ -18,23 +19,16 @@ import time
 from typing import Any
 
 import torch
+from continue_score import Protocol, Scores, blend
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
-from mmpretrain.registry import MODELS
 
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS
 from cyborgs_plugin.engine.config_options import merge_options
 from cyborgs_plugin.errors import MissingFileError, UserError, reported
-from cyborgs_plugin.evaluation import CocoTruth
-from cyborgs_plugin.evaluation.frozen_features import (
-    FrozenFeatures,
-    ProbeImages,
-    collect,
-)
-from cyborgs_plugin.evaluation.paired import paired_difference, score_split
-from cyborgs_plugin.evaluation.probes import share_classes
-from cyborgs_plugin.files import sha256, written_aside
+from cyborgs_plugin.evaluation.paired import paired_difference
+from cyborgs_plugin.files import written_aside
 from cyborgs_plugin.safe_load import load_weights, tensors_of
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -77,8 +71,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--splits', type=int, default=3, help='of the images that fit probes')
     parser.add_argument(
-        '--labels', type=float, default=0.8,
-        help='share of these images in each split')
+        '--labels', type=float, nargs='+', default=[0.8],
+        help='shares of these images in each split, a row each')
+    parser.add_argument(
+        '--score-on', choices=['val', 'train'], default='val',
+        help='train: on the images of train2017 that no split learns from')
+    parser.add_argument(
+        '--blend', type=float, nargs='+', default=[],
+        help='score the start and the end averaged too, with this part of '
+        'the end')
+    parser.add_argument(
+        '--masks', type=int, nargs='*', default=[],
+        help='score the masks of this many regions per image too')
     parser.add_argument('--max-eval-images', type=int)
     parser.add_argument('--work-dir', default='work_dirs/continue_from')
     parser.add_argument(
@@ -100,15 +104,18 @@ class Benchmark:
         os.makedirs(self.work, exist_ok=True)
         self.cfg = load_config(args.config)
         init_default_scope('mmpretrain')
+        self.scores = Scores(
+            self.root, self.cfg,
+            Protocol(args.splits, args.labels, args.score_on, args.masks,
+                     args.max_eval_images))
         self.start = self._convert(args.start)
         self.images = self._listing()
-        self.sides = share_classes(self._side('train'), self._side('val'))
         self.masks: str | None = None
 
     def _convert(self, path: str) -> str:
         """The start with the names of our backbone."""
         found = tensors_of(load_weights(path), path)
-        wanted = self._backbone().state_dict()
+        wanted = self.scores.backbone().state_dict()
         if not wanted.keys() <= found.keys():
             shapes = [[tensor.shape for tensor in tensors.values()]
                       for tensors in (wanted, found)]
@@ -123,17 +130,6 @@ class Benchmark:
         torch.save(
             dict(state_dict={name: found[name] for name in wanted}), path)
         return path
-
-    def _backbone(self, file: str | None = None) -> torch.nn.Module:
-        backbone = MODELS.build({
-            key: value
-            for key, value in self.cfg.model.backbone.items()
-            if key != 'init_cfg'
-        })
-        if file is not None:
-            backbone.load_state_dict(tensors_of(load_weights(file), file))
-        backbone.eval()
-        return backbone
 
     def _listing(self) -> str:
         """A json of the pictures to train on."""
@@ -152,16 +148,6 @@ class Benchmark:
         with written_aside(path) as aside, open(aside, 'w') as file:
             json.dump(dict(images=names), file)
         return path
-
-    def _side(self, split: str) -> ProbeImages:
-        instances, panoptic = (
-            osp.join(self.root, 'annotations', f'{kind}_{split}2017.json')
-            for kind in ('instances', 'panoptic'))
-        truth = scenes = CocoTruth(instances)
-        if osp.isfile(panoptic):
-            scenes = CocoTruth(instances, panoptic)
-        return ProbeImages(
-            osp.join(self.root, f'{split}2017'), truth, scenes)
 
     def train(self, method: str, seed: int) -> str:
         """Train once, and give the file of the backbone.
@@ -236,32 +222,51 @@ class Benchmark:
             raise UserError(f'{name} failed with exit code {code}: {log} says '
                             'why. The same command goes on from here')
 
-    def scores(self, file: str) -> list[dict[str, float]]:
-        """Scores of a backbone on each split, once for each content."""
-        settings = [
-            sha256(file), self.args.splits, self.args.labels,
-            self.args.max_eval_images
-        ]
-        path = file + '.json'
-        if osp.isfile(path):
-            with open(path, encoding='utf-8') as opened:
-                known = json.load(opened)
-            if known['settings'] == settings:
-                return known['scores']
-        features = FrozenFeatures(
-            self._backbone(file),
-            MODELS.build(self.cfg.model.data_preprocessor))
-        train, val = (
-            collect(features, side, 100, self.args.max_eval_images)
-            for side in self.sides)
-        classes = len(self.sides[0].scenes.segment_classes)
-        found = [
-            score_split(train, val, classes, split, self.args.labels)
-            for split in range(self.args.splits)
-        ]
-        with written_aside(path) as aside, open(aside, 'w') as opened:
-            json.dump(dict(settings=settings, scores=found), opened)
-        return found
+
+def differences(bench: Benchmark, method: str,
+                part: float | None = None) -> dict[str, dict[str, Any]]:
+    """What a method changes, over all seeds and splits.
+
+    Args:
+        bench (Benchmark): The trainings.
+        method (str): Its name.
+        part (float, optional): Of the end, in the average with the start.
+            Defaults to None, the end itself.
+
+    Returns:
+        dict[str, dict[str, Any]]: See :func:`paired_difference`, for each
+        share of the labels, and for the masks.
+    """
+    start = bench.scores.of(bench.start)
+    end = []
+    for seed in range(bench.args.seeds):
+        file = bench.train(method, seed)
+        end.append(
+            bench.scores.of(
+                file if part is None else blend(bench.start, file, part)))
+    return {
+        kind: paired_difference(
+            scores * len(end), [one for run in end for one in run[kind]])
+        for kind, scores in start.items()
+    }
+
+
+def _table(kind: str, rows: dict[str, dict[str, Any]],
+           start: list[dict[str, float]], alone: bool) -> str:
+    """Print the differences of each method from the start."""
+    names = [*start[0]]
+    title = 'method' if alone or kind == 'masks' else (
+        f'method, {float(kind):.0%} of the labels')
+    lines = [f'| {title} | ' + ' | '.join(names) + ' |',
+             '|---' * (len(names) + 1) + '|']
+    lines.append('| start | ' + ' | '.join(
+        f'{sum(score[name] for score in start) / len(start):.3f}'
+        for name in names) + ' |')
+    for row, found in rows.items():
+        lines.append(f'| {row} | ' + ' | '.join(
+            f'{found[kind][name][0]:+.4f} ± {found[kind][name][1]:.4f}'
+            for name in names) + ' |')
+    return '\n'.join(lines)
 
 
 @reported()
@@ -269,26 +274,20 @@ def main() -> None:
     """Train, score, and print the differences from the start."""
     args = parse_args()
     bench = Benchmark(args)
-    start = bench.scores(bench.start)
-    names = [*start[0]]
-    print('| method | ' + ' | '.join(names) + ' |\n' + '|---' *
-          (len(names) + 1) + '|')
-    print('| start | ' + ' | '.join(
-        f'{sum(score[name] for score in start) / len(start):.3f}'
-        for name in names) + ' |', flush=True)
+    start = bench.scores.of(bench.start)
+    rows: dict[str, dict[str, Any]] = {}
     for method in args.methods:
-        begin, end = [], []
         clock = time.time()
-        for seed in range(args.seeds):
-            end += bench.scores(bench.train(method, seed))
-            begin += start
-        change = paired_difference(begin, end)
-        print(f'| {method} | ' + ' | '.join(
-            f'{change[name][0]:+.4f} ± {change[name][1]:.4f}'
-            for name in names) + f' | <!-- {time.time() - clock:.0f} s -->',
-              flush=True)
-    print(f'Differences from the start, ± standard error over {args.seeds} '
-          f'seeds and {args.splits} splits each. Backbones: {bench.work}')
+        rows[method] = differences(bench, method)
+        for part in args.blend:
+            rows[f'{method}, blended {part:g}'] = differences(
+                bench, method, part)
+        print(f'{method}: {time.time() - clock:.0f} s', flush=True)
+    for kind, scores in start.items():
+        print('\n' + _table(kind, rows, scores, len(args.labels) == 1))
+    print(f'\nDifferences from the start, ± standard error over {args.seeds} '
+          f'seeds and {args.splits} splits each (masks: seeds). '
+          f'Backbones: {bench.work}')
 
 
 if __name__ == '__main__':
