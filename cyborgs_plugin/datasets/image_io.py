@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Callable
 from io import BytesIO
 from typing import Literal
 
@@ -68,7 +69,9 @@ class BrokenImageError(UserError, OSError):
 def read_image(path: str,
                backend_args: dict | None = None,
                max_pixels: int = MAX_PIXELS,
-               depth_scaling: str = 'range') -> np.ndarray:
+               depth_scaling: str = 'range',
+               held: Callable[[str], np.ndarray | None] | None = None
+               ) -> np.ndarray:
     """Read an image as three channels of eight bits, upright.
 
     Grey, alpha, palette, CMYK and deeper images are converted and the EXIF
@@ -88,6 +91,9 @@ def read_image(path: str,
             (images that are not of 16 bits are refused then).
             Defaults to 'range', since cameras write 12 bits, and thermal
             ones a small part of them, into 16.
+        held (Callable, optional): What gives images that are decoded
+            already, by path, or None for others, which are read.
+            Defaults to None.
 
     Returns:
         np.ndarray: BGR image, shape (H, W, 3), uint8.
@@ -96,6 +102,9 @@ def read_image(path: str,
         BrokenImageError: If the file is missing, empty, truncated, no image,
             of too many pixels, or no regular file.
     """
+    image = None if held is None else held(path)
+    if image is not None:
+        return image
     check_options(max_pixels, depth_scaling)
     content = _content(path, backend_args)
     try:

@@ -1,7 +1,7 @@
 """Unlabelled scene photographs with the label maps of a mask round."""
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,8 @@ class SceneDataset(BaseDataset):
                 f'{ann_file!r}: join a data set for each of several by '
                 "dict(type='ConcatDataset', datasets=[...])")
         self._broken = 0
+        self.held_image: Callable[[str], np.ndarray | None] | None = None
+        """What gives decoded images by path, if they are held in memory."""
         self._bank = None if mask_bank is None else MaskBank.open(mask_bank)
         super().__init__(
             ann_file=ann_file,
@@ -122,7 +124,9 @@ class SceneDataset(BaseDataset):
     @property
     def read_args(self) -> dict[str, Any]:
         """Arguments by which ``read_image`` reads these images."""
-        return dict(self._image_options, backend_args=self.backend_args)
+        args = dict(self._image_options, backend_args=self.backend_args)
+        return args if self.held_image is None else dict(
+            args, held=self.held_image)
 
     def use_masks(self, bank: MaskBank) -> None:
         """Read label maps from a round from now on.
@@ -247,6 +251,21 @@ class SceneDataset(BaseDataset):
     def _warn(message: str) -> None:
         print_log(message, logger='current', level=logging.WARNING)
 
+    def _masks(self) -> MaskBank:
+        """The round that the samples read from."""
+        if self._bank is None:
+            raise RuntimeError(
+                'SceneDataset has no masks: add mask_update=dict('
+                "type='MaskUpdateHook') to default_hooks, or give a bank by "
+                'train_dataloader.dataset.mask_bank')
+        return self._bank
+
+    def label_maps(self, key: str) -> list[np.ndarray]:
+        """The label maps (h, w) of an image, one of each clustering."""
+        bank = self._masks()
+        return [bank.label_map(key, number)
+                for number in range(bank.num_clusterings)]
+
     def prepare_data(self, idx: int) -> dict | None:
         """Load and transform one sample.
 
@@ -261,14 +280,10 @@ class SceneDataset(BaseDataset):
             image, in place of which another one is taken and which is
             reported.
         """
-        if self._bank is None:
-            raise RuntimeError(
-                'SceneDataset has no masks: add mask_update=dict('
-                "type='MaskUpdateHook') to default_hooks, or give a bank by "
-                'train_dataloader.dataset.mask_bank')
+        bank = self._masks()
         info = self.get_data_info(idx)
-        number = self._bank.num_clusterings
-        info['gt_seg_map'] = self._bank.label_map(
+        number = bank.num_clusterings
+        info['gt_seg_map'] = bank.label_map(
             info['key'], np.random.randint(number) if number > 1 else 0)
         info['seg_fields'] = ['gt_seg_map']
         info['image_options'] = self._image_options

@@ -4,29 +4,63 @@ import difflib
 import inspect
 import os
 import os.path as osp
+import re
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from mmengine.config import Config
+from mmengine.dist import init_dist
+from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
+from torch.distributed import init_process_group
+from torch.utils.data import DataLoader
 
 from ..errors import MissingFileError, UserError
 from ..safe_load import is_address
 
-RUNNER_KEYS = {
-    *inspect.signature(Runner.__init__).parameters,
-    # what the Runner and tools/train.py read from the config by themselves
-    'activation_checkpointing',
-    'auto_scale_lr',
-    'compile',
-    'custom_imports',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'runner_type',
-    'sync_bn'
+
+def _arguments(*functions: Callable) -> set[str]:
+    """Names that functions take."""
+    return {
+        name
+        for function in functions
+        for name in inspect.signature(function).parameters
+    }
+
+
+def _read(name: str, code: Any) -> set[str]:
+    """Keys that code reads from a dict of a name."""
+    found = rf"(?<![\w.]){name}(?:\.get\(|\.pop\(|\[)\s*'(\w+)'"
+    return set(re.findall(found, inspect.getsource(code)))
+
+
+# What torch and mmengine take at a place of the config, asked of themselves:
+# an option need not be in a recipe to be valid.
+_LOADER = _arguments(DataLoader) | _read('dataloader_cfg',
+                                         Runner.build_dataloader)
+_READERS = {
+    '': _arguments(Runner) | _read(r'(?:self\.)?cfg', Runner) | {
+        # mmengine.Config and tools/train.py
+        'custom_imports', 'runner_type'
+    },
+    'auto_scale_lr': _read('auto_scale_lr', Runner.scale_lr),
+    'compile': _arguments(torch.compile),
+    'env_cfg': _read('env_cfg', Runner.setup_env),
+    'env_cfg.dist_cfg': _arguments(init_dist, init_process_group),
+    'env_cfg.mp_cfg': _arguments(set_multi_processing),
+    'optim_wrapper.paramwise_cfg': _read(r'self\.paramwise_cfg',
+                                         DefaultOptimWrapperConstructor),
+    'randomness': _arguments(Runner.set_randomness),
+    'train_dataloader': _LOADER,
+    'val_dataloader': _LOADER,
+    'test_dataloader': _LOADER,
 }
+RUNNER_KEYS = _READERS['']
 # Options that stand for settings deep in the config, see config_options.py.
-SHORT_OPTIONS = ('data', 'data_root', 'view_size')
+SHORT_OPTIONS = ('colours_on_device', 'data', 'data_on_device', 'data_root',
+                 'view_size')
 # Spans of a schedule, which have to be as long as it is.
 _SPANS = ('T_max', 'total_steps')
 
@@ -54,7 +88,8 @@ def check_options(cfg: Config, options: dict) -> None:
     """Refuse options that nothing would read.
 
     An option is known if the config has it, if it is an argument of a
-    component (whose constructor checks it) or of the Runner.
+    component (whose constructor checks it), or if the Runner or what it hands
+    the setting to takes it.
 
     Raises:
         ValueError: Names the nearest key.
@@ -70,12 +105,17 @@ def check_options(cfg: Config, options: dict) -> None:
                 node = node[int(part)]
             elif isinstance(node, dict) and part in node:
                 node = node[part]
-            elif isinstance(node, dict) and 'type' not in node and (
-                    part not in RUNNER_KEYS if depth == 0 else
-                    # Its reader may take more than the config sets.
-                    difflib.get_close_matches(part, node, 1, cutoff=0.8)):
-                raise UserError(_unknown(option, depth, parts, node))
             else:
+                known = _READERS.get('.'.join(parts[:depth]), set())
+                if part not in known and (
+                        isinstance(node, dict) and 'type' not in node) and (
+                            depth == 0
+                            # Its reader may take more than is known here.
+                            or difflib.get_close_matches(
+                                part, {*node, *known}, 1, cutoff=0.8)):
+                    raise UserError(
+                        _unknown(option, depth, parts, {*node, *known}
+                                 if depth else node))
                 break
 
 

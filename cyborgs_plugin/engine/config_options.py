@@ -8,11 +8,13 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
+from ..datasets.view_laws import COLOURS, colour_law
 from ..errors import UserError
 from .config_checks import check_options
 
 # Cells on each side of a view's grid, below which it has too few regions.
 MIN_CELLS = 5
+_COLOURS = tuple(kind.__name__ for kind in COLOURS)
 
 
 def merge_options(cfg: Config,
@@ -24,8 +26,10 @@ def merge_options(cfg: Config,
     Args:
         cfg (Config): The config; altered in place.
         options (dict): Those of ``--cfg-options``; ``data_root`` moves all
-            data sets, ``data`` is a folder of photographs to pretrain on and
-            ``view_size`` the pixels on each side of the views.
+            data sets, ``data`` is a folder of photographs to pretrain on,
+            ``view_size`` the pixels on each side of the views,
+            ``data_on_device`` keeps the photographs there and
+            ``colours_on_device`` augments colours there.
         launcher (str): What started the processes. Defaults to 'none'.
         work_dir (str, optional): Folder of the run. Defaults to None, the
             config's own, else ``work_dirs/`` and the config's name.
@@ -34,9 +38,13 @@ def merge_options(cfg: Config,
         UserError: If nothing would read one of the options.
     """
     options = _in_full(cfg, options)
+    colours = 'colours_on_device' not in cfg and _switch(
+        options, 'colours_on_device')
     check_options(cfg, options)
     old_root = cfg.get('data_root')
     cfg.merge_from_dict(options)
+    if colours:
+        move_colours(cfg)
     if cfg.get('custom_imports'):  # an option may have named more
         import_modules_from_strings(**cfg.custom_imports)
     if 'data_root' in options:
@@ -72,6 +80,12 @@ def _in_full(cfg: Config, options: dict) -> dict:
             prefix, str) else 'data_prefix.img_path'
         # A list of other pictures does not name those of this folder.
         full = {f'{at}.{key}': folder, f'{at}.ann_file': '', **full}
+    if 'data_on_device' in full and 'data_on_device' not in cfg:
+        on = _switch(full, 'data_on_device')
+        if on:
+            full = {'default_hooks.device_data.type': 'DeviceDataHook', **full}
+        else:
+            cfg.get('default_hooks', {}).pop('device_data', None)
     if 'view_size' in full and 'view_size' not in cfg:
         side = full.pop('view_size')
         _check_view_size(cfg, full, side)
@@ -89,6 +103,48 @@ def _in_full(cfg: Config, options: dict) -> dict:
                 f'{cfg.filename} has no views with a RandomResizedCrop')
         full = {**crops, **full}
     return full
+
+
+def _switch(options: dict, name: str) -> bool:
+    """Take an option that is on or off out of the others."""
+    value = options.pop(name, False)
+    if not isinstance(value, bool):
+        raise UserError(f'--cfg-options {name}={value}: expected True or '
+                        'False')
+    return value
+
+
+def move_colours(cfg: Config) -> None:
+    """Let the data preprocessor do to colours what the pipeline does.
+
+    Args:
+        cfg (Config): The config; altered in place.
+
+    Raises:
+        UserError: If its pipeline has no colours, or the preprocessor is of
+            another kind.
+    """
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
+    views: list[dict] = []
+    for step in dataset.get('pipeline', []):
+        if not isinstance(step.get('num_views'), list):
+            continue
+        for transforms, number in zip(step.transforms, step.num_views):
+            colours = [one for one in transforms
+                       if any(kind in str(one) for kind in _COLOURS)]
+            views += [colour_law(colours) for _ in range(number)]
+            transforms[:] = [
+                one for one in transforms if one not in colours
+            ]
+    kind = (cfg.get('model') or {}).get('data_preprocessor', {}).get('type')
+    if not any(views) or kind != 'SelfSupDataPreprocessor':
+        raise UserError(
+            f'colours_on_device=True: {cfg.filename} has '
+            + (f'the data preprocessor {kind}; only SelfSupDataPreprocessor '
+               'is replaced' if any(views) else
+               'no views with colours to augment'))
+    cfg.model.data_preprocessor.update(
+        type='ColourDataPreprocessor', views=views)
 
 
 def _check_view_size(cfg: Config, options: dict, side: Any) -> None:

@@ -1,0 +1,10 @@
+"""As cyborgs_small_data.py, with the photographs in the device's memory.
+
+Run: python tools/train.py configs/cyborgs_on_device.py \\
+         --cfg-options data=/path/to/photos
+"""
+_base_ = 'cyborgs_small_data.py'
+
+# docs/performance.md has what this takes and saves; what does not fit is
+# loaded as ever.
+default_hooks = dict(device_data=dict(type='DeviceDataHook'))

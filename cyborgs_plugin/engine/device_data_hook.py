@@ -1,0 +1,163 @@
+"""Photographs that stay on the device while a run trains."""
+import os
+import time
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmpretrain.registry import HOOKS
+
+from ..datasets.device_scenes import DeviceLoader
+from ..datasets.view_laws import laws_of, source_side
+from ..errors import UserError
+
+
+@HOOKS.register_module()
+class DeviceDataHook(Hook):
+    """Decode the photographs once, and make all views where they then are.
+
+    The training data loader is replaced by a
+    :class:`~cyborgs_plugin.datasets.device_scenes.DeviceLoader` of the same
+    data set, sampler and pipeline. Views are of the same distribution; what
+    is drawn for a photograph depends on the run's seed, the epoch and its key
+    alone. Mask rounds read the held photographs, too.
+
+    Each of several processes holds all of them, or where they do not fit its
+    own part, which it then sees alone, in an order of its own; rounds read
+    the others from the disk. Where parts do not fit, the ordinary loader
+    stays, and a line says what
+    they need and what is free.
+
+    Args:
+        source_side (int, optional): Long side in pixels to which larger
+            photographs are reduced. Defaults to None: twice that at which the
+            smallest crop has the pixels of a view, or the ``long_side`` at
+            which mask rounds see them, whichever is larger.
+        device (str, optional): Where they are kept, such as 'cuda' or 'cpu'.
+            Defaults to None, where the model is.
+        max_share (float): Largest part of the free memory that they may take,
+            0 to 1; the rest is for the steps. Defaults to 0.5.
+    """
+
+    # Before the first mask round, and what looks at the loader.
+    priority = 'HIGH'
+
+    def __init__(self,
+                 source_side: int | None = None,
+                 device: str | None = None,
+                 max_share: float = 0.5) -> None:
+        if source_side is not None and source_side < 1:
+            raise UserError('default_hooks.device_data.source_side must be a '
+                            f'number of pixels, but is {source_side}')
+        if not 0 < max_share <= 1:
+            raise UserError('default_hooks.device_data.max_share must be a '
+                            f'part from 0 to 1, but is {max_share}')
+        self.source_side = source_side
+        self.device = device
+        self.max_share = max_share
+        self._loader: DeviceLoader | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Decode the photographs, if they fit.
+
+        Raises:
+            UserError: If training is not by epochs, or the pipeline has what
+                cannot be done on the device.
+        """
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise UserError(
+                'DeviceDataHook (data_on_device=True) draws by epochs: set '
+                'train_cfg=dict(by_epoch=True, max_epochs=...)')
+        began = time.perf_counter()
+        ordinary = runner.train_loop.dataloader
+        pipeline = _leaf(ordinary.dataset).pipeline.transforms
+        laws = laws_of(pipeline)
+        side = self.source_side or max(source_side(laws), _rounds_side(runner))
+        device = torch.device(
+            self.device or next(runner.model.parameters()).device)
+        free = free_bytes(device)
+        # All processes alike: the order of the data depends on it.
+        room = min(all_gather_object(int(self.max_share * free)))
+        loader = DeviceLoader(ordinary, laws, device, side, runner.seed)
+        needs = loader.held.num_bytes
+        part = get_rank(), get_world_size()
+        if needs > room and part[1] > 1:
+            loader = DeviceLoader(ordinary, laws, device, side, runner.seed,
+                                  part)
+        if max(all_gather_object(loader.held.num_bytes)) > room:
+            runner.logger.warning(
+                'The photographs stay on the disk: data_on_device=True needs '
+                f'{_gigabytes(needs)}, {_gigabytes(free)} are free on '
+                f'{device}, of which they may take {self.max_share:.0%}. '
+                'A smaller default_hooks.device_data.source_side than '
+                f'{side} pixels takes less')
+            return
+        loader.load()
+        self._loader = runner.train_loop.dataloader = loader
+        runner.logger.info(
+            f'{len(loader.held.whole)} photographs of at most {side} pixels '
+            f'on the long side are on {device}: '
+            f'{_gigabytes(loader.held.num_bytes)}, decoded '
+            f'in {time.perf_counter() - began:.0f} s')
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Tell what the draws depend on."""
+        if self._loader is not None:
+            self._loader.epoch = runner.epoch
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that is free, in bytes."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != 'cpu':
+        raise UserError("default_hooks.device_data.device must be 'cuda' or "
+                        f"'cpu', but is {device.type!r}")
+    free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if os.path.isfile('/proc/meminfo'):
+        with open('/proc/meminfo') as file:
+            lines = dict(line.split(':') for line in file)
+        # What caches hold is free, too.
+        free = 1024 * int(lines['MemAvailable'].split()[0])
+    return min([free, *_left_of_group()])
+
+
+def _left_of_group() -> list[int]:
+    """What a container's limit leaves, where there is one."""
+    folder, left = '/sys/fs/cgroup', []
+    for limit, used in (('memory.max', 'memory.current'),
+                        ('memory/memory.limit_in_bytes',
+                         'memory/memory.usage_in_bytes')):
+        try:
+            with open(f'{folder}/{limit}') as most, open(
+                    f'{folder}/{used}') as now:
+                left.append(int(most.read()) - int(now.read()))
+        except (OSError, ValueError):  # not there, or 'max'
+            continue
+    return left
+
+
+def _leaf(dataset: Any) -> Any:
+    """The first data set within wrappers."""
+    while not hasattr(dataset, 'pipeline'):
+        dataset = (dataset.datasets[0]
+                   if hasattr(dataset, 'datasets') else dataset.dataset)
+    return dataset
+
+
+def _rounds_side(runner: Runner) -> int:
+    """The long side at which mask rounds see photographs, 0 of none."""
+    sources = [
+        source for hook in runner.hooks
+        for source in (getattr(hook, 'source_cfg', None),
+                       getattr(hook, 'initial_cfg', None)) if source
+    ]
+    return max([source.get('long_side') or 0 for source in sources],
+               default=0)
+
+
+def _gigabytes(number: int) -> str:
+    return (f'{number / 1e9:.1f} GB' if number >= 1e8 else
+            f'{number / 1e6:.1f} MB')

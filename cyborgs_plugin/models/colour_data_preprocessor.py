@@ -1,0 +1,66 @@
+"""Colours augmented on the batch, on the device that trains."""
+from typing import Any
+
+import numpy as np
+from mmpretrain.models import SelfSupDataPreprocessor
+from mmpretrain.registry import MODELS
+
+from ..errors import UserError
+from ..ops.batch_views import recolour_batch
+from ..ops.view_draws import NUM_COLOURS, ViewLaw, draw_colours
+
+
+def _law(**colours: Any) -> ViewLaw:
+    """The law of a view that is cropped already."""
+    for name, value in colours.items():
+        if isinstance(value, list):
+            colours[name] = tuple(value)
+    return ViewLaw(size=(0, 0), **colours)
+
+
+@MODELS.register_module()
+class ColourDataPreprocessor(SelfSupDataPreprocessor):
+    """Jitter, make grey, blur and solarise the views, then normalise them.
+
+    So that data workers decode and crop only; ``colours_on_device=True``
+    makes a config of it. What is drawn comes from numpy's generator, which
+    ``EpochSeedHook`` seeds for each epoch.
+
+    Args:
+        views (list[dict]): Of each view, what of
+            :class:`~cyborgs_plugin.ops.view_draws.ViewLaw` concerns colours,
+            such as ``dict(jitter=0.8, brightness=(0.6, 1.4), grey=0.2)``.
+        **kwargs: Arguments of ``SelfSupDataPreprocessor``.
+    """
+
+    def __init__(self, views: list[dict], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.laws = [_law(**view) for view in views]
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Augment if it is for training, and normalise.
+
+        Args:
+            data (dict): ``inputs``: views (B, 3, H, W), uint8, BGR; and
+                ``data_samples``.
+            training (bool): Whether to augment. Defaults to False.
+
+        Returns:
+            dict: As of ``SelfSupDataPreprocessor``.
+        """
+        if training:
+            views = self.cast_data(data['inputs'])
+            if len(views) != len(self.laws):
+                raise UserError(
+                    f'model.data_preprocessor.views has {len(self.laws)} '
+                    f'views, but the pipeline makes {len(views)}')
+            data = dict(
+                data,
+                inputs=[
+                    recolour_batch(
+                        view, law,
+                        draw_colours(
+                            law, np.random.random((len(view), NUM_COLOURS))))
+                    for view, law in zip(views, self.laws)
+                ])
+        return super().forward(data, training)

@@ -1,0 +1,121 @@
+"""Colours of one view, by OpenCV on bytes: the fast way on a CPU.
+
+What each function does is what Pillow does in mmpretrain's transforms, to a
+grey level or two (hue: a few where a pixel is saturated);
+``batch_colour.py`` does the same to a batch on any device.
+"""
+import cv2
+import numpy as np
+
+from .view_draws import Colours, ViewLaw
+
+_CUT = -0.499
+"""Makes OpenCV, which rounds, cut off fractions as Pillow does."""
+
+
+def recolour(image: np.ndarray, law: ViewLaw, colours: Colours,
+             row: int) -> np.ndarray:
+    """Do to a view what was drawn.
+
+    Args:
+        image (np.ndarray): BGR, (H, W, 3), uint8.
+        law (ViewLaw): The law by which the colours were drawn.
+        colours (Colours): Of several views.
+        row (int): Which of them.
+
+    Returns:
+        np.ndarray: (H, W, 3), uint8; the image itself where nothing is done.
+    """
+    if colours.jitter[row]:
+        factors = colours.factors[row].tolist()
+        for kind in colours.order[row].tolist():
+            if kind != 3 or law.hue != (0., 0.):
+                image = _JITTER[kind](image, factors[kind])
+    if colours.grey[row]:
+        image = grey(image, law.grey_weights)
+    if colours.sigma[row] > 0:
+        image = blur(image, float(colours.sigma[row]))
+    if colours.solarise[row]:
+        image = solarise(image, law.threshold)
+    return image
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply by a factor."""
+    return cv2.addWeighted(image, factor, image, 0., _CUT)
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Draw pixels away from the mean grey of the image, or towards it."""
+    mean = int(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).mean() + 0.5)
+    return cv2.addWeighted(image, factor, image, 0.,
+                           mean * (1 - factor) + _CUT)
+
+
+def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """Draw pixels away from their own grey, or towards it."""
+    own = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    return cv2.addWeighted(image, factor, cv2.merge([own, own, own]),
+                           1 - factor, _CUT)
+
+
+def hue(image: np.ndarray, turns: float) -> np.ndarray:
+    """Turn the hues."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
+    hues = hsv[..., 0]  # bytes, which wrap around
+    np.add(hues, np.uint8(int(turns * 255) % 256), out=hues)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
+
+
+_JITTER = (brightness, contrast, saturation, hue)
+
+
+def grey(image: np.ndarray,
+         weights: tuple[float, float, float]) -> np.ndarray:
+    """Make the channels equal: their sum with weights (BGR), cut off."""
+    row = np.array([[*weights, 0.]]) / sum(weights)
+    row[0, 3] = _CUT
+    own = cv2.transform(image, row)
+    return cv2.merge([own, own, own])
+
+
+def blur_kernels(sigma: np.ndarray) -> np.ndarray:
+    """Make the kernels of Pillow's Gaussian blur: three boxes, one on another.
+
+    The boxes have soft edges, and their length gives the variance exactly
+    (Gwosdek et al., Theoretical Foundations of Gaussian Convolution by
+    Extended Box Filtering, 2011).
+
+    Args:
+        sigma (np.ndarray): In pixels, (N, ), above 0.
+
+    Returns:
+        np.ndarray: (N, K), K odd; (0, 1) of none.
+    """
+    if not len(sigma):
+        return np.zeros((0, 1))
+    variance = sigma**2 / 3
+    whole = np.floor((np.sqrt(12 * variance + 1) - 1) / 2)
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (
+        6 * (variance - (whole + 1)**2))
+    reach = int(whole.max()) + 1
+    distance = np.abs(np.arange(-reach, reach + 1))
+    box = np.where(distance <= whole[:, None], 1., 0.) + np.where(
+        distance == whole[:, None] + 1, part[:, None], 0.)
+    box /= box.sum(1, keepdims=True)
+    return np.stack(
+        [np.convolve(np.convolve(row, row), row) for row in box])
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Blur by a Gaussian of so many pixels, with Pillow's kernel."""
+    kernel = blur_kernels(np.array([sigma]))[0].astype(np.float32)
+    return cv2.sepFilter2D(
+        image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+
+
+def solarise(image: np.ndarray, threshold: float) -> np.ndarray:
+    """Invert what reaches a threshold."""
+    level = np.arange(256)
+    table = np.where(level < threshold, level, 255 - level)
+    return cv2.LUT(image, table.astype(np.uint8))
