@@ -10,13 +10,18 @@ from mmpretrain.utils import get_ori_model
 class TargetUpdateHook(Hook):
     """Update the target network once after each optimiser step.
 
-    Under gradient accumulation several iterations make one step. Before the
-    first step of all, target and online network are made equal, whatever
-    initialised or loaded the online one.
+    Under gradient accumulation several iterations make one step, and a loss
+    scaler leaves a step out whose gradients overflow: the optimizer itself
+    tells of its steps. Before the first step of all, target and online
+    network are made equal, whatever initialised or loaded the online one.
     """
+
+    def __init__(self) -> None:
+        self._stepped = False
 
     def before_train(self, runner: Runner) -> None:
         """Make both networks equal in a fresh run."""
+        runner.optim_wrapper.optimizer.register_step_post_hook(self._note)
         model = get_ori_model(runner.model)
         if int(model.target_net.steps) == 0:
             model.update_target()
@@ -27,5 +32,10 @@ class TargetUpdateHook(Hook):
                          data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         """Follow the step that this iteration made, if any."""
-        if runner.optim_wrapper.should_update():
+        if self._stepped:
+            self._stepped = False
             get_ori_model(runner.model).update_target()
+
+    def _note(self, *_: object) -> None:
+        """Take notice of a step of the optimizer."""
+        self._stepped = True

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .published import refuse_moved_keys
+from .regions import used_rows
 
 # More steps than anyone accumulates gradients over.
 _MAX_LOSSES_WITHOUT_UPDATE = 4096
@@ -33,7 +34,7 @@ class CYBORGS(BaseSelfSupervisor):
         head (dict): Config of the mask contrast head.
         target_ema (dict): Config of the target's moving average.
             ``momentum`` is 1 - decay. Defaults to
-            ``dict(type='ExponentialMovingAverage', momentum=0.004)``.
+            ``dict(type='ForeachEMA', momentum=0.004)``.
         pretrained (str, optional): Path of a checkpoint to start from.
             Defaults to None.
         data_preprocessor (dict, optional): Config of the data preprocessor.
@@ -46,8 +47,7 @@ class CYBORGS(BaseSelfSupervisor):
                  backbone: dict,
                  neck: dict,
                  head: dict,
-                 target_ema: dict = dict(
-                     type='ExponentialMovingAverage', momentum=0.004),
+                 target_ema: dict = dict(type='ForeachEMA', momentum=0.004),
                  pretrained: str | None = None,
                  data_preprocessor: dict | None = None,
                  init_cfg: list[dict] | dict | None = None) -> None:
@@ -98,24 +98,30 @@ class CYBORGS(BaseSelfSupervisor):
         self._check(inputs, data_samples)
         label_maps = torch.stack([sample.mask for sample in data_samples], 1)
         cells = [self.neck.cells(label_map) for label_map in label_maps]
+        target_backbone, target_neck = self.target_net.module
+        # Drawn while the device has nothing to do yet: here the host waits.
+        ids = [neck.sample(cell) for neck in (self.neck, target_neck)
+               for cell in cells]
+        rows = used_rows(*ids)
 
         online_feats = [
             self.neck.channels_first(self.backbone(view)) for view in inputs
         ]
         online = [
-            self.neck(feats, cell) for feats, cell in zip(online_feats, cells)
+            self.neck(*inputs)
+            for inputs in zip(online_feats, cells, ids[:2], rows[:2])
         ]
         with torch.no_grad():
-            target_backbone, target_neck = self.target_net.module
             target_feats = [
                 target_neck.channels_first(target_backbone(view))
                 for view in inputs
             ]
             target = [
-                target_neck(feats, cell)
-                for feats, cell in zip(target_feats, cells)
+                target_neck(*inputs)
+                for inputs in zip(target_feats, cells, ids[2:], rows[2:])
             ]
-        return self.head.loss(online, target, online_feats, target_feats)
+        return self.head.loss(online, target, online_feats, target_feats,
+                              rows[:2])
 
     def _check(self, inputs: list[Tensor],
                data_samples: list[DataSample]) -> None:

@@ -1,4 +1,5 @@
 """The head that predicts and contrasts regions."""
+from collections.abc import Sequence
 
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
@@ -48,23 +49,26 @@ class MaskContrastHead(BaseModule):
             self.segmentation_loss = MODELS.build(segmentation_loss)
         self.anchor_loss = MODELS.build(anchor_loss) if anchor_loss else None
 
-    def predict(self, online: Regions) -> Tensor:
+    def predict(self, online: Regions, rows: Tensor | None = None) -> Tensor:
         """Predict the target projections.
 
         Args:
             online (Regions): Online projections (B, N, D), ids (B, N).
+            rows (Tensor, optional): See :func:`map_regions`.
+                Defaults to None.
 
         Returns:
             Tensor: Predictions, shape (B, N, D), zeros in unused slots.
         """
         projections, ids = online
         return map_regions(lambda x: self.predictor((x, ))[0], projections,
-                           ids >= 0)
+                           ids >= 0, rows)
 
     def loss(self, online: tuple[Regions, Regions],
              target: tuple[Regions, Regions],
              online_feats: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
-             target_feats: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+             target_feats: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
+             rows: Sequence[Tensor | None] = (None, None)
              ) -> dict[str, Tensor]:
         """Compute the losses and what explains them.
 
@@ -74,6 +78,8 @@ class MaskContrastHead(BaseModule):
             online_feats (Tuple): The online backbone's outputs of views 1
                 and 2, each a tuple of (B, C_i, H_i, W_i).
             target_feats (Tuple): The target backbone's, likewise.
+            rows (Sequence[Tensor, optional]): ``used_rows`` of the online
+                regions of views 1 and 2. Defaults to (None, None), computed.
 
         Returns:
             dict[str, Tensor]: Scalars: ``loss_contrast``,
@@ -87,7 +93,8 @@ class MaskContrastHead(BaseModule):
         target_ids = (target[0][1], target[1][1])
         losses = dict(
             loss_contrast=self.loss_module(
-                (self.predict(online[0]), self.predict(online[1])),
+                (self.predict(online[0], rows[0]),
+                 self.predict(online[1], rows[1])),
                 (target[0][0], target[1][0]), pred_ids, target_ids))
         if self.segmentation_loss is not None:
             losses['loss_segmentation'] = self.segmentation_loss(

@@ -97,8 +97,7 @@ class MaskGroundedNeck(BaseModule):
         """
         feats = self.channels_first(feats)
         return torch.cat([
-            F.adaptive_avg_pool2d(feats[index], grid_size)
-            for index in self.in_indices
+            _average(feats[index], grid_size) for index in self.in_indices
         ], 1)
 
     def channels_first(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -141,20 +140,29 @@ class MaskGroundedNeck(BaseModule):
             f'{first} channels in axis 1 and {last} in axis 3: set '
             f'model.neck.projector.in_channels={likely}')
 
-    def project(self, regions: Tensor, used: Tensor) -> Tensor:
+    def project(self,
+                regions: Tensor,
+                used: Tensor,
+                rows: Tensor | None = None) -> Tensor:
         """Project the regions of all images as one batch.
 
         Args:
             regions (Tensor): Region vectors, shape (B, num_regions, C).
             used (Tensor): Which slots hold a region, (B, num_regions), bool.
+            rows (Tensor, optional): See :func:`map_regions`.
+                Defaults to None.
 
         Returns:
             Tensor: Shape (B, num_regions, D), zeros in unused slots.
         """
-        return map_regions(lambda x: self.projector((x, ))[0], regions, used)
+        return map_regions(lambda x: self.projector((x, ))[0], regions, used,
+                           rows)
 
-    def forward(self, feats: tuple[Tensor, ...],
-                cells: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self,
+                feats: tuple[Tensor, ...],
+                cells: Tensor,
+                region_ids: Tensor | None = None,
+                rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw regions, pool and project them.
 
         Args:
@@ -162,13 +170,30 @@ class MaskGroundedNeck(BaseModule):
                 (B, C_i, H_i, W_i).
             cells (Tensor): The label of each cell, shape (B, h, w), int64,
                 from :meth:`cells`.
+            region_ids (Tensor, optional): Regions (B, num_regions), int64,
+                that :meth:`sample` drew. Defaults to None, drawn here.
+            rows (Tensor, optional): Their :func:`used_rows`.
+                Defaults to None.
 
         Returns:
             tuple[Tensor, Tensor]: Projections (B, num_regions, D) and region
             ids (B, num_regions), int64, -1 where a slot is unused.
         """
-        region_ids = self.sample(cells)  # (B, N)
+        if region_ids is None:
+            region_ids = self.sample(cells)  # (B, N)
         features = self.fuse(
             feats, (cells.shape[1], cells.shape[2]))  # (B, C, h, w)
         regions = pool_regions(features, cells, region_ids)  # (B, N, C)
-        return self.project(regions, region_ids >= 0), region_ids
+        return self.project(regions, region_ids >= 0, rows), region_ids
+
+
+def _average(feature: Tensor, grid_size: tuple[int, int]) -> Tensor:
+    """Average a map over the cells of a grid, or repeat it.
+
+    Where the grid divides the map, cells of one size give the same values in
+    less time; on a GPU the gradient of adaptive pooling is not deterministic.
+    """
+    (height, width), (h, w) = feature.shape[2:], grid_size
+    if height % h == 0 and width % w == 0:
+        return F.avg_pool2d(feature, (height // h, width // w))
+    return F.adaptive_avg_pool2d(feature, grid_size)

@@ -64,11 +64,14 @@ class PublishedMaskGroundedNeck(MaskGroundedNeck):
                                              self.num_ids)
         return super().sample(cells)
 
-    def project(self, regions: Tensor, used: Tensor) -> Tensor:
+    def project(self,
+                regions: Tensor,
+                used: Tensor,
+                rows: Tensor | None = None) -> Tensor:
         """Project the regions, where asked for slot by slot."""
         if self.project_by_slot:
             return map_slots(lambda x: self.projector((x, ))[0], regions)
-        return super().project(regions, used)
+        return super().project(regions, used, rows)
 
 
 @MODELS.register_module()
@@ -88,10 +91,10 @@ class PublishedMaskContrastHead(MaskContrastHead):
         super().__init__(**kwargs)
         self.predict_by_slot = predict_by_slot
 
-    def predict(self, online: Regions) -> Tensor:
+    def predict(self, online: Regions, rows: Tensor | None = None) -> Tensor:
         """Predict the target projections, where asked for slot by slot."""
         if not self.predict_by_slot:
-            return super().predict(online)
+            return super().predict(online, rows)
         return map_slots(lambda x: self.predictor((x, ))[0], online[0])
 
 

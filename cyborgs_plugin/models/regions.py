@@ -103,10 +103,11 @@ def pool_regions(features: Tensor, cells: Tensor,
     """
     member = cells[:, None] == region_ids[:, :, None, None]  # (B, N, h, w)
     member &= (region_ids >= 0)[:, :, None, None]
-    weight = member.flatten(2).to(features.dtype)  # (B, N, h * w)
-    area = weight.sum(dim=-1, keepdim=True).clamp(min=1)
-    # (B, N, h * w) @ (B, h * w, C) / (B, N, 1)
-    return weight @ features.flatten(2).transpose(1, 2) / area
+    member = member.flatten(2)
+    area = member.sum(dim=-1, keepdim=True).clamp(min=1)
+    # Divided before it is summed: a sum overflows in half precision.
+    weight = member.to(features.dtype) / area  # (B, N, h * w)
+    return weight @ features.flatten(2).transpose(1, 2)
 
 
 def sample_regions(cells: Tensor,
@@ -137,8 +138,31 @@ def sample_regions(cells: Tensor,
     return torch.nn.functional.pad(drawn, (0, missing), value=UNUSED)
 
 
-def map_regions(function: Callable[[Tensor], Tensor], regions: Tensor,
-                used: Tensor) -> Tensor:
+def used_rows(*region_ids: Tensor) -> tuple[Tensor, ...]:
+    """Tell which slots of several branches hold a region.
+
+    The host waits for the device once for all of them: do it before the
+    device has much to do.
+
+    Args:
+        *region_ids (Tensor): Region ids of each branch, shape (B, N),
+            integer; -1 is unused.
+
+    Returns:
+        tuple[Tensor, ...]: Of each branch the numbers of its used slots among
+        all B * N, ascending, shape (M, ), int64.
+    """
+    used = torch.stack([ids.flatten() >= 0 for ids in region_ids])
+    order = used.byte().argsort(dim=1, descending=True, stable=True)
+    return tuple(
+        one[:count]
+        for one, count in zip(order, used.sum(dim=1).tolist()))
+
+
+def map_regions(function: Callable[[Tensor], Tensor],
+                regions: Tensor,
+                used: Tensor,
+                rows: Tensor | None = None) -> Tensor:
     """Apply a function to the vectors of all used slots as one batch.
 
     Unused slots are left out, since their zero vectors would shift the
@@ -148,12 +172,15 @@ def map_regions(function: Callable[[Tensor], Tensor], regions: Tensor,
         function (Callable): Maps (M, C) to (M, D).
         regions (Tensor): Region vectors, shape (B, N, C).
         used (Tensor): Which slots hold a region, shape (B, N), bool.
+        rows (Tensor, optional): The same from :func:`used_rows`, so that
+            the host need not wait for them. Defaults to None.
 
     Returns:
         Tensor: Shape (B, N, D), zeros in unused slots.
     """
     batch, num_regions, _ = regions.shape
-    rows = used.flatten().nonzero().squeeze(1)  # (M, ) of B * N
+    if rows is None:
+        rows, = used_rows(used.long() - 1)  # (M, ) of B * N
     if len(rows) < 2:
         # A batch norm in training needs two rows, and the graph must reach
         # every parameter: take them all in this degenerate batch.

@@ -80,7 +80,7 @@ def test_numbers_of_the_recipe():
     assert cfg.train_dataloader.batch_size == 16
     assert cfg.train_cfg.max_epochs == 800 and cfg.sync_bn == 'torch'
     assert model.target_ema == dict(
-        type='ExponentialMovingAverage', momentum=0.004)
+        type='ForeachEMA', momentum=0.004)
     assert model.neck.num_regions == 16 and model.neck.grid_stride == 32
     assert model.head.loss.temperature == 0.1
     assert model.head.segmentation_loss.loss_weight == 0

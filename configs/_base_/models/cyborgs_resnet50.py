@@ -2,7 +2,7 @@
 model = dict(
     type='CYBORGS',
     # decay 0.996, constant
-    target_ema=dict(type='ExponentialMovingAverage', momentum=0.004),
+    target_ema=dict(type='ForeachEMA', momentum=0.004),
     data_preprocessor=dict(
         type='SelfSupDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
