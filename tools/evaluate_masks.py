@@ -11,15 +11,23 @@ import json
 import os.path as osp
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 
 import numpy as np
+from mmengine.config import DictAction
 from mmengine.utils import track_iter_progress
 
 from cyborgs_plugin.datasets import MaskBank, read_image
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.errors import UserError, reported
-from cyborgs_plugin.evaluation import MaskQuality, color_kmeans
+from cyborgs_plugin.evaluation import (
+    MaskQuality,
+    color_kmeans,
+    superpixel_kmeans,
+)
+from cyborgs_plugin.ops.superpixels import check_superpixels
 
 COLUMNS = ('regions', 'mBO', 'mBO_small', 'mBO_medium', 'mBO_large', 'ARI',
            'over_segmentation', 'under_segmentation', 'boundary_F')
@@ -42,16 +50,29 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='K',
-        help='score k-means on colour and position instead of a bank')
+        help='score k-means on colour and position, of pixels and of '
+        'superpixels, instead of a bank')
     parser.add_argument(
         '--data-root', default='data/coco', help='for --floor alone')
     parser.add_argument(
         '--seeds', type=int, default=1, help='runs of --floor to average')
+    parser.add_argument(
+        '--superpixels',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='those of --floor: source.superpixels of the masks to compare, '
+        'such as scale=250 reduction=4')
     parser.add_argument('--max-images', type=int)
     parser.add_argument('--out', help='write the scores to this json')
     args = parser.parse_args()
     if bool(args.bank) == bool(args.floor):
         parser.error('give either a bank or --floor')
+    try:
+        check_superpixels(**args.superpixels)
+    except ValueError as error:
+        parser.error(f'--superpixels: {error}')
     if args.img_prefix is None:
         match = re.fullmatch(r'.*_(\w+)\.json', osp.basename(args.ann))
         args.img_prefix = f'{match[1]}/' if match else ''
@@ -108,19 +129,25 @@ def floor(metric: MaskQuality,
           args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Score k-means on colour and position, averaged over seeds."""
     keys = metric.keys()
+    floors: dict[str, Callable[..., np.ndarray]] = {
+        'colour k-means': color_kmeans,
+        'superpixels, colour and place': partial(superpixel_kmeans,
+                                                 **args.superpixels)
+    }
 
-    def maps(k: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    def maps(cut: Callable[..., np.ndarray], k: int,
+             seed: int) -> Iterator[tuple[str, np.ndarray]]:
         for key in track_iter_progress(keys, file=sys.stderr):
             image = read_image(osp.join(args.data_root, key))
-            yield key, color_kmeans(image, k, seed)
+            yield key, cut(image, k, seed)
 
     scores = {}
-    for k in args.floor:
+    for k, (what, cut) in product(args.floor, floors.items()):
         runs = [
-            short(metric.evaluate_maps(maps(k, seed), len(keys)))
+            short(metric.evaluate_maps(maps(cut, k, seed), len(keys)))
             for seed in range(args.seeds)
         ]
-        scores[f'colour k-means, K={k}'] = {
+        scores[f'{what}, K={k}'] = {
             name: float(np.mean([run[name] for run in runs]))
             for name in runs[0]
         }
@@ -129,7 +156,8 @@ def floor(metric: MaskQuality,
                 name: float(np.std([run[name] for run in runs]))
                 for name in ('mBO', 'ARI')
             }
-            print(f'\nK={k}: standard deviation over {args.seeds} seeds: '
+            print(f'\n{what}, K={k}: standard deviation over {args.seeds} '
+                  'seeds: '
                   + ', '.join(f'{n} {v:.4f}' for n, v in spread.items()))
     return scores
 

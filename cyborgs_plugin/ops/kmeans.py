@@ -2,6 +2,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ def kmeans(points: Tensor,
            num_clusters: int,
            num_iters: int = 20,
            seed: int = 0,
-           init: str = 'random') -> tuple[Tensor, Tensor]:
+           init: str = 'random',
+           weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cluster points by Euclidean distance.
 
     Lloyd's iterations from random points, as in CYBORGS, Sec. 3.3, or from
@@ -48,6 +50,8 @@ def kmeans(points: Tensor,
         init (str): 'random', or 'k-means++', whose initial centroids lie far
             apart, so that few clusters share one dense place.
             Defaults to 'random'.
+        weights (Tensor, optional): How often each point counts, shape (M, ),
+            above 0. Defaults to None, once.
 
     Returns:
         tuple[Tensor, Tensor]: The nearest centroid of each point, shape
@@ -55,7 +59,8 @@ def kmeans(points: Tensor,
 
     Raises:
         ValueError: If ``points`` is not a finite (M, D) tensor or K is not
-            between 1 and M, or if there is no such ``init``.
+            between 1 and M, or if there is no such ``init``, or if weights
+            are not (M, ) or not above 0.
     """
     if init not in ('random', 'k-means++'):
         raise ValueError("init must be 'random' or 'k-means++', but is "
@@ -67,6 +72,12 @@ def kmeans(points: Tensor,
         raise ValueError(
             f'num_clusters must lie between 1 and the number of points '
             f'{len(points)}, but got {num_clusters}')
+    if weights is not None and not (
+            weights.shape == points.shape[:1] and weights.min() > 0
+            and torch.isfinite(weights.sum())):
+        raise ValueError('weights must be a finite number above 0 for each '
+                         f'of {len(points)} points, but got '
+                         f'{tuple(weights.shape)}')
     dtype = points.dtype
     if dtype.itemsize < 4:
         points = points.float()
@@ -79,15 +90,23 @@ def kmeans(points: Tensor,
     # Samples are the first of the shuffled points, without a copy; near the
     # origin the products below lose no digits to a common offset.
     shuffled = points[order].sub_(mean)
+    if weights is not None:
+        weights = weights[order.to(weights.device)].to(shuffled)
     stages = _stages(len(points), num_clusters, num_iters)
     with _fast_products():
-        if init == 'random':
+        first = stages[0][0]
+        if init == 'k-means++':
+            centroids = _far_apart(shuffled[:first], num_clusters, generator,
+                                   None if weights is None else
+                                   weights[:first])
+        elif weights is None:
             centroids = shuffled[:num_clusters].clone()
         else:
-            centroids = _far_apart(shuffled[:stages[0][0]], num_clusters,
-                                   generator)
+            centroids = shuffled[torch.multinomial(
+                weights[:first].cpu(), num_clusters, generator=generator)]
         for size, iters, step in stages:
-            centroids = _lloyd(shuffled[:size], centroids, iters, step)
+            centroids = _lloyd(shuffled[:size], centroids, iters, step,
+                               None if weights is None else weights[:size])
     for _ in range(_REFILLS):
         result = (centroids + mean).to(dtype)
         # As the caller's rounding has it, so that labels are the nearest.
@@ -121,6 +140,21 @@ def _fast_products() -> Iterator[None]:
     TF32 on a GPU; oneDNN on a CPU, in bfloat16 where that is built in. Sums
     stay in float32.
     """
+    backends: list[Any] = [
+        torch.backends.cuda.matmul,
+        getattr(torch.backends.mkldnn, 'matmul', None)
+    ]
+    if all(hasattr(backend, 'fp32_precision') for backend in backends):
+        # torch 2.9: where a program has set these, the older functions raise.
+        precisions = [backend.fp32_precision for backend in backends]
+        try:
+            for backend, fast in zip(backends, ('tf32', 'bf16')):
+                backend.fp32_precision = fast
+            yield
+        finally:
+            for backend, precision in zip(backends, precisions):
+                backend.fp32_precision = precision
+        return
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision('medium')
     try:
@@ -130,29 +164,35 @@ def _fast_products() -> Iterator[None]:
 
 
 def _far_apart(points: Tensor, num_clusters: int,
-               generator: torch.Generator) -> Tensor:
+               generator: torch.Generator,
+               weights: Tensor | None = None) -> Tensor:
     """Draw centroids (K, D) by k-means++, the best of a few at each step.
 
     A point is drawn with a probability proportional to its squared distance
-    from the nearest centroid so far; of 2 + log(K) such points the one that
-    leaves the smallest sum of these distances is taken, as scikit-learn does,
-    whose ``kmeans_plusplus`` takes five times as long and no GPU's tensors.
+    from the nearest centroid so far, times its weight; of 2 + log(K) such
+    points the one that leaves the smallest sum of these is taken, as
+    scikit-learn does, whose ``kmeans_plusplus`` takes five times as long and
+    no GPU's tensors.
     """
     trials = 2 + int(math.log(num_clusters))
     norms = points.square().sum(dim=1)
+    times = torch.ones_like(norms) if weights is None else weights
     chosen = [0]  # the points are shuffled
+    if weights is not None:
+        chosen = torch.multinomial(
+            weights.cpu(), 1, generator=generator).tolist()
     nearest = _squared(points, norms, chosen)[:, 0]
-    nearest[0] = 0
+    nearest[chosen] = 0
     while len(chosen) < num_clusters:
         # On the CPU, where a running sum is the same each time.
-        reach = nearest.cpu().double().cumsum(dim=0)
+        reach = (nearest * times).cpu().double().cumsum(dim=0)
         drawn = torch.rand(trials, dtype=torch.float64, generator=generator)
         # Above 0, the point of an interval that is not empty.
         drawn = (1 - drawn) * reach[-1]
         candidates = torch.searchsorted(reach, drawn).tolist()
         closer = torch.minimum(
             _squared(points, norms, candidates), nearest[:, None])
-        best = int(closer.sum(dim=0).argmin())
+        best = int((closer * times[:, None]).sum(dim=0).argmin())
         nearest = closer[:, best]
         chosen.append(candidates[best])
         nearest[chosen[-1]] = 0  # fast products leave a rest
@@ -166,16 +206,21 @@ def _squared(points: Tensor, norms: Tensor, others: list[int]) -> Tensor:
 
 
 def _lloyd(points: Tensor, centroids: Tensor, num_iters: int,
-           step: float) -> Tensor:
+           step: float, weights: Tensor | None = None) -> Tensor:
     """Iterate from centroids (K, D) to better ones."""
     previous = None
+    weighted = points if weights is None else points * weights[:, None]
     for _ in range(num_iters):
         labels, distances = _assign(points, centroids)
         if previous is not None and torch.equal(labels, previous):
             break
         previous = labels
-        counts = torch.bincount(labels, minlength=len(centroids))
-        means = _sums(points, labels, len(centroids)) / counts[:, None]
+        if weights is None:
+            counts = torch.bincount(labels, minlength=len(centroids))[:, None]
+        else:  # in double, which TF32 leaves alone
+            counts = sums_by_label(weights[:, None].double(), labels,
+                                   len(centroids)).to(points.dtype)
+        means = sums_by_label(weighted, labels, len(centroids)) / counts
         centroids = torch.lerp(centroids, means, step)
         empty = _empty(labels, len(centroids))
         if len(empty):
@@ -194,8 +239,18 @@ def _assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
             torch.cat([part.values for part in nearest]))
 
 
-def _sums(points: Tensor, labels: Tensor, num_clusters: int) -> Tensor:
-    """Sum of the points of each cluster, (K, D)."""
+def sums_by_label(points: Tensor, labels: Tensor,
+                  num_clusters: int) -> Tensor:
+    """Sum the points of each cluster, always in the same order.
+
+    Args:
+        points (Tensor): Shape (M, D).
+        labels (Tensor): Cluster of each, 0 to K - 1, shape (M, ), int64.
+        num_clusters (int): K.
+
+    Returns:
+        Tensor: Shape (K, D), dtype of ``points``.
+    """
     if points.device.type != 'cpu':
         # There index_add_ adds in any order: no run could be repeated.
         return _sums_by_products(points, labels, num_clusters)

@@ -2,6 +2,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.fileio import get
@@ -47,6 +48,17 @@ class MaskSource:
         """
         return None
 
+    backbone: dict | None = None
+    """Config of a network in place of that in training."""
+
+    def architecture(self, backbone: nn.Module) -> nn.Module:
+        """The network that is used, with any weights.
+
+        Args:
+            backbone (nn.Module): The network in training; left as it is.
+        """
+        return backbone
+
     def network(self, backbone: nn.Module) -> nn.Module:
         """The network that is used.
 
@@ -67,12 +79,25 @@ class MaskSource:
             data_preprocessor (BaseDataPreprocessor): How that sees pixels.
         """
 
-    def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
+    def look(self, image: np.ndarray) -> Any:
+        """Compute what can be of an image alone, in the decoding threads.
+
+        Args:
+            image (np.ndarray): BGR, (H, W, 3), uint8.
+
+        Returns:
+            Any: What :meth:`label_maps` takes in place of the image. By
+            default the image.
+        """
+        return image
+
+    def label_maps(self, images: Sequence[Any], keys: Sequence[str],
                    seed: Sequence[int]) -> list[np.ndarray]:
         """Segment a group of images.
 
         Args:
-            images (Sequence[np.ndarray]): BGR images, each (H, W, 3), uint8.
+            images (Sequence): BGR images, each (H, W, 3), uint8, or what
+                :meth:`look` gave of them.
             keys (Sequence[str]): The image's keys.
             seed (Sequence[int]): Seed of the run, round, group.
 

@@ -1,4 +1,7 @@
 """k-means against scikit-learn, faiss and a naive loop."""
+import subprocess
+import sys
+
 import faiss
 import numpy as np
 import pytest
@@ -9,10 +12,12 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 
 from cyborgs_plugin.ops.kmeans import (
     _stages,
-    _sums,
     _sums_by_products,
     kmeans,
+    sums_by_label,
 )
+
+from ..helpers import ROOT
 
 
 def blobs(seed=0, num=600, dim=8, centres=7):
@@ -204,7 +209,7 @@ def test_sums_by_products_equal_additions():
     labels = torch.randint(30, (9000, ), generator=random)
     labels[labels == 7] = 8
     sums = _sums_by_products(points, labels, 30)
-    torch.testing.assert_close(sums, _sums(points, labels, 30))
+    torch.testing.assert_close(sums, sums_by_label(points, labels, 30))
     torch.testing.assert_close(
         sums[3], points[labels == 3].sum(dim=0), rtol=1e-4, atol=1e-3)
     assert not sums[7].any()
@@ -253,3 +258,90 @@ def test_no_cluster_is_empty_for_want_of_a_start(num_points):
 def test_bad_input(points, num_clusters, match):
     with pytest.raises(ValueError, match=match):
         kmeans(points, num_clusters)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_weights_equal_sample_weight_of_sklearn(seed):
+    points = blobs(seed)
+    weights = torch.from_numpy(
+        np.random.default_rng(seed).integers(1, 40, 600).astype(float))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(600, generator=generator)
+    start = points[order][torch.multinomial(
+        weights[order], 7, generator=generator)]
+    labels, centroids = kmeans(points, 7, 100, seed, weights=weights)
+    oracle = KMeans(
+        7, init=start.numpy(), n_init=1, max_iter=100, tol=0,
+        algorithm='lloyd').fit(points.numpy(), sample_weight=weights)
+    np.testing.assert_array_equal(labels, oracle.labels_)
+    np.testing.assert_allclose(centroids, oracle.cluster_centers_)
+
+
+@pytest.mark.parametrize('init', ['random', 'k-means++'])
+@pytest.mark.parametrize('num_points', [300, 20000])
+def test_weights_count_as_repeated_points(num_points, init):
+    """The mean of each cluster, and an inertia no worse."""
+    points = mixture(7, num_points)
+    weights = torch.randint(
+        1, 9, (num_points, ), generator=torch.Generator().manual_seed(1))
+    often = points.repeat_interleave(weights, dim=0)
+    found, naive = [], []
+    for seed in range(4):
+        labels, centroids = kmeans(points, 9, 60, seed, init, weights)
+        for number in range(9):
+            mine = often[labels.repeat_interleave(weights) == number]
+            torch.testing.assert_close(
+                centroids[number], mine.mean(dim=0), rtol=1e-2, atol=5e-2)
+        found.append(inertia(often, labels.repeat_interleave(weights),
+                             centroids))
+        naive.append(inertia(often, *kmeans(often, 9, 60, seed, init)))
+    assert np.mean(found) < 1.03 * np.mean(naive)
+
+
+@pytest.mark.parametrize('init', ['random', 'k-means++'])
+def test_heavy_points_are_where_it_starts(init):
+    """All points are as far apart, so weights alone decide."""
+    points, weights = torch.eye(40), torch.ones(40)
+    weights[20:] = 1000
+    _, centroids = kmeans(points, 12, num_iters=0, init=init, weights=weights)
+    assert centroids[:, 20:].round().sum() >= 11
+
+
+def test_weights_that_are_equal_change_nothing():
+    points = mixture(8, 20000)
+    plain = kmeans(points, 1)[1]
+    torch.testing.assert_close(
+        kmeans(points, 1, weights=torch.full((20000, ), 3.))[1], plain)
+    labels = kmeans(points, 5, init='k-means++', weights=torch.ones(20000))[0]
+    assert len(labels.unique()) == 5
+
+
+@pytest.mark.parametrize('weights', [
+    torch.ones(599), torch.zeros(600), torch.full((600, ), float('nan')),
+    torch.full((600, ), float('inf')), torch.ones(600, 1)])
+def test_bad_weights(weights):
+    with pytest.raises(ValueError, match='weights must be .*600 points'):
+        kmeans(blobs(), 3, weights=weights)
+
+
+NEWER = """
+import torch
+from cyborgs_plugin.ops.kmeans import kmeans
+cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+cuda.fp32_precision = 'tf32'
+seen, mm = [], torch.addmm
+torch.addmm = lambda *a, **k: seen.append(
+    (cuda.fp32_precision, cpu.fp32_precision)) or mm(*a, **k)
+kmeans(torch.randn(50, 4), 3)
+assert seen[0] == ('tf32', 'bf16') and seen[-1] == ('tf32', 'none'), seen
+assert (cuda.fp32_precision, cpu.fp32_precision) == ('tf32', 'none')
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(torch.backends, 'fp32_precision'),
+                    reason='torch < 2.9 has no fp32_precision')
+def test_takes_the_newer_setting_of_tf32():
+    """The older functions raise where a program has used it, so in its own."""
+    subprocess.run([sys.executable, '-c', NEWER], check=True, cwd=ROOT,
+                   timeout=100)

@@ -25,6 +25,9 @@ ONE_KNOB = {
     'group64': dict(group_size=64),
     'pca64': dict(source=NETWORK | dict(pca_dim=64)),
     'position': dict(source=NETWORK | dict(position_weight=0.5)),
+    'colour': dict(source=NETWORK | dict(colour_weight=0.5)),
+    'superpixels': dict(
+        source=NETWORK | dict(superpixels=dict(type='Felzenszwalb'))),
     'reflect': dict(source=NETWORK | dict(reflect=32)),
     'smooth': dict(source=NETWORK | dict(smooth=32)),
     'long-side320': dict(source=NETWORK | dict(long_side=320)),

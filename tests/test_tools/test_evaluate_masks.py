@@ -1,6 +1,7 @@
 """The table of a bank's rounds and of the floor."""
 import importlib.util
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,11 @@ import numpy as np
 import pytest
 
 from cyborgs_plugin.datasets.mask_bank import MaskBankWriter, publish_round
-from cyborgs_plugin.evaluation import MaskQuality, color_kmeans
+from cyborgs_plugin.evaluation import (
+    MaskQuality,
+    color_kmeans,
+    superpixel_kmeans,
+)
 
 from ..annotations import SIZE
 
@@ -67,14 +72,20 @@ def test_floor(annotated, call, tmp_path):  # noqa: F811
     out = tmp_path / 'scores.json'
     panoptic = annotated.parent / 'panoptic_val2017.json'
     call('--floor', 3, '--seeds', 2, '--ann', annotated, '--out', out,
-         '--panoptic', panoptic, '--data-root', tmp_path)
+         '--panoptic', panoptic, '--data-root', tmp_path,
+         '--superpixels', 'reduction=4')
     metric = MaskQuality(str(annotated), 'val2017/', str(panoptic))
-    runs = [metric.evaluate_maps(((key, color_kmeans(image, 3, seed))
-                                  for key, image in images.items()), 3)
-            for seed in range(2)]
-    [found] = json.loads(out.read_text()).values()
-    assert found['mBO'] == np.mean([run['masks/mBO'] for run in runs])
-    assert found['ARI'] == np.mean([run['masks/ARI'] for run in runs])
+    scores = json.loads(out.read_text())
+    assert len(scores) == 2
+    for name, cut in (('colour k-means', color_kmeans),
+                      ('superpixels, colour and place', partial(
+                          superpixel_kmeans, reduction=4))):
+        runs = [metric.evaluate_maps(((key, cut(image, 3, seed))
+                                      for key, image in images.items()), 3)
+                for seed in range(2)]
+        found = scores[f'{name}, K=3']
+        assert found['mBO'] == np.mean([run['masks/mBO'] for run in runs])
+        assert found['ARI'] == np.mean([run['masks/ARI'] for run in runs])
 
 
 def test_no_object_is_no_table(annotated, call, tmp_path):
@@ -106,6 +117,8 @@ def test_ids_as_text_and_no_areas(annotated, call, tmp_path):
 @pytest.mark.parametrize('arguments, said', [
     ((), 'either a bank or --floor'),
     (('nowhere', ), 'No masks at nowhere'),
+    (('--floor', '3', '--superpixels', 'scales=3'),
+     '--superpixels: scales is no option of Felzenszwalb'),
     (('nowhere', '--floor', '3'), 'either a bank or --floor')])
 def test_mistakes(annotated, call, capsys, arguments, said):  # noqa: F811
     with pytest.raises(SystemExit) as stopped:

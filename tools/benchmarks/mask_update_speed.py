@@ -147,9 +147,9 @@ class TimedMasks(NetworkMasks):
               part: str) -> Callable[..., Any]:
         """Time the calls of a function."""
 
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             with timed(f'ours: {part}'):
-                return function(*args)
+                return function(*args, **kwargs)
 
         return call
 
