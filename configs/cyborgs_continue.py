@@ -21,7 +21,7 @@ model = dict(
     # Regions predict those of the network as it came.
     target_ema=dict(_delete_=True, type='FrozenTarget'),
     # Features stay near: less of it gains segments and loses regions.
-    head=dict(anchor_loss=dict(type='FeatureAnchorLoss', loss_weight=1.5)))
+    head=dict(anchor_loss=dict(type='FeatureAnchorLoss', loss_weight=5.0)))
 
 optim_wrapper = dict(
     paramwise_cfg=dict(

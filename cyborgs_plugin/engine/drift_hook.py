@@ -40,7 +40,8 @@ class DriftHook(Hook):
         long_side (int): They are brought to this long side, in pixels.
             Defaults to 320.
         max_drift (float): Warn if ``drift``, which is 1 - cosine of the stage
-            that has moved most, is above it. Defaults to 0.3.
+            that has moved most, is above it. Defaults to 0.3: between
+            runs that kept what the start knew and such as lost of it.
     """
 
     # After MaskUpdateHook, which brings the data to the runner.
@@ -107,6 +108,8 @@ class DriftHook(Hook):
                 'differ from the start')
             return
         scores = measure_drift(self._start, now)
+        # for publish_backbone.py
+        runner.message_hub.update_info('drift', scores)
         runner.visualizer.add_scalars(
             {f'drift/{name}': value for name, value in scores.items()},
             step=runner.iter)

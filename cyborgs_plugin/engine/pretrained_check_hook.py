@@ -1,4 +1,5 @@
 """When the weights that a run starts from are checked."""
+import os.path as osp
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,14 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..safe_load import load_safely
+from ..start_file import content_hash
 from ..transfer.pretrained_check import (
+    adapt_files,
     check_checkpoint,
     check_files,
     check_loaded,
     check_resumable,
+    pretrained_modules,
 )
 from ..transfer.recipe_check import check_recipe
 from .work_dir_hook import latest_checkpoint
@@ -25,7 +29,8 @@ class PretrainedCheckHook(Hook):
 
     Before the weights are initialised it compares each file that an
     ``init_cfg`` of type ``Pretrained`` names with the module, the images and
-    the strides; afterwards it compares every tensor of the module with the
+    the strides; a file of another common source is brought to the module's
+    names first; afterwards it compares every tensor of the module with the
     file's. A checkpoint of ``load_from`` or of a resumed run must fit the
     model, at least in part, and runs none of its code: from ``before_run``
     until the loops begin mmengine reads by ``load_weights``, as it does for
@@ -43,6 +48,7 @@ class PretrainedCheckHook(Hook):
     def __init__(self, trust_checkpoint: bool = False) -> None:
         self.trust_checkpoint = trust_checkpoint
         self._loaded = False
+        self._copies: dict[str, str] = {}
         self._restore: Callable[[], None] = lambda: None
 
     def before_run(self, runner: Runner) -> None:
@@ -50,6 +56,7 @@ class PretrainedCheckHook(Hook):
         # Only a training initialises weights, and has built its loop by now.
         if isinstance(runner._train_loop, BaseLoop):
             model = _unwrapped(runner.model)
+            self._copies = adapt_files(model, runner.work_dir)
             check_files(model)
             for line in check_recipe(model, runner.cfg):
                 runner.logger.info(line)
@@ -83,6 +90,20 @@ class PretrainedCheckHook(Hook):
         if not self._loaded:
             for line in check_loaded(_unwrapped(runner.model)):
                 runner.logger.info(line)
+        self._note_start(runner)
+
+    def _note_start(self, runner: Runner) -> None:
+        """Keep in all checkpoints which weights the backbone started from."""
+        model: Any = _unwrapped(runner.model)
+        source = runner._load_from or next(
+            (init['checkpoint'] for name, _, init in pretrained_modules(model)
+             if name == 'backbone'), None)
+        if runner._resume or source is None or not hasattr(model, 'backbone'):
+            return
+        runner.message_hub.update_info(
+            'start', osp.basename(self._copies.get(source, source)))
+        runner.message_hub.update_info(
+            'start_sha256', content_hash(model.backbone.state_dict()))
 
     def _let_go(self) -> None:
         self._restore()

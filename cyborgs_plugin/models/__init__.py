@@ -1,6 +1,14 @@
 """Models: the algorithm, its neck, its head and its losses."""
+from .colour_data_preprocessor import ColourDataPreprocessor
 from .cyborgs import CYBORGS
+from .distillation import (
+    CellDistillationLoss,
+    DistillationHead,
+    FrozenTeacher,
+    RegionDistillation,
+)
 from .feature_anchor_loss import FeatureAnchorLoss
+from .foreach_ema import ForeachEMA
 from .frozen_target import FrozenTarget
 from .mask_contrast_head import MaskContrastHead
 from .mask_contrastive_loss import MaskContrastiveLoss, mask_contrastive_loss
@@ -9,8 +17,10 @@ from .published import PublishedMaskContrastHead, PublishedMaskGroundedNeck
 from .vmf_loss import VMFSegmentationLoss
 
 __all__ = [
-    'CYBORGS', 'FeatureAnchorLoss', 'FrozenTarget', 'MaskContrastHead',
-    'MaskContrastiveLoss', 'MaskGroundedNeck', 'PublishedMaskContrastHead',
-    'PublishedMaskGroundedNeck', 'VMFSegmentationLoss',
+    'CYBORGS', 'CellDistillationLoss', 'ColourDataPreprocessor',
+    'DistillationHead', 'FeatureAnchorLoss', 'ForeachEMA',
+    'FrozenTarget', 'FrozenTeacher', 'MaskContrastHead', 'MaskContrastiveLoss',
+    'MaskGroundedNeck', 'PublishedMaskContrastHead',
+    'PublishedMaskGroundedNeck', 'RegionDistillation', 'VMFSegmentationLoss',
     'mask_contrastive_loss'
 ]

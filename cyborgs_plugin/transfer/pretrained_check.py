@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.logging import print_log
 from mmengine.model import BaseAveragedModel, PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from ..commands import command
 from ..errors import MissingFileError, UserError
+from ..files import written_aside
 from ..safe_load import (
     Tensors,
     is_address,
@@ -23,6 +26,54 @@ from ..safe_load import (
     loading_safely,
     tensors_of,
 )
+from ..start_file import content_hash, converter_of, fit_names, read_start
+
+
+def adapt_files(model: nn.Module, folder: str) -> dict[str, str]:
+    """Bring pretrained files of other sources to the names of their modules.
+
+    mmengine loads by name alone. A file that fits by a rule of
+    :func:`start_file.fit_names` is written anew, and ``init_cfg`` names the
+    copy; :func:`check_files` refuses what fits by none.
+
+    Args:
+        model (nn.Module): A model of the toolbox; its ``init_cfg`` change.
+        folder (str): Where copies go, on a disk that all ranks share.
+
+    Returns:
+        dict[str, str]: The file of each copy.
+    """
+    copies = {}
+    for name, module, init in pretrained_modules(model):
+        path = osp.expanduser(init['checkpoint'])
+        if (is_address(path) or init.get('prefix') or not osp.isfile(path)
+                or _loads_its_own_way(module)):
+            continue
+        wanted = _tensors(module)
+        try:
+            found = read_start(path)
+            lacking, wrong = _misfits(found, wanted)
+            if not wrong and len(_added(lacking, found)) == len(lacking) < (
+                    len(wanted)) and not path.endswith('.safetensors'):
+                continue
+            state, how = fit_names(found, wanted, path)
+        except UserError:
+            continue
+        copy = osp.join(folder, f'start_{content_hash(state)[:8]}_named.pth')
+        if is_main_process():
+            meta = {} if path.endswith('.safetensors') else load_weights(
+                path, log=True).get('meta', {})
+            os.makedirs(folder, exist_ok=True)
+            with written_aside(copy) as aside:
+                torch.save(dict(state_dict=state, meta=meta), aside)
+        barrier()
+        print_log(
+            f'model.{name}: {len(state)} tensors were found in {path} {how}; '
+            f'{copy} has them by the names of {type(module).__name__}',
+            logger='current')
+        init['checkpoint'] = copy
+        copies[copy] = path
+    return copies
 
 
 def check_files(model: nn.Module) -> list[str]:
@@ -56,7 +107,8 @@ def check_files(model: nn.Module) -> list[str]:
                 f'{len(lacking)} are missing ({some(lacking)}) and '
                 f'{len(wrong)} have other shapes ({some(wrong)}). The file '
                 f'has {some(sorted(found), 4)}. Set init_cfg.prefix and the '
-                "backbone's depth to the file's, or take another file")
+                "backbone's depth to the file's, or take another file. "
+                f'{converter_of(found)}')
         lines.append(
             f'model.{name}: {len(wanted) - len(added)} of {len(wanted)} '
             f'tensors are in {init["checkpoint"]}' +

@@ -22,7 +22,7 @@ def cfg(request):
 
 def test_there_are_all():
     assert sorted(NAMES) == ['byol', 'cyborgs', 'cyborgs-oracle', 'densecl',
-                             'detcon-fh']
+                             'detcon-fh', 'distill']
 
 
 def test_budget_and_optimiser_are_shared(cfg):

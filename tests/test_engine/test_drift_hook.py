@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from cyborgs_plugin.engine import DriftHook
 from cyborgs_plugin.errors import UserError
 
 from ..helpers import small_run
@@ -38,6 +39,19 @@ def test_what_a_run_says(photo_root, tmp_path, capfd):
     assert said[1]['drift/drift'] == pytest.approx(
         1 - min(said[1][f'drift/cosine_{n}'] for n in range(3)), abs=1e-4)
     assert 'Drift from the start' in capfd.readouterr().out
+
+
+def test_warns_once_and_names_the_mend(photo_root, tmp_path, capfd):
+    def warnings(folder, **hook):
+        run(photo_root, tmp_path / folder, **{
+            'train_cfg.max_epochs': 2, 'custom_hooks': [dict(HOOK, **hook)]
+        }).train()
+        return capfd.readouterr().out.count(
+            'DriftHook.max_drift=')
+
+    assert warnings('a', max_drift=0.) == 1
+    assert warnings('b', max_drift=2.) == 0
+    assert DriftHook().max_drift == 0.3
 
 
 def test_nothing_moves_at_a_rate_of_zero(photo_root, tmp_path):
@@ -77,7 +91,6 @@ def test_a_resumed_run_measures_from_the_first_start(photo_root, tmp_path,
 
 
 def test_wrong_settings():
-    from cyborgs_plugin.engine import DriftHook
     with pytest.raises(UserError, match='interval'):
         DriftHook(interval=0)
     with pytest.raises(UserError, match='num_images'):

@@ -52,6 +52,31 @@ def test_effective_rank_of_known_spectra():
     assert effective_rank(collapsed) == pytest.approx(1)
 
 
+def test_effective_rank_by_the_covariance():
+    """Its eigenvalues are the squares of singular values, up to a factor."""
+    points = features(6) * np.arange(1, 13)
+    roots = np.sqrt(np.linalg.eigvalsh(np.cov(points.T)))
+    shares = roots / roots.sum()
+    entropy = sum(-share * np.log(share) for share in shares)
+    assert effective_rank(points) == pytest.approx(np.exp(entropy))
+
+
+@pytest.mark.parametrize('alpha', [1., 30.])
+def test_recovery_by_the_normal_equations(alpha):
+    start, now = features(7), features(7)[:, :8] + features(8, channels=8)
+    now = now * 5 + 3
+
+    def scaled(rows, like):
+        return (rows - like.mean(0)) / like.std(0)
+
+    x, y = (scaled(rows, rows[:100]) for rows in (now, start))
+    weights = np.linalg.solve(x[:100].T @ x[:100] + alpha * np.eye(8),
+                              x[:100].T @ y[:100])
+    error = ((x[100:] @ weights - y[100:])**2).sum()
+    expected = 1 - error / ((y[100:] - y[100:].mean(0))**2).sum()
+    assert recovered_variance(start, now, alpha) == pytest.approx(expected)
+
+
 def test_lost_directions_are_not_recovered():
     start = features(3)
     now = start.copy()

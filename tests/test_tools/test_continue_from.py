@@ -1,4 +1,5 @@
 """tools/benchmarks/continue_from.py: from a start to paired differences."""
+import copy
 import os.path as osp
 import sys
 
@@ -61,14 +62,27 @@ def test_other_weights_are_refused(bench, monkeypatch, tmp_path, capsys):
     assert 'model_converters' in str(stopped.value)
 
 
-def test_methods_change_keys_that_there_are():
-    for changes in continue_from.METHODS.values():
-        cfg = Config.fromfile(continue_from.CONFIG)
-        for key in changes:
-            part = cfg
-            for name in key.split('.'):
+@pytest.mark.parametrize('method', continue_from.METHODS)
+def test_methods_change_keys_that_there_are(method):
+    cfg = Config.fromfile(continue_from.CONFIG)
+    changes = continue_from.METHODS[method]
+
+    def found(key):
+        part = cfg
+        for name in key.split('.'):
+            if isinstance(part, (list, tuple)):
+                name = int(name)
+            else:
                 assert name in part, key
-                part = part[name]
+            part = part[name]
+        return part
+
+    for key, value in changes.items():
+        assert found(key) != value, key
+    cfg.merge_from_dict(copy.deepcopy(changes))
+    for key, value in changes.items():
+        if not isinstance(value, dict):
+            assert found(key) == value, key
 
 
 def test_the_average_of_two_backbones(tmp_path):

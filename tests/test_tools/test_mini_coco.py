@@ -63,3 +63,28 @@ def test_a_folder_that_is_no_coco(tmp_path):
     assert refused.returncode == 1
     assert 'make_toy_scenes.py' in refused.stdout
     assert 'Traceback' not in refused.stdout
+
+
+@pytest.mark.slow
+def test_a_teacher(tmp_path, monkeypatch):
+    import torch
+    from torchvision.models import mobilenet_v2
+
+    from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
+    make_toy_scenes(str(tmp_path / 'toy'), num_train=20, num_val=8)
+    torch.manual_seed(0)
+    torch.save(
+        mobilenet_v2(weights=None).state_dict(), tmp_path / 'teacher.pth')
+    work = tmp_path / 'work'
+    arguments = ('--data-root', tmp_path / 'toy', '--budget', 'smoke',
+                 '--work-dir', work, '--methods', 'distill', '--steps', 4,
+                 '--phases', 1)
+    monkeypatch.setenv('TEACHER', str(tmp_path / 'nowhere.pth'))
+    missing = run(*arguments)
+    assert missing.returncode != 0 and 'nowhere.pth' in missing.stdout
+    monkeypatch.setenv('TEACHER', str(tmp_path / 'teacher.pth'))
+    found = run(*arguments, '--work-dir', tmp_path / 'again')
+    assert found.returncode == 0, found.stdout[-4000:]
+    results = json.loads((tmp_path / 'again' / 'results.json').read_text())
+    point, = results['runs']['distill_s0']['points'].values()
+    assert 0 < point['regions']['accuracy'] <= 1

@@ -34,22 +34,52 @@ from cyborgs_plugin.safe_load import load_weights, tensors_of
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 CONFIG = osp.join(ROOT, 'configs', 'cyborgs_continue_mobilenetv2.py')
 _MOVING = dict(
-    _delete_=True, type='ExponentialMovingAverage', momentum=0.01)
+    _delete_=True, type='ForeachEMA', momentum=0.01)
+_NO_ANCHOR = {'model.head.anchor_loss': None}
+_MASKS = 'default_hooks.mask_update.source'
+
+
+def _views(place: str, value: Any) -> dict[str, Any]:
+    """Change a setting of a transform in both views' pipelines."""
+    views = 'train_dataloader.dataset.pipeline.1.transforms'
+    return {f'{views}.{view}.{place}': value for view in range(2)}
+
+
 # What each changes in the recipe, which is `anchored`.
 METHODS: dict[str, dict[str, Any]] = {
     'continue': {  # the recipe from scratch, the backbone at a tenth
         'model.target_ema': _MOVING,
-        'model.head.anchor_loss': None,
-        'model.backbone.norm_eval': False
+        'model.backbone.norm_eval': False,
+        **_NO_ANCHOR
     },
     'kept': {  # batch norms kept
         'model.target_ema': _MOVING,
-        'model.head.anchor_loss': None
+        **_NO_ANCHOR
     },
-    'distill': {  # and the start as the target
-        'model.head.anchor_loss': None
+    'distill': _NO_ANCHOR,  # and the start as the target
+    'anchored': {},  # and features held near
+    # variants of `distill`
+    'mild': {  # less jitter and grey, no solarisation
+        **_NO_ANCHOR,
+        **_views('2.prob', 0.4),
+        **_views('3.prob', 0.05), 'train_dataloader.dataset.pipeline.1.'
+        'transforms.1.5.prob': 0.
     },
-    'anchored': {},
+    'large': {  # the size that such weights know
+        **_NO_ANCHOR,
+        **_views('0.scale', 160)
+    },
+    'crops': {  # objects in the size that they have in the picture
+        **_NO_ANCHOR,
+        **_views('0.crop_ratio_range', (0.1, 0.5))
+    },
+    # variants of `anchored`
+    'longer': {'train_cfg.max_epochs': 8},
+    'larger': _views('0.scale', 128),
+    'felzenszwalb': {  # masks without a network, as DetCon
+        _MASKS: dict(
+            _delete_=True, type='FelzenszwalbMasks', scale=500, min_size=250)
+    },
 }
 
 
@@ -65,7 +95,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--data-root', required=True)
     parser.add_argument('--config', default=CONFIG)
     parser.add_argument(
-        '--methods', nargs='+', choices=METHODS, default=[*METHODS])
+        '--methods', nargs='+', choices=METHODS, default=[*METHODS][:4])
     parser.add_argument('--seeds', type=int, default=1)
     parser.add_argument('--epochs', type=int, help='instead of the recipe')
     parser.add_argument(
@@ -110,7 +140,6 @@ class Benchmark:
                      args.max_eval_images))
         self.start = self._convert(args.start)
         self.images = self._listing()
-        self.masks: str | None = None
 
     def _convert(self, path: str) -> str:
         """The start with the names of our backbone."""
@@ -159,9 +188,7 @@ class Benchmark:
         result, config, folder = (
             osp.join(self.work, name + end) for end in ('.pth', '.py', ''))
         cfg = self._config(METHODS[method], seed)
-        if self.masks is None:
-            self.masks = self._masks_of_the_start()
-        cfg.train_dataloader.dataset.mask_bank = self.masks
+        cfg.train_dataloader.dataset.mask_bank = self._masks(method)
         text = cfg.dump()
         if osp.isfile(config):
             with open(config, encoding='utf-8') as file:
@@ -201,14 +228,22 @@ class Benchmark:
             cfg.train_cfg.max_epochs = self.args.epochs
         return cfg
 
-    def _masks_of_the_start(self) -> str:
-        """The mask round that all methods train with."""
-        masks = osp.join(self.work, 'masks')
+    def _masks(self, method: str) -> str:
+        """The mask round that a method trains with, made once.
+
+        Methods share it unless they change the source of masks.
+        """
+        changes = {
+            key: value
+            for key, value in METHODS[method].items() if key.startswith(_MASKS)
+        }
+        name = f'masks_{method}' if changes else 'masks'
+        masks = osp.join(self.work, name)
         if not osp.isdir(osp.join(masks, 'round_0000')):
-            config = osp.join(self.work, 'masks.py')
-            self._config({}, 0).dump(config)
-            self._run('masks', 'generate_masks.py', config, '--work-dir',
-                      osp.join(self.work, 'masks_log'), '--out-dir', masks)
+            config = osp.join(self.work, f'{name}.py')
+            self._config(changes, 0).dump(config)
+            self._run(name, 'generate_masks.py', config, '--work-dir',
+                      osp.join(self.work, f'{name}_log'), '--out-dir', masks)
         return masks
 
     def _run(self, name: str, tool: str, *arguments: str) -> None:

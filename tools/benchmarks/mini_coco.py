@@ -22,7 +22,7 @@ from typing import Any
 import mini_coco_report as report
 import torch
 from mini_coco_score import Scores
-from mini_coco_train import BUDGETS, METHODS, ROOT, Trainings, write
+from mini_coco_train import BUDGETS, METHODS, ON_DEMAND, ROOT, Trainings, write
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
@@ -40,8 +40,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--methods',
         nargs='+',
-        choices=('random', *METHODS),
-        help='by default all')
+        choices=('random', *METHODS, *ON_DEMAND),
+        help='by default all but distill, which needs TEACHER=FILE before '
+        'the command')
     parser.add_argument(
         '--seeds',
         nargs='+',

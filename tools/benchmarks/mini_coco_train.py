@@ -46,6 +46,8 @@ class Budget(NamedTuple):
 
 METHODS = ('cyborgs', 'detcon-fh', 'byol', 'densecl', 'cyborgs-oracle',
            'cyborgs-annotated')
+ON_DEMAND = ('distill', )
+"""Not among all methods: it needs a teacher's file, TEACHER=FILE."""
 BUDGETS = dict(
     full=Budget(
         steps=819,
@@ -53,7 +55,7 @@ BUDGETS = dict(
         view_size=96,
         batch_size=32,
         seeds={
-            **{method: (0, ) for method in METHODS},
+            **{method: (0, ) for method in (*METHODS, *ON_DEMAND)},
             **dict.fromkeys(
                 ('random', 'cyborgs', 'detcon-fh', 'byol', 'densecl'), (0, 1))
         },
@@ -66,7 +68,7 @@ BUDGETS = dict(
         phases=2,
         view_size=64,
         batch_size=8,
-        seeds={method: (0, ) for method in ('random', *METHODS)},
+        seeds={method: (0, ) for method in ('random', *METHODS, *ON_DEMAND)},
         max_images=48,
         max_eval_images=24,
         long_side=160,
@@ -313,7 +315,8 @@ def _widen(cfg: Config) -> None:
     target = neck.projector if 'projector' in neck else neck
     target.in_channels *= 4
     update = cfg.default_hooks.get('mask_update')
-    if update and update.source.type == 'NetworkMasks':
+    if (update and update.source.type == 'NetworkMasks'
+            and 'backbone' not in update.source):  # else a teacher's layer
         update.source.layer = 'layer2.2'
 
 

@@ -1,6 +1,7 @@
-"""Take the backbone out of a training checkpoint.
+r"""Take the backbone out of a training checkpoint.
 
-Run: python tools/model_converters/publish_backbone.py CHECKPOINT
+Run: python tools/model_converters/publish_backbone.py CHECKPOINT \
+         [--blend 0.5 --start FILE] [--recalibrate FOLDER --config CONFIG]
 
 Writes a ``.pth`` and a ``.safetensors`` file, each with its hash in the name
 and with how it was made. What the ``.pth`` holds, see
@@ -12,13 +13,25 @@ import os.path as osp
 import shlex
 from typing import Any
 
+import mmcv
+import numpy as np
+import torch
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+
+from cyborgs_plugin.config_path import load_config
+from cyborgs_plugin.datasets.image_files import find_files
+from cyborgs_plugin.datasets.image_io import BrokenImageError, read_image
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.files import sha256
 from cyborgs_plugin.safe_load import Tensors, load_weights, tensors_of
+from cyborgs_plugin.start_file import fit_names, read_start
 from cyborgs_plugin.transfer.backbone_file import find_arch, write_backbone
+from cyborgs_plugin.transfer.blending import blend, recalibrate
 from cyborgs_plugin.transfer.recipe_check import recipe_of
 from cyborgs_plugin.version import __version__
 
+BATCH, MIN_PICTURES = 32, 8
 PREFIXES = dict(online='backbone.', target='target_net.module.0.')
 
 
@@ -45,6 +58,70 @@ def backbone_of(checkpoint: dict[str, Any], path: str,
     return tensors
 
 
+def start_of(hub: dict[str, Any]) -> dict[str, Any]:
+    """What the run started from, and how far it went from it."""
+    drift = hub.get('drift')
+    drift = drift if isinstance(drift, dict) else {}
+    known = dict(
+        start=hub.get('start'),
+        start_sha256=hub.get('start_sha256'),
+        drift=drift.get('drift'),
+        drift_cka=drift.get('cka'),
+        drift_recovered=drift.get('recovered'))
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def recalibrated(tensors: Tensors,
+                 args: argparse.Namespace) -> tuple[Tensors, int]:
+    """Compute batch norms anew; give the tensors and the number of pictures.
+
+    Raises:
+        UserError: If there are too few pictures, or the config's backbone is
+            another.
+    """
+    cfg = load_config(args.config)
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    network = MODELS.build({
+        key: value
+        for key, value in cfg.model.backbone.items() if key != 'init_cfg'
+    })
+    network.load_state_dict(
+        fit_names(tensors, network.state_dict(), args.checkpoint)[0],
+        strict=False)
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    files = find_files(args.recalibrate).files
+    pictures: list[np.ndarray] = []
+    # Mixed, so that a batch is not of one scene or camera.
+    for number in np.random.default_rng(0).permutation(len(files)):
+        if len(pictures) == args.num_images:
+            break
+        try:
+            pictures.append(centre(read_image(
+                osp.join(args.recalibrate, files[number]))))
+        except BrokenImageError as error:
+            print(f'Left out: {error}')
+    if len(pictures) < MIN_PICTURES:
+        raise UserError(
+            f'--recalibrate {args.recalibrate}: {len(pictures)} pictures can '
+            f'be read, but at least {MIN_PICTURES} are needed')
+    whole = len(pictures) // BATCH * BATCH or len(pictures)
+    recalibrate(network, (
+        preprocessor(dict(
+            inputs=torch.from_numpy(np.stack(pictures[at:at + BATCH])).permute(
+                0, 3, 1, 2), data_samples=None), False)['inputs']
+        for at in range(0, whole, BATCH)))
+    return dict(network.state_dict()), whole
+
+
+def centre(image: np.ndarray) -> np.ndarray:
+    """A picture as networks are tested with: 224 pixels of 256."""
+    scale = 256 / min(image.shape[:2])
+    size = [max(224, round(side * scale)) for side in image.shape[1::-1]]
+    image = mmcv.imresize(image, tuple(size))
+    top, left = ((side - 224) // 2 for side in image.shape[:2])
+    return image[top:top + 224, left:left + 224]
+
+
 @reported()
 def main() -> None:
     """Write the files and say how to use them."""
@@ -58,7 +135,28 @@ def main() -> None:
         choices=list(PREFIXES),
         default='online',
         help='online, as the paper transfers, or its moving average')
+    parser.add_argument(
+        '--blend',
+        type=float,
+        metavar='SHARE',
+        help='average with the weights of --start: the share, 0 to 1, of the '
+        'trained ones')
+    parser.add_argument('--start', help='the file that the run started from')
+    parser.add_argument(
+        '--recalibrate',
+        metavar='FOLDER',
+        help='compute the statistics of batch norms anew, on its pictures as '
+        'they are')
+    parser.add_argument(
+        '--config', help='of the run; --recalibrate builds its backbone')
+    parser.add_argument(
+        '--num-images', type=int, default=512, help='for --recalibrate')
     args = parser.parse_args()
+    if (args.blend is None) != (args.start is None):
+        raise UserError('--blend and --start go together')
+    if args.recalibrate and not args.config:
+        raise UserError('--recalibrate needs --config: the config of the run, '
+                        'which lies in its work_dir')
     path = args.checkpoint
     checkpoint = load_weights(path, log=True)
     tensors = backbone_of(checkpoint, path, args.network)
@@ -73,6 +171,7 @@ def main() -> None:
         iter=meta.get('iter'),
         seed=meta.get('seed'),
         mask_round=hub.get('mask_round'),
+        **start_of(hub),
         time=meta.get('time'),
         mmengine=meta.get('mmengine_version'),
         cyborgs_plugin=__version__)
@@ -80,6 +179,13 @@ def main() -> None:
         key: value if isinstance(value, (int, float, str)) else None
         for key, value in made.items()
     }
+    if args.blend is not None:
+        tensors = blend(
+            read_start(args.start), tensors, args.blend, args.start,
+            made.get('start_sha256'))
+        made['blend'] = args.blend
+    if args.recalibrate:
+        tensors, made['recalibrated_on'] = recalibrated(tensors, args)
     # what a fine-tuning must do alike: mean, std, to_rgb, style
     made.update(recipe_of(meta))
     folder = args.out_dir or osp.dirname(path)

@@ -1,0 +1,87 @@
+"""Whether a recipe suits the weights that it starts from."""
+import inspect
+from typing import Any
+
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+
+_SMALL_VIEW = 160
+"""Pixels, below which a view is far from what good networks have seen."""
+_SLOW = 0.5
+"""Rate of the backbone against that of the heads."""
+
+
+def check_start(cfg: Config) -> list[str]:
+    """Say what in a config spoils good weights that a pretraining starts from.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        list[str]: One warning, or none: the recipe is not from scratch, or
+        there are no weights to spoil.
+    """
+    model = cfg.get('model') or {}
+    backbone = model.get('backbone') or {}
+    source = _source(backbone) or model.get('pretrained') or (
+        None if cfg.get('resume') else cfg.get('load_from'))
+    if model.get('type') != 'CYBORGS' or not source:
+        return []
+    spoils = []
+    if _has_running_norms(backbone):
+        spoils.append('batch norms take the statistics of jittered views '
+                      '(model.backbone.norm_eval=True keeps them)')
+    rate = _rate(cfg)
+    if rate > _SLOW:
+        spoils.append(
+            f'the backbone learns at {rate:g} of the rate of the new heads '
+            '(optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult=0.1)')
+    if not spoils:
+        return []
+    side = _view_side(cfg)
+    if side and side < _SMALL_VIEW:
+        spoils.append(f'views have {side} pixels (view_size=160 or more)')
+    return [
+        f'The backbone starts from {source} with a recipe that is made for '
+        f'random weights: {"; ".join(spoils)}. It may make good weights '
+        'worse, which nobody sees without labels: configs/cyborgs_continue.py '
+        'goes on from them (docs/continue.md)'
+    ]
+
+
+def _source(backbone: Any) -> str | None:
+    """The file that a backbone's ``init_cfg`` names."""
+    inits = backbone.get('init_cfg') or []
+    for init in inits if isinstance(inits, (list, tuple)) else [inits]:
+        if init.get('type') == 'Pretrained':
+            return init.get('checkpoint')
+    return None
+
+
+def _has_running_norms(backbone: Any) -> bool:
+    """Whether a backbone could keep its batch norms, and does not."""
+    kind = MODELS.get(str(backbone.get('type')))
+    return (kind is not None and not backbone.get('norm_eval')
+            and 'norm_eval' in inspect.signature(kind).parameters)
+
+
+def _rate(cfg: Config) -> float:
+    """The backbone's rate, of the heads'."""
+    paramwise = (cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
+    keys = paramwise.get('custom_keys') or {}
+    rates = [value.get('lr_mult', 1.) for key, value in keys.items()
+             if key.startswith('backbone')]
+    return float(max(rates, default=1.))
+
+
+def _view_side(cfg: Config) -> int | None:
+    """Pixels on the side of the smallest view."""
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    sides = [
+        transform['scale'] for step in dataset.get('pipeline') or []
+        for view in step.get('transforms') or [] if isinstance(view, list)
+        for transform in view
+        if 'RandomResizedCrop' in str(transform.get('type'))
+    ]
+    return min((side if isinstance(side, int) else min(side)
+                for side in sides), default=None)

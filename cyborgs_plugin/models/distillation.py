@@ -1,0 +1,359 @@
+"""Distillation by regions: a frozen teacher into any backbone."""
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmpretrain.models.selfsup import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from ..errors import MissingFileError, UserError
+from ..start_file import content_hash, load_start
+from .mask_contrastive_loss import count_regions, same_region
+from .regions import pool_regions
+
+Views = Sequence[Tensor]
+"""Something of view 1 and view 2."""
+
+
+@MODELS.register_module()
+class FrozenTeacher(BaseModule):
+    """A network that gives targets and is never trained.
+
+    Its weights are read from the file by ``init_weights``, at the start of
+    each run, and are in no checkpoint: that holds their hash alone, so that a
+    run can not go on with another teacher.
+
+    Args:
+        backbone (dict): Config of the teacher: a backbone of mmpretrain, or
+            ``dict(type='TIMMBackbone', features_only=True, ...)``. It gives
+            maps (B, C, H, W).
+        checkpoint (str): File of its weights, of any common source; see
+            :func:`start_file.fit_names`. Nothing is downloaded.
+        prefix (str, optional): What its names begin with in the file.
+            Defaults to None, found out.
+        in_indices (Sequence[int], optional): Which of its outputs are
+            targets. Defaults to None, all.
+        input_size (int, optional): Bring the longer side of views to so many
+            pixels first: a teacher sees more in the size that it was trained
+            with than in the small views of the student. Defaults to None, as
+            they are.
+    """
+
+    digest: Tensor
+
+    def __init__(self,
+                 backbone: dict,
+                 checkpoint: str,
+                 prefix: str | None = None,
+                 in_indices: Sequence[int] | None = None,
+                 input_size: int | None = None) -> None:
+        super().__init__()
+        if backbone.get('pretrained') or backbone.get('init_cfg'):
+            raise UserError(
+                'model.teacher.backbone has weights of its own (pretrained '
+                'or init_cfg): name their file by model.teacher.checkpoint, '
+                'which is read whole and downloads nothing')
+        self.backbone = MODELS.build(backbone)
+        self.backbone.requires_grad_(False)
+        self.checkpoint = checkpoint
+        self.prefix = prefix
+        self.in_indices = in_indices
+        self.input_size = input_size
+        # SHA-256 of the weights; zeros before they are read
+        self.register_buffer('digest', torch.zeros(32, dtype=torch.uint8))
+        self._register_state_dict_hook(_digest_only)
+        self.register_load_state_dict_post_hook(_expect_digest_only)
+        self._prefix = ''
+        self.train(False)
+
+    def init_weights(self) -> None:
+        """Read the weights.
+
+        Raises:
+            UserError: If the file is missing or does not fit.
+        """
+        try:
+            load_start(self.backbone, self.checkpoint, self.prefix)
+        except MissingFileError as error:
+            raise MissingFileError(
+                f'{error}. It is the teacher, model.teacher.checkpoint: the '
+                'head of the config says where such files come from; name '
+                'yours by TEACHER=FILE before the command') from error
+        digest = bytes.fromhex(content_hash(self.backbone.state_dict()))
+        self.digest.copy_(torch.tensor(list(digest)))
+
+    def train(self, mode: bool = True) -> 'FrozenTeacher':
+        """Stay in evaluation mode."""
+        del mode
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, view: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        """Give the target of each cell.
+
+        Args:
+            view (Tensor): (B, 3, H, W), normalised, float32.
+            grid_size (tuple[int, int]): The grid's height and width (h, w).
+
+        Returns:
+            Tensor: Shape (B, C, h, w); C is the sum over the outputs.
+
+        Raises:
+            RuntimeError: If its weights were not read.
+            UserError: If it gives anything but maps.
+        """
+        if not self.digest.any():
+            raise RuntimeError('FrozenTeacher.init_weights() comes first')
+        if self.input_size is not None:
+            scale = self.input_size / max(view.shape[2:])
+            view = F.interpolate(
+                view,
+                [round(scale * side) for side in view.shape[2:]],
+                mode='bicubic',
+                antialias=True)
+        feats = self.backbone(view)
+        chosen = range(len(feats)) if (
+            self.in_indices is None) else self.in_indices
+        if isinstance(feats, Tensor) or max(chosen) >= len(feats) or any(
+                feats[index].ndim != 4 for index in chosen):
+            raise UserError(
+                f'model.teacher.in_indices={self.in_indices}, but the teacher '
+                f'gives {[tuple(feat.shape) for feat in feats]}: it must give '
+                'as many maps (B, C, H, W). Set out_indices, and '
+                "out_type='featmap' (a transformer of mmpretrain) or "
+                'features_only=True (of timm)')
+        return torch.cat([
+            F.adaptive_avg_pool2d(feats[index].float(), grid_size)
+            for index in chosen
+        ], 1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str,
+                              *args: Any, **kwargs: Any) -> None:
+        """Refuse a checkpoint of a run with another teacher."""
+        self._prefix = prefix
+        theirs = state_dict.get(f'{prefix}digest')
+        if theirs is not None and self.digest.any() and not torch.equal(
+                theirs.cpu(), self.digest.cpu()):
+            raise UserError(
+                'The checkpoint was trained by a teacher of hash '
+                f'{_hexadecimal(theirs)}, but model.teacher.checkpoint='
+                f'{self.checkpoint!r} has {_hexadecimal(self.digest)}: give '
+                'the same file to go on, or begin anew')
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _hexadecimal(digest: Tensor) -> str:
+    return bytes(digest.tolist()).hex()[:12]
+
+
+def _digest_only(teacher: nn.Module, state: dict[str, Any], prefix: str,
+                 *_: Any) -> None:
+    """Leave the teacher's weights out of a checkpoint."""
+    for key in list(state):
+        if key.startswith(f'{prefix}backbone.'):
+            del state[key]
+
+
+def _expect_digest_only(teacher: Any, incompatible: Any) -> None:
+    """Miss none of them as it is loaded."""
+    incompatible.missing_keys[:] = [
+        key for key in incompatible.missing_keys
+        if not key.startswith(f'{teacher._prefix}backbone.')
+    ]
+
+
+@MODELS.register_module()
+class CellDistillationLoss(nn.Module):
+    """Predict the teacher's feature of each cell.
+
+    Args:
+        loss_weight (float): Weight of the loss. Defaults to 1.0.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, preds: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            preds (Tensor): Predictions, shape (M, C).
+            targets (Tensor): The teacher's features, shape (M, C).
+
+        Returns:
+            Tensor: Mean of 1 - cosine, a scalar from 0 to 2.
+        """
+        cosine = F.cosine_similarity(preds.float(), targets.float(), dim=1)
+        return self.loss_weight * (1 - cosine).mean()
+
+
+@MODELS.register_module()
+class DistillationHead(BaseModule):
+    """Compare predictions with the teacher's features, by cell and region.
+
+    Args:
+        cell_loss (dict, optional): Config of the loss of cells, each with the
+            teacher's of the same view. None: no such term.
+            Defaults to ``dict(type='CellDistillationLoss')``.
+        region_loss (dict, optional): Config of the loss of regions, each with
+            the teacher's of the *other* view. None: no such term.
+            Defaults to ``dict(type='MaskContrastiveLoss')``.
+        init_cfg (dict or list[dict], optional): Initialization config.
+            Defaults to None.
+    """
+
+    def __init__(self,
+                 cell_loss: dict | None = dict(type='CellDistillationLoss'),
+                 region_loss: dict | None = dict(type='MaskContrastiveLoss'),
+                 init_cfg: dict | list[dict] | None = None) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if not cell_loss and not region_loss:
+            raise UserError('model.head has neither cell_loss nor '
+                            'region_loss: set one of them')
+        self.cell_loss = MODELS.build(cell_loss) if cell_loss else None
+        self.region_loss = MODELS.build(region_loss) if region_loss else None
+
+    def loss(self, cells: tuple[Tensor, Tensor], regions: Views,
+             target_regions: Views, region_ids: Views) -> dict[str, Tensor]:
+        """Compute the losses and what explains them.
+
+        Args:
+            cells (tuple[Tensor, Tensor]): Predictions and targets of the
+                cells of both views, each (M, C).
+            regions (Views): Predictions (B, N, C).
+            target_regions (Views): The teacher's, (B, N, C).
+            region_ids (Views): Region ids (B, N), -1 where unused.
+
+        Returns:
+            dict[str, Tensor]: Scalars: ``loss_cells``, ``loss_regions``, and
+            ``num_regions``, ``matched_regions`` and ``unmatched_images`` as
+            of :class:`MaskContrastHead`.
+        """
+        losses = {}
+        if self.cell_loss is not None:
+            losses['loss_cells'] = self.cell_loss(*cells)
+        if self.region_loss is not None:
+            losses['loss_regions'] = self.region_loss(
+                tuple(regions), tuple(target_regions), tuple(region_ids),
+                tuple(region_ids))
+        first, second = region_ids
+        matched = [
+            same_region(first, second).any(dim=-1),
+            same_region(second, first).any(dim=-1)
+        ]
+        used = count_regions(first, second).sum()
+        partners = (matched[0].sum() + matched[1].sum()).float()
+        losses.update(
+            num_regions=used / (2 * len(first)),
+            matched_regions=partners / used.clamp(min=1),
+            unmatched_images=(~matched[0].any(dim=-1)).sum().float())
+        return losses
+
+
+@MODELS.register_module()
+class RegionDistillation(BaseSelfSupervisor):
+    """Teach a backbone what a frozen network sees, by cells and regions.
+
+    Both networks see the same views. Of each, the outputs are brought to the
+    grid of the neck and concatenated, whatever their strides and widths; the
+    teacher's channels are standardised over the batch, so that each counts
+    the same. The student's projector predicts them, of every cell and of
+    regions pooled by the masks. Only the backbone is used later.
+
+    Args:
+        backbone (dict): Config of the student.
+        neck (dict): Config of a ``MaskGroundedNeck``. Its projector gives as
+            many channels as the teacher's outputs have together.
+        head (dict): Config of the ``DistillationHead``.
+        teacher (dict): Config of the ``FrozenTeacher``.
+        pretrained (str, optional): Path of a checkpoint to start from.
+            Defaults to None.
+        data_preprocessor (dict, optional): Config of the data preprocessor,
+            whose normalisation the teacher sees as well. Defaults to None,
+            ``SelfSupDataPreprocessor``.
+        init_cfg (dict or list[dict], optional): Initialization config.
+            Defaults to None.
+    """
+
+    def __init__(self,
+                 backbone: dict,
+                 neck: dict,
+                 head: dict,
+                 teacher: dict,
+                 pretrained: str | None = None,
+                 data_preprocessor: dict | None = None,
+                 init_cfg: list[dict] | dict | None = None) -> None:
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            pretrained=pretrained,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg)
+        self.teacher = MODELS.build(teacher)
+
+    def loss(self, inputs: list[Tensor], data_samples: list[DataSample],
+             **kwargs: object) -> dict[str, Tensor]:
+        """Compute the losses of a batch.
+
+        Args:
+            inputs (list[Tensor]): Views 1 and 2, each (B, 3, H, W), float32.
+            data_samples (list[DataSample]): B samples; the ``mask`` of each
+                holds the label maps of both views, (2, H, W), integer.
+            **kwargs: Not used.
+
+        Returns:
+            dict[str, Tensor]: See :meth:`DistillationHead.loss`.
+
+        Raises:
+            UserError: If a sample has no mask, or the widths do not agree.
+        """
+        if len(inputs) != 2 or not all('mask' in s for s in data_samples):
+            raise UserError(
+                'RegionDistillation takes two views with masks: load with '
+                'SceneDataset, and put MaskedMultiView with two pipelines '
+                'before PackInputs')
+        label_maps = torch.stack([sample.mask for sample in data_samples], 1)
+        grids = [self.neck.cells(label_map) for label_map in label_maps]
+        maps = [
+            self.neck.fuse(self.backbone(view), tuple(grid.shape[1:]))
+            for view, grid in zip(inputs, grids)
+        ]
+        targets = self._standardised([
+            self.teacher(view, tuple(grid.shape[1:]))
+            for view, grid in zip(inputs, grids)
+        ])
+        preds = self.neck.projector((_rows(*maps), ))[0]  # (M, C)
+        if preds.shape[1] != targets[0].shape[1]:
+            raise UserError(
+                'model.neck.projector.out_channels gives '
+                f'{preds.shape[1]} channels, but the outputs of the teacher '
+                f'have {targets[0].shape[1]} together: set it to that')
+        ids = [self.neck.sample(grid) for grid in grids]
+        regions, target_regions = (
+            [pool_regions(one, grid, drawn)
+             for one, grid, drawn in zip(both, grids, ids)]
+            for both in (maps, targets))
+        regions = [self.neck.project(region, drawn >= 0)
+                   for region, drawn in zip(regions, ids)]
+        return self.head.loss(
+            (preds, _rows(*targets)), regions, target_regions, ids)
+
+    @staticmethod
+    def _standardised(maps: list[Tensor]) -> list[Tensor]:
+        """Give each channel mean 0 and variance 1 over all cells."""
+        rows = _rows(*maps)
+        mean, std = rows.mean(0), rows.std(0).clamp(min=1e-6)
+        return [(one - mean[:, None, None]) / std[:, None, None]
+                for one in maps]
+
+
+def _rows(*maps: Tensor) -> Tensor:
+    """The vectors of all cells of maps (B, C, h, w), (M, C)."""
+    return torch.cat([one.permute(0, 2, 3, 1).flatten(0, 2) for one in maps])

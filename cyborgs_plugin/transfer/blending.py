@@ -1,0 +1,97 @@
+"""A backbone between start and end, and its batch norms anew."""
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+from ..errors import UserError
+from ..safe_load import Tensors
+from ..start_file import content_hash, fit_names
+
+
+def blend(start: Tensors, end: Tensors, share: float, path: str,
+          expected: str | None = None) -> Tensors:
+    """Average the weights of two networks, one of which became the other.
+
+    Statistics of batch norms are averaged as well.
+
+    Args:
+        start (Tensors): As read from a file.
+        end (Tensors): Of the trained backbone.
+        share (float): Weight of the end, 0 to 1.
+        path (str): The start's file, for messages.
+        expected (str, optional): The start's hash by the checkpoint.
+            Defaults to None, unknown.
+
+    Returns:
+        Tensors: By the names of ``end`` and of its dtypes.
+
+    Raises:
+        UserError: If the start has other names or shapes, or is another.
+    """
+    if not 0 <= share <= 1:
+        raise UserError('--blend is the share of the trained weights, from 0 '
+                        f'to 1, but is {share}')
+    found, _ = fit_names(start, end, path)
+    found = {key: value.to(end[key].dtype) for key, value in found.items()}
+    if expected is not None and content_hash(found) != expected:
+        raise UserError(
+            f'{path} is not what the run started from: its tensors have the '
+            f'hash {content_hash(found)[:12]}, those of the start '
+            f'{expected[:12]}. The average of networks of which none became '
+            'the other is of no use: give the start')
+    return {
+        key: torch.lerp(found[key], value, share)
+        if key in found and value.is_floating_point() else value
+        for key, value in end.items()
+    }
+
+
+def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Compute the statistics of all batch norms anew.
+
+    Each gets the mean over the batches of their means and variances. All else
+    is in evaluation mode.
+
+    Args:
+        network (nn.Module): Changed in place; in evaluation mode afterwards.
+        batches (Iterable[Tensor]): Normalised pictures, each (B, 3, H, W),
+            float32; B is 2 or more.
+
+    Returns:
+        int: How many batch norms there are.
+
+    Raises:
+        UserError: If there are none.
+    """
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+    if not norms:
+        raise UserError(f'{type(network).__name__} has no batch norms, whose '
+                        'statistics could be computed anew')
+    update_bn(batches, _NormsInTraining(network))
+    network.eval()
+    return len(norms)
+
+
+class _NormsInTraining(nn.Module):
+    """Of which ``train`` reaches batch norms alone, and those that stay.
+
+    A backbone leaves them in evaluation mode by ``norm_eval`` and
+    ``frozen_stages``, and drops paths in training.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def train(self, mode: bool = True) -> '_NormsInTraining':
+        super().train(False)
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm):
+                module.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> object:
+        return self.network(images)
