@@ -18,7 +18,7 @@ SOURCES := cyborgs_plugin configs tools tests setup.py
 TEXTS := $(wildcard docs *.md .ci Makefile)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint docs dist clean distclean
+.PHONY: help setup demo test test-fast gpu-check lint docs dist clean distclean
 
 help:  ## list the targets
 	@echo 'Usage: make TARGET'
@@ -57,6 +57,9 @@ test: setup  ## run all tests: the fast ones, then the slow ones
 
 test-fast: setup  ## run the fast tests only
 	@$(PYTEST) -m 'not slow' $(ARGS)
+
+gpu-check: setup  ## check a machine with a GPU: right, how fast, fed by what
+	@$(RUN) tools/benchmarks/gpu_check.py $(ARGS)
 
 lint: setup  ## check style (ruff), types (mypy) and spelling (codespell)
 	$(RUN) -m ruff check $(SOURCES)

@@ -6,15 +6,26 @@ import torch
 from mmengine.logging import print_log
 
 
-def warn_if_bfloat16_is_slow(remedy: str) -> None:
-    """Warn where the processor has no bfloat16 and torch has to emulate it.
+def warn_if_bfloat16_is_slow(remedy: str, device: str = 'cpu') -> None:
+    """Warn where the hardware has no bfloat16 and torch has to emulate it.
 
     Without AVX-512 a forward of ResNet-18 takes 23 times as long in bfloat16
-    as in float32 (docs/mask_update.md).
+    as in float32 (docs/mask_update.md). NVIDIA's GPUs have it since compute
+    capability 8 (A100); V100 and T4 do not.
 
     Args:
         remedy (str): What to set instead, the last sentence of the warning.
+        device (str): Type of the device, 'cpu' or 'cuda'; of others nothing
+            is known. Defaults to 'cpu'.
     """
+    if device == 'cuda' and torch.cuda.get_device_capability() < (8, 0):
+        print_log(
+            f'{torch.cuda.get_device_name()} has no bfloat16: computing in it '
+            f'is slower than in float32. {remedy}',
+            logger='current',
+            level=logging.WARNING)
+    if device != 'cpu':
+        return
     capability = torch.backends.cpu.get_cpu_capability()
     if (platform.machine() in ('x86_64', 'AMD64')
             and not capability.startswith('AVX512')):

@@ -6,6 +6,7 @@ import os.path as osp
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -262,7 +263,7 @@ def random_maps(seed, size=(6, 8), ids=5, num=12):
     return [random.integers(0, ids, size) for _ in range(num)]
 
 
-def in_processes(world_size, function, log):
+def in_processes(world_size, function, log, waits=60):
     """Run a function in forked processes that talk by gloo."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -289,8 +290,9 @@ def in_processes(world_size, function, log):
     ]
     for process in children:
         process.start()
+    end = time.monotonic() + waits
     for process in children:
-        process.join(60)
+        process.join(max(0, end - time.monotonic()))
     codes = [process.exitcode for process in children]
     for process in children:
         process.kill()

@@ -60,3 +60,22 @@ def test_masks_say_which_key(told, processor, dtype):
     assert len(told) == (dtype == 'bfloat16')
     if told:
         assert "mask_update.source.dtype='float32'" in told[0]
+
+
+@pytest.mark.parametrize('capability, slow', [
+    ((7, 0), True), ((7, 5), True), ((8, 0), False), ((9, 0), False)])
+def test_warns_of_older_gpus(told, monkeypatch, capability, slow):
+    monkeypatch.setattr(torch.cuda, 'get_device_capability',
+                        lambda: capability)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Tesla T4')
+    precision.warn_if_bfloat16_is_slow('Do without', 'cuda')
+    assert len(told) == slow
+    if slow:
+        assert 'T4 has no bfloat16' in told[0]
+        assert told[0].endswith('Do without')
+
+
+def test_says_nothing_of_other_devices(told, processor):
+    processor('x86_64', 'AVX2')
+    precision.warn_if_bfloat16_is_slow('Do without', 'mps')
+    assert not told

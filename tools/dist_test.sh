@@ -7,6 +7,8 @@ CONFIG=$1
 CHECKPOINT=$2
 GPUS=$3
 REST=("${@:4}")
+# Two trainings on one machine must not meet; several machines must agree.
+[ "${NNODES:-1}" != 1 ] || PORT=${PORT:-$((10000 + RANDOM % 20000))}
 
 "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \

@@ -6,6 +6,8 @@ set -euo pipefail
 CONFIG=$1
 GPUS=$2
 REST=("${@:3}")
+# Two trainings on one machine must not meet; several machines must agree.
+[ "${NNODES:-1}" != 1 ] || PORT=${PORT:-$((10000 + RANDOM % 20000))}
 
 "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \

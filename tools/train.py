@@ -11,6 +11,7 @@ import shutil
 
 from _options import add_options, parse
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
@@ -38,8 +39,10 @@ from cyborgs_plugin.engine.config_options import (
     use_mixed_precision,
 )
 from cyborgs_plugin.engine.launch import prepare_launch
+from cyborgs_plugin.engine.start_check import check_start
 from cyborgs_plugin.engine.work_dir_hook import latest_checkpoint, writing_to
 from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.precision import warn_if_bfloat16_is_slow
 from cyborgs_plugin.safe_load import loading_safely
 from cyborgs_plugin.transfer.annotation_check import (
     check_annotations,
@@ -115,7 +118,10 @@ def check(cfg: Config) -> None:
     if cfg.get('default_scope') == 'mmdet':
         check_config(cfg)
         check_annotations(cfg)
-    for line in check_schedule(cfg):
+    if 'bfloat16' in str((cfg.get('optim_wrapper') or {}).get('dtype')):
+        warn_if_bfloat16_is_slow("Take optim_wrapper.dtype='float16'",
+                                 get_device())
+    for line in [*check_schedule(cfg), *check_start(cfg)]:
         print_log(line, logger='current', level=logging.WARNING)
 
 

@@ -15,4 +15,7 @@ default_hooks = dict(
     finite=dict(type='FiniteHook', patience=3),
     worker_exit=dict(type='WorkerExitHook'))
 
+# views have one size; mask rounds, whose images do not, turn it off
+env_cfg = dict(cudnn_benchmark=True)
+
 randomness = dict(seed=0, deterministic=False)

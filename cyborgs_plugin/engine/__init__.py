@@ -1,9 +1,11 @@
 """Hooks: when masks and the target network are renewed; rates; precision."""
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
+from .device_data_hook import DeviceDataHook
 from .drift_hook import DriftHook
 from .epoch_seed_hook import EpochSeedHook
 from .finite_hook import FiniteHook
+from .foreach_lars import ForeachLARS
 from .late_step_lr import LateStepLR
 from .mask_update_hook import MaskUpdateHook
 from .mask_visualization_hook import MaskVisualizationHook
@@ -15,9 +17,9 @@ from .work_dir_hook import WorkDirHook
 from .worker_exit_hook import WorkerExitHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'DriftHook',
-    'EpochSeedHook', 'FiniteHook', 'LateStepLR', 'MaskUpdateHook',
-    'MaskVisualizationHook',
+    'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'DeviceDataHook',
+    'DriftHook', 'EpochSeedHook', 'FiniteHook', 'ForeachLARS', 'LateStepLR',
+    'MaskUpdateHook', 'MaskVisualizationHook',
     'PretrainedCheckHook', 'ScheduleHook', 'TargetUpdateHook',
     'TrainedParametersConstructor', 'WorkDirHook',
     'WorkerExitHook'

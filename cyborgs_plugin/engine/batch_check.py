@@ -1,6 +1,9 @@
-"""Whether the photographs fill a batch."""
+"""Whether the photographs fill a batch, and the rate fits it."""
+import logging
+
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..errors import UserError
@@ -9,7 +12,8 @@ from ..errors import UserError
 def check_batches(runner: Runner) -> None:
     """Refuse data of less than one batch, at which the toolbox fails.
 
-    Builds the training loop, as the runner does next.
+    Of a batch that the learning rate is not meant for it warns. Builds the
+    training loop, as the runner does next.
 
     Args:
         runner (Runner): Before it trains.
@@ -19,6 +23,7 @@ def check_batches(runner: Runner) -> None:
     """
     loader = runner.train_dataloader
     if len(loader) or isinstance(loader.sampler, InfiniteSampler):
+        _check_rate(runner)
         return
     share, processes = len(loader.sampler), get_world_size()
     each = f', {share} for each of {processes} processes' * (processes > 1)
@@ -28,3 +33,34 @@ def check_batches(runner: Runner) -> None:
         'and train_dataloader.drop_last=True leaves out what is no whole '
         'batch: nothing is left to train on. Get more images, or give '
         f'--cfg-options train_dataloader.batch_size={max(1, share)}')
+
+
+def _check_rate(runner: Runner) -> None:
+    """Warn of a learning rate that is meant for another batch.
+
+    A recipe of 8 GPUs on one has an eighth of its batch, at the same rate.
+    Half and twice the batch are let pass.
+
+    Args:
+        runner (Runner): Before it trains, its optimizer not yet built.
+    """
+    scale, wrapper = runner.auto_scale_lr or {}, runner.optim_wrapper
+    base = scale.get('base_batch_size')
+    optimizer = wrapper.get('optimizer') if isinstance(wrapper, dict) else None
+    if (not base or scale.get('enable') or not isinstance(optimizer, dict)
+            or 'lr' not in optimizer):
+        return
+    each, processes = runner.train_dataloader.batch_size, get_world_size()
+    steps = wrapper.get('accumulative_counts', 1)
+    batch = each * processes * steps
+    if base / 2 <= batch <= 2 * base:
+        return
+    rate = optimizer['lr']
+    print_log(
+        f'A batch is {batch} images ({each} of each of {processes} processes'
+        + f', {steps} times' * (steps > 1) + f'), but the learning rate '
+        f'{rate:g} is meant for {base} (auto_scale_lr.base_batch_size): '
+        f'--auto-scale-lr makes it {rate * batch / base:g}. If it is meant '
+        f'for {batch}, set auto_scale_lr.base_batch_size={batch}',
+        logger='current',
+        level=logging.WARNING)

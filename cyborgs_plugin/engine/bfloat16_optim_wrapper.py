@@ -25,8 +25,7 @@ class BFloat16OptimWrapper(OptimWrapper):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         parameter = self.optimizer.param_groups[0]['params'][0]
-        if parameter.device.type == 'cpu':
-            warn_if_bfloat16_is_slow('Leave --amp out')
+        warn_if_bfloat16_is_slow('Leave --amp out', parameter.device.type)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

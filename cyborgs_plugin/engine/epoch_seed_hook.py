@@ -12,6 +12,8 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from ..segmentation.ranks import main_seed
+
 # What is drawn in the training process: while its first batch is made, which
 # is all of loading without workers, and from the first step on.
 _LOADING, _TRAINING, _WORKER = range(3)
@@ -32,9 +34,9 @@ class EpochSeedHook(Hook):
         """Let the data workers know of epochs."""
         loader = runner.train_loop.dataloader
         self._key = (runner.seed, get_rank())
-        if not runner._randomness_cfg.get('diff_rank_seed'):
-            # Without a seed in the config it is that of the checkpoint.
-            loader.sampler.seed = runner.seed
+        # Without a seed in the config it is that of the checkpoint. With
+        # diff_rank_seed the ranks must still share out one order.
+        loader.sampler.seed = main_seed(runner.seed)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         loader.worker_init_fn = _WorkerSeeds(loader.worker_init_fn, self._key,
                                              self._epoch)

@@ -1,4 +1,9 @@
 """Start of a run: several processes on a CPU, a runner of a tool."""
+import os
+import socket
+import sys
+from datetime import timedelta
+from threading import Timer
 from typing import Any
 
 import torch.distributed as torch_dist
@@ -9,6 +14,9 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..errors import UserError
+
+_CONNECTING = 300.
+"""Seconds in which the processes have to find one another by gloo."""
 
 
 def prepare_launch(cfg: Config) -> None:
@@ -22,7 +30,8 @@ def prepare_launch(cfg: Config) -> None:
         cfg (Config): The config with ``launcher`` set; altered in place.
 
     Raises:
-        ValueError: If the launcher is not ``pytorch`` (torchrun).
+        UserError: If the launcher is not ``pytorch`` (torchrun), or the
+            processes do not reach one another.
     """
     if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
         return
@@ -30,7 +39,8 @@ def prepare_launch(cfg: Config) -> None:
         raise UserError('Without an accelerator only --launcher pytorch '
                         f'(torchrun) works, but got {cfg.launcher!r}')
     if not is_distributed():
-        torch_dist.init_process_group('gloo')
+        options = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+        _connect(options.get('timeout'))
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',
         device_ids=None,
@@ -43,6 +53,63 @@ def prepare_launch(cfg: Config) -> None:
             f'count each process by itself (sync_bn=None, {replaced} SyncBN '
             'became BN)',
             logger='current')
+
+
+def _connect(timeout: float | None) -> None:
+    """Make the default group of gloo.
+
+    Args:
+        timeout (float, optional): Seconds that an operation may take.
+            None: torch's own.
+
+    Raises:
+        UserError: If the processes do not reach one another.
+    """
+    # Of launchers other than torchrun the machines are not known.
+    world = os.environ.get('WORLD_SIZE')
+    several = os.environ.get('LOCAL_WORLD_SIZE', world) != world
+    own = _own_address()
+    if (several and 'GLOO_SOCKET_IFNAME' not in os.environ
+            and (own is None or own.startswith('127.'))):
+        raise UserError(_unreached(
+            f'here that is {own or "none at all"}, which the other machines '
+            'do not reach'))
+
+    def give_up() -> None:
+        # gloo waits on, whatever its timeout, and nothing else can end it.
+        print(_unreached(f'no connection in {_CONNECTING:.0f} s'),
+              file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = Timer(_CONNECTING, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        torch_dist.init_process_group(
+            'gloo',
+            timeout=None if timeout is None else timedelta(seconds=timeout))
+    except RuntimeError as error:
+        raise UserError(_unreached(str(error))) from error
+    finally:
+        timer.cancel()
+
+
+def _own_address() -> str | None:
+    """The address that gloo tells the other processes, if nothing is set."""
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return None
+
+
+def _unreached(why: str) -> str:
+    return (
+        'The processes do not reach one another by gloo, where each gives '
+        f'the address of its host name {socket.gethostname()!r}: {why}. Name '
+        'the network that the machines share on each of them, such as '
+        'GLOO_SOCKET_IFNAME=eth0 ("ip -brief address" lists them); '
+        'MASTER_ADDR must be an address of the machine of rank 0, and its '
+        'ports open')
 
 
 def runner_beside_training(cfg: Config) -> Runner:

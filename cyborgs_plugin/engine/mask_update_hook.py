@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.dist import broadcast_object_list
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS, METRICS, TASK_UTILS
@@ -27,7 +26,7 @@ from ..datasets.mask_bank import (
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
 from ..errors import MissingFileError, UserError
 from ..segmentation import MaskRoundError, MaskSource
-from ..segmentation.ranks import on_main
+from ..segmentation.ranks import main_seed, on_main, together
 from ..segmentation.round_origin import (
     RoundOrigin,
     changed_images,
@@ -269,16 +268,20 @@ class MaskUpdateHook(Hook):
         source = TASK_UTILS.build(source_cfg)
         origin.prepare(source, get_ori_model(runner.model))
         images = self._images()
-        made = origin.is_made(images, self.root, runner.seed, self.group_size)
+        made = origin.is_made(images, self.root, main_seed(runner.seed),
+                              self.group_size)
         if fresh:
             on_main(lambda: self._set_aside(runner, [number] if made else []))
         if made:
             bank = MaskBank.open(round_path(self.root, number))
         else:
             bank = self._make(runner, origin, source)
-        if runner.rank == 0:
+
+        def note_files() -> None:
             origin.file_sizes = file_sizes(bank, images)
             origin.file_marks = file_marks(bank, images)
+
+        on_main(note_files)
         self.origin = origin
         return bank
 
@@ -293,7 +296,7 @@ class MaskUpdateHook(Hook):
                 Defaults to 'The checkpoint'.
         """
         origin = RoundOrigin.of_checkpoint(checkpoint[ORIGIN_KEY], path)
-        source = origin.build(path)
+        source = origin.build(path, self.source_cfg, self.initial_cfg)
         origin.prepare(source, get_ori_model(runner.model))
         return self._make(runner, origin, source)
 
@@ -309,7 +312,7 @@ class MaskUpdateHook(Hook):
             source,
             images,
             self.root,
-            runner.seed,
+            main_seed(runner.seed),
             self.group_size,
             previous=self._previous(origin.round),
             read_args=lambda index: self.scenes[bisect_right(
@@ -331,11 +334,10 @@ class MaskUpdateHook(Hook):
                          fresh=number == 0)
         now = time.perf_counter()
         self._seconds += now - start
-        if runner.rank == 0:
-            share = self._seconds / (now - self._began)
-            runner.logger.info(
-                f'{describe_round(bank, now - start, previous)}, mask rounds '
-                f'took {share:.1%} of the run so far')
+        share = self._seconds / (now - self._began)
+        on_main(lambda: runner.logger.info(
+            f'{describe_round(bank, now - start, previous)}, mask rounds '
+            f'took {share:.1%} of the run so far'))
         self._use(runner, bank)
         self._evaluate(runner, bank)
 
@@ -370,19 +372,15 @@ class MaskUpdateHook(Hook):
 
     def _go_on(self, runner: Runner) -> None:
         """Resume with the round of the checkpoint, or with new images."""
-        bank = self._resumed(runner)
+        bank = together(lambda: self._resumed(runner))
         if self.origin is not None and bank.hash != (
                 runner.message_hub.get_info(HASH_KEY)):
             # They are those of another round.
             self.origin.file_sizes = self.origin.file_marks = None
         sizes = self.origin.file_sizes if self.origin else None
         marks = self.origin.file_marks if self.origin else None
-        changes: list[str] = []
-        on_main(lambda: changes.extend(
-            changed_images(bank, self._images(), sizes, marks)))
-        shared = [changes]
-        broadcast_object_list(shared)
-        changes = shared[0]
+        changes = on_main(
+            lambda: changed_images(bank, self._images(), sizes, marks))
         if not changes:
             self._use(runner, bank)
             return

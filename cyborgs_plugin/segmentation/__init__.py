@@ -11,9 +11,10 @@ from .sources import (
     GridMasks,
     MaskSource,
 )
+from .superpixel_masks import SuperpixelMasks
 
 __all__ = [
     'AnnotatedMasks', 'BankMasks', 'FeatureExtractor', 'FelzenszwalbMasks',
-    'GridMasks', 'MaskRoundError', 'MaskSource', 'NetworkMasks', 'kmeans',
-    'make_round'
+    'GridMasks', 'MaskRoundError', 'MaskSource', 'NetworkMasks',
+    'SuperpixelMasks', 'kmeans', 'make_round'
 ]

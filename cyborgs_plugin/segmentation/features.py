@@ -1,7 +1,8 @@
 """Features of a middle layer, computed no further than that layer."""
 import difflib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -19,12 +20,30 @@ from torchvision.transforms.functional import gaussian_blur
 from ..datasets.image_io import at_long_side
 from ..errors import UserError
 from .layer_output import LayerOutput
+from .network_state import copy_of
 
 _MAX_PIXELS = 1 << 22
 """Pixels of one forward, about 14 photographs of 640x480 ..."""
 _MAX_PIXELS_CPU = 1 << 18
 """... or one on a CPU, whose caches hold no more: larger batches are not
 faster (docs/mask_update.md)."""
+
+
+@contextmanager
+def _same_algorithms() -> Iterator[None]:
+    """Let cuDNN take the same deterministic algorithms in every process.
+
+    Trying them out (``env_cfg.cudnn_benchmark``) pays for views of one size.
+    Photographs have dozens, each of which would be tried, and what is the
+    fastest may differ from run to run: so would the masks.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 class FeatureExtractor:
@@ -50,6 +69,8 @@ class FeatureExtractor:
         smooth (float): Standard deviation, in pixels of the image, of a
             Gaussian that averages the unit vectors; they are made unit
             vectors again. Defaults to 0, no averaging.
+        keep_plain (bool): Put the averaged vectors behind those as they come,
+            2 C channels. Defaults to False, the averaged ones alone.
         long_side (int, optional): Bring images to this long side first, in
             pixels; ``reflect`` and ``smooth`` count those pixels.
             Defaults to None, each image at its own size.
@@ -71,7 +92,8 @@ class FeatureExtractor:
         reflect: int = 0,
         smooth: float = 0.,
         long_side: int | None = None,
-        max_pixels: int | None = None
+        max_pixels: int | None = None,
+        keep_plain: bool = False
     ) -> None:
         names = dict(backbone.named_modules())
         if not layer or layer not in names:
@@ -79,7 +101,7 @@ class FeatureExtractor:
             raise UserError(
                 f'The backbone {type(backbone).__name__} has no layer '
                 f'{layer!r}; the nearest are {near}')
-        copy: Any = deepcopy(backbone).requires_grad_(False)
+        copy = copy_of(backbone).requires_grad_(False)
         copy.eval()  # which returns None in mmpretrain's backbones
         self._maps = LayerOutput(copy, layer)
         if _fuses(copy, self._maps):
@@ -99,14 +121,20 @@ class FeatureExtractor:
         self._dtype = dtype
         self._reflect = reflect
         self._smooth = smooth
+        self._keep_plain = keep_plain
         self._long_side = long_side
         self._reduce_to = max_pixels
         self._max_pixels = (_MAX_PIXELS_CPU if self._device.type == 'cpu' else
                             _MAX_PIXELS)
 
-    @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> list[Tensor]:
-        """Compute the features of images.
+        """Compute the features of images; see :meth:`each`."""
+        features = dict(self.each(images))
+        return [features[index] for index in range(len(images))]
+
+    def each(self, images: Sequence[np.ndarray]
+             ) -> Iterator[tuple[int, Tensor]]:
+        """Compute the features of images, a batch at a time.
 
         Images of one size run as a batch. The batches depend on ``images``
         only, so that the same list gives the same features.
@@ -114,17 +142,17 @@ class FeatureExtractor:
         Args:
             images (Sequence[np.ndarray]): BGR images, each (H, W, 3), uint8.
 
-        Returns:
-            list[Tensor]: For each image (h, w, C), float32, unit vectors, on
-            the device of the backbone.
+        Yields:
+            tuple[int, Tensor]: Index of an image and its (h, w, C), float32,
+            unit vectors, on the device of the backbone.
 
         Raises:
             LayerError: If the network fails for an image; names its size.
         """
-        if self._long_side:
-            images = [at_long_side(i, self._long_side) for i in images]
-        elif self._reduce_to:
-            images = [_reduced(image, self._reduce_to) for image in images]
+        images = [
+            resized(image, self._long_side, self._reduce_to)
+            for image in images
+        ]
         if self._reflect:
             images = [
                 mmcv.impad(
@@ -134,15 +162,15 @@ class FeatureExtractor:
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, image in enumerate(images):
             by_size[image.shape].append(index)
-        features: dict[int, Tensor] = {}
         for (height, width, _), indices in by_size.items():
             batch = max(1, self._max_pixels // (height * width))
             for start in range(0, len(indices), batch):
                 part = indices[start:start + batch]
-                maps = self._forward(np.stack([images[i] for i in part]))
-                features.update(zip(part, maps))
-        return [features[index] for index in range(len(images))]
+                yield from zip(
+                    part, self._forward(np.stack([images[i] for i in part])))
 
+    @torch.no_grad()
+    @_same_algorithms()
     def _forward(self, images: np.ndarray) -> Tensor:
         """Map (B, H, W, 3) uint8 to unit vectors (B, h, w, C)."""
         batch = self._data_preprocessor(
@@ -158,7 +186,8 @@ class FeatureExtractor:
         unit = F.normalize(output.float(), dim=1)
         if self._smooth:
             size = [side - 2 * self._reflect for side in images.shape[1:3]]
-            unit = F.normalize(_smoothed(unit, self._smooth, size), dim=1)
+            smooth = F.normalize(_smoothed(unit, self._smooth, size), dim=1)
+            unit = torch.cat([unit, smooth], 1) if self._keep_plain else smooth
         return unit.permute(0, 2, 3, 1)
 
 
@@ -202,10 +231,23 @@ def _draw_statistics(norm: Any, random: torch.Generator) -> None:
         tensor += 0.3 * size * torch.randn(len(tensor), generator=random)
 
 
-def _reduced(image: np.ndarray, max_pixels: int) -> np.ndarray:
-    """Reduce an image that has more pixels to about so many."""
+def resized(image: np.ndarray, long_side: int | None,
+            max_pixels: int | None) -> np.ndarray:
+    """Bring an image to the size at which features are computed.
+
+    Args:
+        image (np.ndarray): Shape (H, W, 3), uint8.
+        long_side (int, optional): Its long side, in pixels. None: as it is,
+            but ...
+        max_pixels (int, optional): ... of at most about so many pixels.
+
+    Returns:
+        np.ndarray: The image, which is left as it is if it fits.
+    """
     height, width = image.shape[:2]
-    if height * width <= max_pixels:
+    if long_side:
+        return at_long_side(image, long_side)
+    if not max_pixels or height * width <= max_pixels:
         return image
     scale = (max_pixels / (height * width))**0.5
     return at_long_side(image, max(1, int(max(height, width) * scale)))

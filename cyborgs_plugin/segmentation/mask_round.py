@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
@@ -20,13 +21,15 @@ from ..datasets.mask_bank import (
     publish_round,
     round_path,
 )
-from .ranks import MaskRoundError, on_main, patient_group, together
+from ..errors import UserError
+from .ranks import MaskRoundError, on_main, together
 from .sources import MaskSource
 
 _NAMED = 10
 ReadArgs = dict[str, Any] | Callable[[int], dict[str, Any]] | None
-Pixels = dict[int, np.ndarray | None]
-"""BGR images (H, W, 3) of a group by index; None for a broken one."""
+Pixels = dict[int, Any]
+"""What a source has of the images of a group, by index (``look``: the BGR
+image itself, (H, W, 3), or more); None for a broken one."""
 
 
 def make_round(source: MaskSource,
@@ -85,12 +88,13 @@ def make_round(source: MaskSource,
         read_args=read_args,
         decode_threads=decode_threads,
         max_broken=max_broken)
-    group = patient_group()
-    on_main(lambda: clear_leftovers(root), group)
-    done = together(work.segment, group)
-    done = _sum(all_gather_object(done, group))
+    on_main(lambda: clear_leftovers(root))
+    done = together(work.segment)
+    # Blocks of photographs' sizes are of no use to training.
+    torch.cuda.empty_cache()
+    done = _sum(all_gather_object(done))  # all are there by now
     work.check_broken(done)  # on all ranks, of the same sum
-    on_main(lambda: work.publish(done, meta or {}), group)
+    on_main(lambda: work.publish(done, meta or {}))
     bank = MaskBank.open(round_path(root, mask_round))
     if done.broken:
         print_log(
@@ -150,8 +154,10 @@ class _Work:
         """Write the label maps of this rank's groups."""
         try:
             return self._segment()
-        except Exception:
+        except Exception as error:
             give_up_round(self.root, self.mask_round)
+            if isinstance(error, UserError):
+                raise MaskRoundError(str(error)) from error
             raise
 
     def _segment(self) -> _Done:
@@ -212,15 +218,16 @@ class _Work:
                 ahead = start(groups[count]) if count < len(groups) else {}
                 yield number, pixels
 
-    def _read(self, index: int) -> tuple[np.ndarray | None, str | None]:
-        """An image, or why there is none."""
+    def _read(self, index: int) -> tuple[Any, str | None]:
+        """What the source has of an image, or why there is none."""
         args = self.read_args
         options = args(index) if callable(args) else args or {}
         try:
-            return read_image(self.images[index][1], **options), None
+            image = read_image(self.images[index][1], **options)
         except BrokenImageError as error:
             print_log(str(error), logger='current', level=logging.WARNING)
             return None, str(error)
+        return self.source.look(image), None
 
     def _label_maps(self, number: int,
                     pixels: Pixels) -> dict[int, np.ndarray]:

@@ -1,6 +1,5 @@
 """Masks from the network itself: its features, clustered."""
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -9,14 +8,17 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor
-from mmpretrain.registry import TASK_UTILS
+from mmpretrain.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
 from ..errors import MissingPackageError, UserError
 from ..ops import kmeans
+from ..ops.superpixels import check_superpixels, find_superpixels
 from ..precision import warn_if_bfloat16_is_slow
-from ..safe_load import load_weights, one_line, tensors_of
-from .features import FeatureExtractor
+from ..start_file import load_start
+from .features import FeatureExtractor, resized
+from .network_state import copy_of
+from .parts import Look, Parts
 from .sources import MaskSource, NonFiniteFeaturesError
 
 _PCA_SAMPLE = 16384
@@ -50,6 +52,17 @@ class NetworkMasks(MaskSource):
         position_weight (float): Add to each vector its location, row and
             column from -1 to 1 across the image, times this weight.
             Defaults to 0.
+        colour_weight (float): Add to each vector its colour, CIELAB / 50,
+            times this weight. Defaults to 0.
+        superpixels (dict, optional): Cluster superpixels of the image in
+            place of cells, each told by the mean of its cells' vectors and
+            counted as often as it has cells, so that regions follow edges:
+            ``type`` 'Felzenszwalb' or 'SLIC', ``stride`` of the label maps,
+            and options (:func:`~cyborgs_plugin.ops.superpixels.
+            find_superpixels`). With ``smooth`` a superpixel is told by the
+            averaged vectors and the plain ones side by side. K is lowered to
+            the number of superpixels of the group. They are computed in the
+            decoding threads. Defaults to None, cells, as published.
         backend (str): 'torch', or 'faiss' (pip install faiss-cpu), which
             clusters on the CPU as published. Defaults to 'torch'.
         reflect (int): Pixels mirrored beyond each border for the forward; a
@@ -73,9 +86,12 @@ class NetworkMasks(MaskSource):
             'bfloat16', which takes half the time where the hardware has it
             and many times as long on a CPU that does not, which is warned
             of. Defaults to 'float32'.
-        checkpoint (str, optional): File of weights for the backbone, with
-            or without the prefix ``backbone.``. Defaults to None, those of
-            the network in training.
+        checkpoint (str, optional): File of weights for the backbone, of any
+            common source (:func:`start_file.fit_names`). Defaults to None,
+            those of the network in training.
+        backbone (dict, optional): Config of another network, which needs a
+            ``checkpoint``; it sees pixels as the network in training does.
+            Defaults to None, the network in training.
     """
 
     uses_network = True
@@ -95,7 +111,10 @@ class NetworkMasks(MaskSource):
                  max_pixels: int | None = 1 << 21,
                  backend: str = 'torch',
                  dtype: str = 'float32',
-                 checkpoint: str | None = None) -> None:
+                 checkpoint: str | None = None,
+                 backbone: dict | None = None,
+                 colour_weight: float = 0.,
+                 superpixels: dict | None = None) -> None:
         span = (num_clusters if isinstance(num_clusters, (tuple, list)) else
                 (num_clusters, num_clusters))
         _expect(
@@ -113,6 +132,9 @@ class NetworkMasks(MaskSource):
                 'None, or 1 or more')
         _expect(position_weight >= 0, 'position_weight', position_weight,
                 '0 or more')
+        _expect(colour_weight >= 0, 'colour_weight', colour_weight,
+                '0 or more')
+        _check_superpixels(superpixels)
         _expect(reflect >= 0 and reflect % 32 == 0, 'reflect', reflect,
                 'a multiple of 32')
         _expect(smooth >= 0, 'smooth', smooth, '0 or more')
@@ -124,6 +146,12 @@ class NetworkMasks(MaskSource):
                 "'torch' or 'faiss'")
         _expect(dtype in ('float32', 'bfloat16'), 'dtype', dtype,
                 "'float32' or 'bfloat16'")
+        _expect(backbone is None or checkpoint is not None, 'checkpoint',
+                checkpoint, 'the file of the weights of its `backbone`')
+        _expect(not (backbone or {}).get('pretrained')
+                and not (backbone or {}).get('init_cfg'), 'backbone',
+                backbone, 'without weights of its own (pretrained, init_cfg):'
+                ' `checkpoint` names their file')
         if backend == 'faiss' and find_spec('faiss') is None:
             raise MissingPackageError(
                 "default_hooks.mask_update.source.backend='faiss', but faiss "
@@ -135,17 +163,27 @@ class NetworkMasks(MaskSource):
         self.num_clusterings = num_clusterings
         self.pca_dim = pca_dim
         self.position_weight = position_weight
+        self.colour_weight = colour_weight
+        self.superpixels = superpixels
         self.reflect = reflect
         self.smooth = smooth
         self.long_side = long_side
         self.max_pixels = max_pixels
         self.checkpoint = checkpoint
+        self.backbone = backbone
         self._kmeans: Callable[..., tuple[Tensor, Tensor]] = (
             partial(kmeans, init=kmeans_init) if backend == 'torch' else
             _faiss_kmeans)
         self._dtype = getattr(torch, dtype)
         self._extractor: FeatureExtractor | None = None
         self._lowered = False
+
+    def architecture(self, backbone: nn.Module) -> nn.Module:
+        """The network that is clustered, with any weights."""
+        if self.backbone is None:
+            return backbone
+        built = MODELS.build(self.backbone)
+        return built.to(next(backbone.parameters()).device)
 
     def network(self, backbone: nn.Module) -> nn.Module:
         """The network that is clustered, with the checkpoint's weights if any.
@@ -155,7 +193,9 @@ class NetworkMasks(MaskSource):
         """
         if self.checkpoint is None:
             return backbone
-        return _with_weights(backbone, self.checkpoint)
+        copy = copy_of(self.architecture(backbone))
+        load_start(copy, self.checkpoint)
+        return copy
 
     def prepare(self, backbone: nn.Module,
                 data_preprocessor: BaseDataPreprocessor) -> None:
@@ -165,40 +205,64 @@ class NetworkMasks(MaskSource):
             ValueError: If the backbone has no such layer, or the layer gives
                 no maps.
         """
-        if (self._dtype == torch.bfloat16
-                and next(backbone.parameters()).device.type == 'cpu'):
+        if self._dtype == torch.bfloat16:
             warn_if_bfloat16_is_slow(
-                "Take default_hooks.mask_update.source.dtype='float32'")
+                "Take default_hooks.mask_update.source.dtype='float32'",
+                next(backbone.parameters()).device.type)
         self._extractor = FeatureExtractor(backbone, self.layer,
                                            data_preprocessor, self._dtype,
                                            self.reflect, self.smooth,
-                                           self.long_side, self.max_pixels)
+                                           self.long_side, self.max_pixels,
+                                           self.superpixels is not None)
         self._lowered = False
 
-    def label_maps(self, images: Sequence[np.ndarray], keys: Sequence[str],
+    def look(self, image: np.ndarray) -> Any:
+        """Find the superpixels of an image, if they are wanted."""
+        if self.superpixels is None:
+            return image
+        image = resized(image, self.long_side, self.max_pixels)
+        return Look(image, find_superpixels(image, **self.superpixels))
+
+    def label_maps(self, images: Sequence[Any], keys: Sequence[str],
                    seed: Sequence[int]) -> list[np.ndarray]:
         """Cluster a group of images; see :class:`MaskSource`."""
         return self.cluster(self.features(images), keys, seed)
 
-    def features(self, images: Sequence[np.ndarray]) -> list[Tensor]:
+    def features(self, images: Sequence[Any]) -> list[Any]:
         """Compute what is clustered.
 
         Args:
-            images (Sequence[np.ndarray]): BGR images, each (H, W, 3), uint8.
+            images (Sequence): BGR images, each (H, W, 3), uint8, or what
+                :meth:`look` gave of them.
 
         Returns:
-            list[Tensor]: Unit vectors of each image, (h, w, C), float32.
+            list[Tensor] or list[Parts]: Unit vectors of each image,
+            (h, w, C), float32; with ``superpixels`` or ``colour_weight`` the
+            parts of each image.
         """
         if self._extractor is None:
             raise RuntimeError('NetworkMasks.prepare() comes first')
-        return self._extractor(images)
+        if self.superpixels is None and not self.colour_weight:
+            return self._extractor(images)
+        looks = [image if isinstance(image, Look) else self.look(image)
+                 for image in images]
+        pictures = [look.image if isinstance(look, Look) else look
+                    for look in looks]
+        # Of each batch only the means are kept.
+        parts = {
+            index: Parts.of_superpixels(maps, looks[index].superpixels,
+                                        2 if self.smooth else 1)
+            if self.superpixels else Parts.of_cells(maps, pictures[index])
+            for index, maps in self._extractor.each(pictures)
+        }
+        return [parts[index] for index in range(len(images))]
 
-    def cluster(self, features: list[Tensor], keys: Sequence[str],
+    def cluster(self, features: list[Any], keys: Sequence[str],
                 seed: Sequence[int]) -> list[np.ndarray]:
         """Cluster the features of a group; see :meth:`label_maps`.
 
         Args:
-            features (list[Tensor]): As :meth:`features` gives them. The list
+            features (list): As :meth:`features` gives them. The list
                 is emptied, so that they are not held twice.
             keys (Sequence[str]): The images' keys.
             seed (Sequence[int]): Seed of the run, round, group.
@@ -210,40 +274,53 @@ class NetworkMasks(MaskSource):
             NonFiniteFeaturesError: If a feature is NaN or infinite; names
                 the image.
         """
-        sizes = [tuple(feature.shape[:2]) for feature in features]
-        points = torch.cat([feature.flatten(0, 1) for feature in features])
+        parts = [feature if isinstance(feature, Parts) else
+                 Parts.of_cells(feature) for feature in features]
+        points = torch.cat([part.vectors for part in parts])
         if not torch.isfinite(points.sum()):
-            key = next(key for key, feature in zip(keys, features)
-                       if not torch.isfinite(feature).all())
+            key = next(key for key, part in zip(keys, parts)
+                       if not torch.isfinite(part.vectors).all())
             raise NonFiniteFeaturesError(
                 f'The features of {key!r} at {self.layer} hold NaN or '
                 'infinite values: the network has diverged, lower the '
                 'learning rate')
+        maps = [part.ids for part in parts]
+        counts = _joined([part.counts for part in parts])
+        places = _joined([part.places for part in parts])
+        colours = _joined([part.colours for part in parts])
+        del parts
         features.clear()  # each as large as its part of the points
         if self.pca_dim is not None:
-            points = _principal(points, self.pca_dim)
-        if self.position_weight:
-            places = _positions(sizes).to(points) * self.position_weight
-            points = torch.cat([points, places], dim=1)
+            points = _principal(points, self.pca_dim, counts)
+        for values, weight in ((places, self.position_weight),
+                               (colours, self.colour_weight)):
+            if values is not None and weight:
+                points = torch.cat([points, values * weight], dim=1)
         random = np.random.default_rng(list(seed))
-        smallest, most = _smallest(sizes, self.num_clusters[0])
+        if counts is None:
+            smallest, most = _smallest([ids.shape for ids in maps],
+                                       self.num_clusters[0])
+            limit = f'locations of {keys[smallest]!r} at {self.layer}'
+        else:
+            most = len(points)
+            limit = f'superpixels of the group of {keys[0]!r}'
         labels = []
         for _ in range(self.num_clusterings):
             count = int(random.integers(self.num_clusters[0],
                                         self.num_clusters[1] + 1))
             if count > most:
-                self._log_lowered(count, most, keys[smallest])
+                self._log_lowered(count, most, limit)
             ids, _ = self._kmeans(points, min(count, most), self.num_iters,
-                                  int(random.integers(2**31)))
+                                  int(random.integers(2**31)), weights=counts)
             labels.append(ids)
-        return _split(torch.stack(labels), sizes)
+        return _split(torch.stack(labels), maps)
 
-    def _log_lowered(self, count: int, most: int, key: str) -> None:
+    def _log_lowered(self, count: int, most: int, limit: str) -> None:
         if not self._lowered:
             print_log(
-                f'K = {count} is lowered to {most}, the number of locations '
-                f'of {key!r} at {self.layer}; further groups of this round '
-                'with too high a K are not reported',
+                f'K = {count} is lowered to {most}, the number of {limit}; '
+                'further groups of this round with too high a K are not '
+                'reported',
                 logger='current')
         self._lowered = True
 
@@ -253,6 +330,25 @@ def _expect(valid: bool, name: str, found: Any, expected: str) -> None:
     if not valid:
         raise UserError(f'default_hooks.mask_update.source.{name} must be '
                         f'{expected}, but is {found!r}')
+
+
+def _check_superpixels(found: Any) -> None:
+    """Check that option of :class:`NetworkMasks`."""
+    _expect(found is None or isinstance(found, dict) and 'type' in found,
+            'superpixels', found,
+            "None, or dict(type='Felzenszwalb') or dict(type='SLIC')")
+    try:
+        check_superpixels(**(found or {}))
+    except ValueError as error:
+        raise UserError(
+            f'default_hooks.mask_update.source.superpixels: {error}'
+        ) from error
+
+
+def _joined(values: Sequence[Tensor | None]) -> Tensor | None:
+    """Values of all images; None where images have none."""
+    there = [value for value in values if value is not None]
+    return torch.cat(there) if there else None
 
 
 def _smallest(sizes: Sequence[tuple[int, ...]],
@@ -268,52 +364,21 @@ def _smallest(sizes: Sequence[tuple[int, ...]],
     return smallest, int(counts[smallest])
 
 
-def _with_weights(backbone: nn.Module, path: str) -> nn.Module:
-    """A copy of the backbone with the weights of a file, all of them."""
-    state = tensors_of(load_weights(path), path)
-    prefix = 'backbone.' if any(
-        name.startswith('backbone.') for name in state) else ''
-    own = backbone.state_dict()
-    missing = [
-        name for name in own
-        if prefix + name not in state and 'num_batches_tracked' not in name
-    ]
-    if missing:
-        raise UserError(
-            f'{path} lacks {len(missing)} of the {len(own)} tensors of '
-            f'{type(backbone).__name__}, such as {prefix}{missing[0]}; it has '
-            f'{sorted(state)[:3]} and so on')
-    copy = deepcopy(backbone)
-    try:
-        copy.load_state_dict({
-            name: state.get(prefix + name, value)
-            for name, value in own.items()
-        })
-    except RuntimeError as error:
-        raise UserError(f'{path} does not fit {type(backbone).__name__}: '
-                        f'{one_line(error)}') from error
-    return copy
-
-
-def _principal(points: Tensor, dim: int) -> Tensor:
+def _principal(points: Tensor, dim: int,
+               weights: Tensor | None = None) -> Tensor:
     """Project points (M, D) to their first principal components (M, dim)."""
     _expect(dim <= points.shape[1], 'pca_dim', dim,
             f"at most the layer's {points.shape[1]} channels")
-    sample = points[::-(-len(points) // _PCA_SAMPLE)]
-    _, vectors = torch.linalg.eigh(sample.double().T.cov())
+    step = -(-len(points) // _PCA_SAMPLE)
+    times = None if weights is None else weights[::step].double()
+    covariance = points[::step].double().T.cov(aweights=times)
+    _, vectors = torch.linalg.eigh(covariance)
     return points @ vectors[:, -dim:].to(points)
 
 
-def _positions(sizes: Sequence[tuple[int, ...]]) -> Tensor:
-    """Row and column of each location of images, -1 to 1, (M, 2)."""
-    return torch.cat([
-        torch.cartesian_prod(*((2 * torch.arange(side) + 1) / side - 1
-                               for side in size)) for size in sizes
-    ])
-
-
 def _faiss_kmeans(points: Tensor, num_clusters: int, num_iters: int,
-                  seed: int) -> tuple[Tensor, Tensor]:
+                  seed: int, weights: Tensor | None = None
+                  ) -> tuple[Tensor, Tensor]:
     """The published k-means: all points, random starts, on the CPU."""
     import faiss
     data = points.cpu().numpy()
@@ -324,15 +389,15 @@ def _faiss_kmeans(points: Tensor, num_clusters: int, num_iters: int,
         seed=seed,
         min_points_per_centroid=1,
         max_points_per_centroid=len(data))
-    trained.train(data)
+    trained.train(data, None if weights is None else weights.cpu().numpy())
     labels = trained.index.search(data, 1)[1][:, 0]
     return torch.from_numpy(labels), torch.from_numpy(trained.centroids)
 
 
-def _split(labels: Tensor, sizes: Sequence[tuple[int, ...]]
-           ) -> list[np.ndarray]:
-    """Cut labels (V, M) of a group into its images' (h, w) or (V, h, w)."""
-    ends = np.cumsum([height * width for height, width in sizes])[:-1]
-    parts = np.split(labels.cpu().numpy(), ends, axis=1)
-    shape = labels.shape[:1] if len(labels) > 1 else ()
-    return [part.reshape(*shape, *size) for part, size in zip(parts, sizes)]
+def _split(labels: Tensor, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Give cells the labels (V, M) of their parts, (h, w) or (V, h, w)."""
+    ends = np.cumsum([ids.max() + 1 for ids in maps])[:-1]
+    found = np.split(labels.cpu().numpy(), ends, axis=1)
+    if len(labels) == 1:
+        return [part[0][ids] for part, ids in zip(found, maps)]
+    return [part[:, ids] for part, ids in zip(found, maps)]

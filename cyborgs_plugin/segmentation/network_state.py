@@ -1,11 +1,37 @@
-"""The part of a network that a layer's output depends on."""
+"""Copies of a network, and the part that a layer's output depends on."""
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .layer_output import run_to_layer
+
+
+def copy_of(network: nn.Module) -> Any:
+    """A copy of a network that runs by itself, by its classes' forwards.
+
+    The Runner's ``activation_checkpointing`` and ``efficient_conv_bn_eval``
+    set the ``forward`` of a module to one that, in a copy, would run the
+    original, in training, or call no submodule.
+
+    Args:
+        network (nn.Module): Left as it is.
+    """
+    copy = deepcopy(network)
+    for module in copy.modules():
+        forward = vars(module).get('forward')
+        if forward is not None and _is_the_runners(forward):
+            del module.forward
+    return copy
+
+
+def _is_the_runners(forward: Any) -> bool:
+    """Whether the Runner has set it, and not the network's own code."""
+    return (isinstance(getattr(forward, '__self__', None), fx.GraphModule)
+            or getattr(forward, '__globals__', {}).get('__name__') ==
+            'mmengine.runner.activation_checkpointing')
 
 
 def network_state(backbone: nn.Module,
@@ -37,7 +63,7 @@ def network_state(backbone: nn.Module,
 def _modules_up_to(backbone: nn.Module,
                    layer: str) -> Callable[[str], bool]:
     """Tell tensors of the modules that run until a layer has its output."""
-    twin = deepcopy(backbone)
+    twin = copy_of(backbone)
     twin.eval()  # which returns None in mmpretrain's backbones
     begun: set[str] = set()
     ended: set[str] = set()

@@ -6,14 +6,13 @@ import os
 import os.path as osp
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
 from mmpretrain.registry import TASK_UTILS
 from torch import Tensor
@@ -21,7 +20,8 @@ from torch import Tensor
 from ..datasets.mask_bank import MaskBank, round_path
 from ..errors import UserError
 from .mask_round import make_round
-from .network_state import network_state
+from .network_state import copy_of, network_state
+from .ranks import on_main
 from .sources import MaskSource
 
 _NAMED, _PART = 5, 4096
@@ -99,11 +99,13 @@ class RoundOrigin:
             if not fits:
                 raise TypeError(f'{field} is of another type')
 
-    def build(self, path: str) -> MaskSource:
+    def build(self, path: str, *configured: dict) -> MaskSource:
         """Build the source, which a file has named: registered ones only.
 
         Args:
             path (str): The file, for messages.
+            *configured (dict): Sources of the config in use, which may name
+                another network.
 
         Raises:
             UserError: If it names anything else, which mmengine would import
@@ -119,6 +121,14 @@ class RoundOrigin:
                 'registered MaskSource is built from a file. If it is of a '
                 'package of yours, name that in custom_imports of the config, '
                 'and register the class by @TASK_UTILS.register_module()')
+        known = [self.of_config(0, config, 0, 0).source.get('backbone')
+                 for config in configured]
+        if options.get('backbone') not in [None, *known]:
+            raise UserError(
+                f'{path}: mask_origin.source.backbone is '
+                f'{options["backbone"]!r}, another network than '
+                'default_hooks.mask_update.source.backbone: take the config '
+                'of its run. A network is built from a config alone')
         return kind(**options)
 
     def prepare(self, source: MaskSource, model: Any) -> None:
@@ -140,8 +150,10 @@ class RoundOrigin:
             # Batch norms that are not synchronised differ by rank.
             broadcast_object_list(shared)
             self.network = shared[0]
+        else:
+            backbone = source.architecture(backbone)
         if backbone is model.backbone:
-            backbone = deepcopy(backbone)
+            backbone = copy_of(backbone)
         try:
             backbone.load_state_dict(self.network, strict=False)
         except RuntimeError as error:
@@ -158,28 +170,30 @@ class RoundOrigin:
         The source has been prepared; arguments as of :meth:`make`.
         """
         path = round_path(root, self.round)
-        same = [False]
-        if get_rank() == 0 and osp.isdir(path):
+
+        def is_same() -> bool:
+            if not osp.isdir(path):
+                return False
             try:
                 bank = MaskBank.open(path, verify=True)
             except (ValueError, FileNotFoundError) as error:
                 print_log(f'Replacing a damaged round: {error}',
                           logger='current', level=logging.WARNING)
-            else:
-                wanted = dict(
-                    self._meta(),
-                    seed=seed,
-                    group_size=group_size,
-                    num_images=len(images))
-                same = [
-                    all(bank.manifest.get(k) == v for k, v in wanted.items())
-                    and all(key in bank for key, _ in images)
-                ]
-        broadcast_object_list(same)
-        if same[0]:
+                return False
+            wanted = dict(
+                self._meta(),
+                seed=seed,
+                group_size=group_size,
+                num_images=len(images))
+            return (
+                all(bank.manifest.get(k) == v for k, v in wanted.items())
+                and all(key in bank for key, _ in images))
+
+        same = on_main(is_same)
+        if same:
             print_log(f'{path} was made by the same network and settings: it '
                       'is used again', logger='current')
-        return same[0]
+        return same
 
     def make(self, source: MaskSource, images: Sequence[tuple[str, str]],
              root: str, seed: int, group_size: int,

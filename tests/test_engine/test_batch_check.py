@@ -1,4 +1,6 @@
 """Fewer photographs than a batch."""
+import re
+
 import pytest
 from mmengine.runner import Runner
 
@@ -37,3 +39,33 @@ def test_of_several_processes_each_has_a_share(photo_root, tmp_path,
     monkeypatch.setattr(batch_check, 'get_world_size', lambda: 2)
     with pytest.raises(UserError, match='12 for each of 2 processes, fewer'):
         check_batches(run)
+
+
+@pytest.mark.parametrize('options, processes, said', [
+    # the recipe's batch of 128 on one GPU of 8
+    (dict(batch_size=16), 1, '--auto-scale-lr makes it 0.025'),
+    (dict(batch_size=16), 8, None),
+    (dict(batch_size=8), 8, None),
+    (dict(batch_size=16), 32, '512 images .16 of each of 32 processes'),
+    (dict(batch_size=16, steps=8), 1, None),
+    (dict(batch_size=4, steps=2), 1, '4 of each of 1 processes, 2 times'),
+    (dict(batch_size=16, enable=True), 1, None),
+    (dict(batch_size=16, base=16), 1, None),
+])
+def test_a_rate_of_another_batch(photo_root, tmp_path, monkeypatch, options,
+                                 processes, said):
+    run = Runner.from_cfg(small_config(photo_root, tmp_path / 'w', **{
+        'train_dataloader.batch_size': options['batch_size'],
+        'train_dataloader.drop_last': False,
+        'auto_scale_lr': dict(base_batch_size=options.get('base', 128),
+                              enable=options.get('enable', False)),
+        'optim_wrapper.optimizer.lr': 0.2,
+        'optim_wrapper.accumulative_counts': options.get('steps', 1)}))
+    monkeypatch.setattr(batch_check, 'get_world_size', lambda: processes)
+    told: list[str] = []
+    monkeypatch.setattr(batch_check, 'print_log',
+                        lambda text, **options: told.append(text))
+    check_batches(run)
+    assert len(told) == (said is not None), told
+    if said:
+        assert re.search(said, told[0]) and 'auto_scale_lr.base' in told[0]

@@ -1,4 +1,5 @@
 """Hooks in real runs: rounds, workers, resume, target updates."""
+import logging
 import os
 import os.path as osp
 import re
@@ -13,8 +14,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
-from cyborgs_plugin.engine import MaskUpdateHook
-from cyborgs_plugin.errors import UserError
+from cyborgs_plugin.engine import MaskUpdateHook, mask_update_hook
+from cyborgs_plugin.errors import MissingFileError, UserError
 from cyborgs_plugin.segmentation import (
     FeatureExtractor,
     GridMasks,
@@ -23,7 +24,13 @@ from cyborgs_plugin.segmentation import (
 )
 from cyborgs_plugin.segmentation.round_origin import RoundOrigin
 
-from ..helpers import images_of, in_processes, small_run, write_photo
+from ..helpers import (
+    OneWeight,
+    images_of,
+    in_processes,
+    small_run,
+    write_photo,
+)
 
 
 def test_rounds_are_made_used_and_remembered(photo_root, tmp_path):
@@ -533,3 +540,41 @@ def test_an_altered_checkpoint_ends_all_ranks(photo_root, tmp_path):
     assert codes == [1, 1]
     for log in logs:
         assert 'file_sizes of the checkpoint has 3 values' in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('where', ['resuming', 'describing', 'noting'])
+def test_an_error_of_one_rank_ends_all(photo_root, tmp_path, monkeypatch,
+                                       where):
+    """A disk that one machine does not have, or has no room on: the others
+    would go on to train, and wait."""
+    images = images_of(photo_root)
+    bank = make_round(GridMasks(), images, str(tmp_path / 'm'), 0, 0)
+    failing = 1 if where == 'resuming' else 0  # else rank 0 alone does it
+
+    def fails(*_):
+        if torch.distributed.get_rank() == failing:
+            raise MissingFileError('round_0000 is gone')
+        return bank
+
+    def part(rank):
+        hook = MaskUpdateHook(source=dict(type='GridMasks'))
+        hook.root, hook._began, hook._resumed = str(tmp_path / 'm'), 0, fails
+        hook.scenes = [SimpleNamespace(images=lambda: images, read_args={})]
+        runner = SimpleNamespace(
+            seed=rank, rank=rank, logger=logging.getLogger(),
+            model=OneWeight())
+        if where == 'resuming':
+            hook._go_on(runner)
+        elif where == 'describing':
+            hook.make = lambda *args, **options: bank
+            monkeypatch.setattr(mask_update_hook, 'describe_round', fails)
+            hook._renew(runner, 1, {}, 0, 0)
+        else:
+            monkeypatch.setattr(mask_update_hook, 'file_marks', fails)
+            hook.make(runner, 0, hook.source_cfg, 0, 0)
+
+    codes, logs = in_processes(2, part, tmp_path / 'log')
+    assert codes == [1, 1], logs
+    for log in logs:
+        assert 'round_0000 is gone' in log.splitlines()[-1], log

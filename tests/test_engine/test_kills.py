@@ -25,11 +25,23 @@ from mmengine.runner import Runner
 from cyborgs_plugin.datasets import MaskBank, mask_bank
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.engine.launch import prepare_launch
-from cyborgs_plugin.segmentation import FeatureExtractor, network_masks
+from cyborgs_plugin.segmentation import (
+    FeatureExtractor,
+    network_masks,
+    ranks,
+)
 
 from ..helpers import ROOT, small_config, write_photo
 
 pytestmark = pytest.mark.slow  # each starts whole runs in other processes
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """A dead process counts as such after seconds, not a minute."""
+    monkeypatch.setattr(ranks, '_LOST', 6.)
+    monkeypatch.setattr(ranks, '_PULSE', 0.5)
+
 
 PATIENCE = 60
 """Seconds in which a run must end: far less than any timeout of torch's."""

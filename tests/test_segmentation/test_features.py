@@ -278,3 +278,15 @@ def test_weights_of_five_axes():
     feature, = extractor_of(model, 'conv')([image])
     torch.testing.assert_close(
         feature, whole_forward(model, 'conv', image), rtol=0, atol=1e-5)
+
+
+def test_features_do_not_depend_on_what_cudnn_tries_out(monkeypatch):
+    """The step's cudnn_benchmark is off meanwhile, and on again after."""
+    cudnn, seen = torch.backends.cudnn, []
+    monkeypatch.setattr(cudnn, 'benchmark', True)
+    extractor = FeatureExtractor(network(), 'layer1.0', IMAGENET)
+    extractor._backbone.layer1.register_forward_pre_hook(
+        lambda *_: seen.append((cudnn.benchmark, cudnn.deterministic)))
+    extractor([np.zeros((64, 64, 3), np.uint8)])
+    assert seen == [(False, True)]
+    assert (cudnn.benchmark, cudnn.deterministic) == (True, False)

@@ -14,6 +14,7 @@ from cyborgs_plugin.segmentation import (
     MaskRoundError,
     NetworkMasks,
     make_round,
+    mask_round,
 )
 
 from ..helpers import (
@@ -240,3 +241,14 @@ def test_two_ranks_agree_that_it_is_too_broken(photo_root, tmp_path):
     assert codes == [1, 1] and list_rounds(root) == []
     for log in logs:
         assert '2 of the 12 images' in log and 'an empty file' in log
+
+
+def test_a_round_leaves_no_memory_of_the_device(photo_root, tmp_path,
+                                                monkeypatch):
+    freed, publish = [], mask_round.publish_round
+    monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: freed.append(1))
+    monkeypatch.setattr(
+        mask_round, 'publish_round',
+        lambda *args: freed.append('published') or publish(*args))
+    make_round(GridMasks(), images_of(photo_root), str(tmp_path / 'm'), 0, 0)
+    assert freed == [1, 'published']

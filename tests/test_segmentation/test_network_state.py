@@ -1,8 +1,16 @@
 """What a checkpoint holds of the network that made a round."""
+from functools import partial
+
+import pytest
 import torch
+from mmengine.model.efficient_conv_bn_eval import (
+    turn_on_efficient_conv_bn_eval,
+)
+from mmengine.runner import turn_on_activation_checkpointing
 from torch import nn
 
-from cyborgs_plugin.segmentation.network_state import network_state
+from cyborgs_plugin.segmentation.layer_output import run_to_layer
+from cyborgs_plugin.segmentation.network_state import copy_of, network_state
 
 from ..helpers import network
 
@@ -62,3 +70,38 @@ def test_network_state_is_all_that_the_layer_needs():
     assert torch.equal(*outputs)
     assert network_state(network(), None).keys() == network(
         ).state_dict().keys()
+
+
+@pytest.mark.parametrize('turn_on, module', [
+    (turn_on_activation_checkpointing, 'layer1'),
+    (turn_on_activation_checkpointing, ''),
+    (turn_on_efficient_conv_bn_eval, 'layer1.0'),
+    (turn_on_efficient_conv_bn_eval, ''),
+])
+def test_a_copy_runs_by_itself_whatever_the_runner_turned_on(turn_on, module):
+    """Else masks are made of the network in training, or not at all."""
+    plain, switched = network(), nn.Module()
+    switched.net = network()
+    turn_on(switched, f'net.{module}'.rstrip('.'))
+    image = torch.rand(1, 3, 64, 48)
+    wanted = run_to_layer(plain.eval() or plain, 'layer2.1', image)
+    copy = copy_of(switched.net)
+    copy.eval()
+    means = [norm.running_mean.clone() for norm in switched.net.modules()
+             if isinstance(norm, nn.BatchNorm2d)]
+    assert torch.allclose(run_to_layer(copy, 'layer2.1', image), wanted,
+                          atol=1e-5)
+    assert all(
+        torch.equal(mean, norm.running_mean)
+        for mean, norm in zip(means, (
+            norm for norm in switched.net.modules()
+            if isinstance(norm, nn.BatchNorm2d))))
+    assert network_state(switched.net, 'layer2.1').keys() == network_state(
+        plain, 'layer2.1').keys()
+
+
+def test_a_copy_keeps_a_forward_of_the_network_itself():
+    model = nn.Linear(2, 2)
+    model.forward = partial(torch.mul, torch.ones(2))
+    assert torch.equal(copy_of(model)(torch.tensor([3., 4.])),
+                       torch.tensor([3., 4.]))

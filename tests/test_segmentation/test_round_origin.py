@@ -179,9 +179,9 @@ def test_a_network_of_a_file_is_read_once(tmp_path, monkeypatch):
     torch.save(other.state_dict(), path)
     source = TASK_UTILS.build(dict(
         type='NetworkMasks', layer='layer2.1', checkpoint=str(path)))
-    read, load = [], network_masks.load_weights
-    monkeypatch.setattr(network_masks, 'load_weights',
-                        lambda name: read.append(name) or load(name))
+    read, load = [], network_masks.load_start
+    monkeypatch.setattr(network_masks, 'load_start',
+                        lambda net, name: read.append(name) or load(net, name))
     held = RoundOrigin.of_checkpoint(origin(type='NetworkMasks'), 'x')
     held.prepare(source, model)
     assert read == [str(path)] and source.checkpoint == str(path)

@@ -20,7 +20,10 @@ ROOMS = {
     },
 }
 # Files of no room, which import no room: all may use them.
-COMMON = {'commands', 'errors', 'files', 'precision', 'safe_load', 'version'}
+COMMON = {
+    'commands', 'errors', 'files', 'precision', 'safe_load', 'start_file',
+    'version'
+}
 RUNNER = ('mmengine.runner', 'mmengine.hooks')
 FORBIDDEN = {
     'ops': ('mmengine', 'mmcv', 'mmpretrain', 'os'),

@@ -1,7 +1,9 @@
 """Options of the command line, and the shell scripts around the tools."""
 import argparse
 import glob
+import os
 import os.path as osp
+import re
 import subprocess
 import sys
 
@@ -70,3 +72,37 @@ def test_scripts_without_arguments_show_how_they_are_used(script, arguments):
     assert done.returncode == 2
     assert f'bash tools/{osp.relpath(script, ROOT)[6:]}' in done.stdout
     assert 'unbound' not in done.stdout
+
+
+@pytest.mark.parametrize('script, arguments, command, port', [
+    ('dist_train.sh', ['CONFIG', '2'], 'python', r'--master_port=(\d+)'),
+    ('dist_test.sh', ['CONFIG', 'X.pth', '2'], 'python',
+     r'--master_port=(\d+)'),
+    ('slurm_train.sh', ['PARTITION', 'NAME', 'CONFIG'], 'srun',
+     r'MASTER_PORT=(\d+)'),
+])
+def test_two_trainings_on_a_machine_take_two_ports(tmp_path, script,
+                                                   arguments, command, port):
+    (tmp_path / command).write_text('#!/bin/sh\necho "$@" '
+                                    'MASTER_PORT=$MASTER_PORT\n')
+    (tmp_path / command).chmod(0o755)
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ('PORT', 'NNODES', 'MASTER_PORT')}
+    environment['PATH'] = f'{tmp_path}:{environment["PATH"]}'
+
+    def drawn(**variables):
+        said = subprocess.run(
+            ['bash', osp.join(ROOT, 'tools', script), *arguments],
+            env={**environment, **variables}, text=True, check=True,
+            stdout=subprocess.PIPE).stdout
+        return int(re.search(port, said)[1]), said
+
+    ports = {drawn()[0] for _ in range(3)}
+    assert len(ports) > 1 and all(10000 <= port < 30000 for port in ports)
+    if script == 'slurm_train.sh':
+        assert drawn(MASTER_PORT='777')[0] == 777
+        assert '--cpus-per-task=8' in drawn()[1]
+    else:
+        assert drawn(PORT='777')[0] == 777
+        # that all machines of a run have to name alike
+        assert drawn(NNODES='2')[0] == 29500

@@ -11,7 +11,11 @@ import pytest
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
-from cyborgs_plugin.engine import PretrainedCheckHook, config_options
+from cyborgs_plugin.engine import (
+    PretrainedCheckHook,
+    config_checks,
+    config_options,
+)
 from cyborgs_plugin.engine.config_checks import (
     check_data_root,
     check_keys,
@@ -19,7 +23,7 @@ from cyborgs_plugin.engine.config_checks import (
 )
 from cyborgs_plugin.engine.config_options import move_data
 
-from ..helpers import ROOT, TOY, run_train, small, small_config
+from ..helpers import RECIPE, ROOT, TOY, run_train, small, small_config
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
 import train  # noqa: E402
@@ -36,6 +40,9 @@ def config():
     ('viewsize', 'mean view_size'),
     ('dataroot', 'mean data_root'),
     ('train_dataloader.batchsize', 'batch_size'),
+    ('train_dataloader.prefetch_facter', 'mean prefetch_factor'),
+    ('env_cfg.dist_cfg.time_out', 'mean timeout'),
+    ('randomness.diff_rank_seeds', 'mean diff_rank_seed'),
     ('model.backbone.init_cfg', None),
     ('train_dataloader.dataset.pipeline.9.type', '2'),
 ])
@@ -65,6 +72,49 @@ def test_known_options():
             'efficient_conv_bn_eval': ['backbone'],
             'env_cfg.dist_cfg.timeout': 60
         })
+
+
+@pytest.mark.parametrize('path', [TOY, RECIPE])
+def test_all_that_torch_and_mmengine_take_is_known(path):
+    cfg = Config.fromfile(path)
+    for place, keys in config_checks._READERS.items():
+        assert len(keys) > 1, place
+        check_options(
+            cfg, {f'{place}.{key}'.lstrip('.'): 1
+                  for key in keys})
+    assert {'prefetch_factor', 'timeout', 'num_batch_per_epoch'} <= (
+        config_checks._READERS['train_dataloader'])
+
+
+@pytest.mark.parametrize('wrapper, warned', [
+    (dict(type='AmpOptimWrapper', dtype='bfloat16'), 1),
+    (dict(type='AmpOptimWrapper', dtype='float16'), 0),
+    (dict(type='OptimWrapper'), 0)])
+def test_bfloat16_on_a_gpu_without_it(monkeypatch, wrapper, warned):
+    told = []
+    monkeypatch.setattr(train, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(train, 'warn_if_bfloat16_is_slow',
+                        lambda remedy, device: told.append((remedy, device)))
+    cfg = config()
+    cfg.optim_wrapper.update(wrapper)
+    train.check(cfg)
+    assert told == [("Take optim_wrapper.dtype='float16'", 'cuda')] * warned
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('options', [
+    # the compiler itself takes a minute, and is torch's
+    ['compile.backend=eager'],
+    ['train_dataloader.prefetch_factor=4', 'train_dataloader.num_workers=1'],
+    # of all, and of a part, whose copy would run the original
+    ['activation_checkpointing=[backbone]'],
+    ['activation_checkpointing=[backbone.layer1]'],
+    ['efficient_conv_bn_eval=[backbone]'],
+])
+def test_options_of_the_runner_train(photo_root, tmp_path, options):
+    done = run_train(small(photo_root, tmp_path / 'w', 1, *options))
+    assert 'loss_contrast' in done.stdout
+    assert (tmp_path / 'w' / 'epoch_1.pth').exists()
 
 
 @pytest.mark.parametrize('key, meant', [
@@ -289,7 +339,10 @@ def test_two_processes_on_gloo_make_the_same_masks(photo_root, tmp_path):
         work_dir = tmp_path / str(number)
         done = run_train(
             small(photo_root, work_dir, 1, 'train_dataloader.num_workers=0',
-                  'default_hooks.mask_update.group_size=4') +
+                  'default_hooks.mask_update.group_size=4',
+                  # the round's seed is that of rank 0
+                  'randomness.diff_rank_seed=True',
+                  'env_cfg.dist_cfg.timeout=600') +
             (['--launcher', 'pytorch'] if launcher else []), launcher)
         hashes.append(
             MaskBank.open(str(work_dir / 'masks' / 'round_0000')).hash)
