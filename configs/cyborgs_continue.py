@@ -29,9 +29,9 @@ optim_wrapper = dict(
         norm_decay_mult=0.,
         bias_decay_mult=0.))
 
-train_cfg = dict(max_epochs=2)
+train_cfg = dict(max_epochs=8)
 param_scheduler = _base_.param_scheduler
-param_scheduler[0]['end'] = 1  # the warm-up: one epoch of two
+param_scheduler[0]['end'] = 1  # the warm-up: one epoch
 
 default_hooks = dict(
     checkpoint=dict(interval=1),

@@ -103,6 +103,8 @@ RUN = {
         '--methods anchored': '--methods anchored --epochs 1 --splits 1 '
         f'--work-dir work_dirs/mnv2 --cfg-options {SMALL}'
     }, says=('± standard error', )),
+    'docs/continue.md: TEACHER=mobilenet_v2.pth python tools/train.py':
+    Run(options={'--cfg-options': SMALL}, says=('loss_cells', )),
     'docs/differences.md: $ python tools/benchmarks/loss_memory.py':
     Run(says=('four einsums', 'ratio')),
     'docs/differences.md: $ OMP_NUM_THREADS=1 python tools/benchmarks':

@@ -74,7 +74,6 @@ METHODS: dict[str, dict[str, Any]] = {
         **_views('0.crop_ratio_range', (0.1, 0.5))
     },
     # variants of `anchored`
-    'longer': {'train_cfg.max_epochs': 8},
     'larger': _views('0.scale', 128),
     'felzenszwalb': {  # masks without a network, as DetCon
         _MASKS: dict(
