@@ -18,6 +18,7 @@ def _fresh_singletons():
     """Loggers, hubs and scopes are global by name: clear them."""
     yield
     logging.shutdown()
+    logging.disable(logging.NOTSET)  # a tool's main keeps its process quiet
     for kind in (MMLogger, Visualizer, DefaultScope, MessageHub):
         kind._instance_dict.clear()
 

@@ -1,5 +1,4 @@
 """The optimizer gets what is trained, and the log stays readable."""
-from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
@@ -9,10 +8,8 @@ from cyborgs_plugin.config_path import load_config
 from ..helpers import RECIPE, model_config
 
 
-def test_groups_are_those_of_mmengine(caplog, capfd, tmp_path):
+def test_groups_are_those_of_mmengine(caplog, capfd):
     init_default_scope('mmpretrain')
-    # another test's logger may keep to errors
-    MMLogger.get_instance(str(tmp_path), log_level='INFO')
     model = MODELS.build(model_config())
     cfg = load_config(RECIPE).optim_wrapper
     ours = build_optim_wrapper(model, cfg)
