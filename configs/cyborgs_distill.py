@@ -12,6 +12,7 @@ downloaded for you.
 import os
 
 _base_ = [
+    '_base_/models/cyborgs_resnet50.py',
     '_base_/datasets/small_scenes.py',
     '_base_/schedules/adamw_18e.py',
     '_base_/default_runtime.py',
@@ -30,19 +31,11 @@ teacher = dict(
 file = os.environ.get('TEACHER', 'dinov2_vits14_pretrain.pth')
 
 model = dict(
+    _delete_=True,
     type='RegionDistillation',
-    data_preprocessor=dict(
-        type='SelfSupDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        to_rgb=True),
+    data_preprocessor=_base_.model.data_preprocessor,
     # From scratch; init_cfg=dict(type='Pretrained', ...) starts from weights.
-    backbone=dict(
-        type='ResNet',
-        depth=50,
-        out_indices=(1, 2, 3),
-        norm_cfg=dict(type='BN'),
-        zero_init_residual=False),
+    backbone=_base_.model.backbone,
     teacher=dict(
         type='FrozenTeacher', backbone=teacher, checkpoint=file,
         input_size=224),
@@ -64,8 +57,6 @@ model = dict(
         # each region, in the other view
         region_loss=dict(
             type='MaskContrastiveLoss', temperature=0.1, loss_weight=0.1)))
-
-sync_bn = 'torch'
 
 default_hooks = dict(
     logger=dict(interval=10),

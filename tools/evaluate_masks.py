@@ -12,7 +12,6 @@ import os.path as osp
 import re
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -22,12 +21,9 @@ from mmengine.utils import track_iter_progress
 from cyborgs_plugin.datasets import MaskBank, read_image
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.errors import UserError, reported
-from cyborgs_plugin.evaluation import (
-    MaskQuality,
-    color_kmeans,
-    superpixel_kmeans,
-)
+from cyborgs_plugin.evaluation import MaskQuality, color_kmeans
 from cyborgs_plugin.ops.superpixels import check_superpixels
+from cyborgs_plugin.segmentation import SuperpixelMasks
 
 COLUMNS = ('regions', 'mBO', 'mBO_small', 'mBO_medium', 'mBO_large', 'ARI',
            'over_segmentation', 'under_segmentation', 'boundary_F')
@@ -129,10 +125,15 @@ def floor(metric: MaskQuality,
           args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Score k-means on colour and position, averaged over seeds."""
     keys = metric.keys()
+
+    def superpixels(image: np.ndarray, k: int, seed: int) -> np.ndarray:
+        source = SuperpixelMasks(
+            dict(dict(type='Felzenszwalb'), **args.superpixels), k)
+        return source.label_maps([image], [''], (seed, ))[0]
+
     floors: dict[str, Callable[..., np.ndarray]] = {
         'colour k-means': color_kmeans,
-        'superpixels, colour and place': partial(superpixel_kmeans,
-                                                 **args.superpixels)
+        'superpixels, colour and place': superpixels
     }
 
     def maps(cut: Callable[..., np.ndarray], k: int,

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
@@ -15,12 +14,9 @@ from skimage.segmentation import find_boundaries
 from sklearn.metrics import adjusted_rand_score
 
 from ..datasets.coco_truth import TURNED, CocoTruth, evenly, is_turned
-from ..datasets.image_io import at_long_side
 from ..datasets.mask_bank import MaskBank
 from ..errors import UserError
-from ..ops import kmeans
 from ..ops.label_maps import resize_label_map
-from ..ops.superpixels import find_superpixels
 from .names import find_annotated
 
 SIZES = dict(small=(0., 32.**2), medium=(32.**2, 96.**2),
@@ -359,30 +355,3 @@ def color_kmeans(image: np.ndarray, num_clusters: int,
     points = np.dstack([image / 255., rows, cols]).reshape(-1, 5)
     clusters = KMeans(num_clusters, n_init=1, random_state=seed)
     return clusters.fit_predict(points).reshape(height, width)
-
-
-def superpixel_kmeans(image: np.ndarray, num_clusters: int, seed: int = 0,
-                      long_side: int = 640,
-                      **superpixels: Any) -> np.ndarray:
-    """Segment an image by superpixels with colour and place.
-
-    The floor for any network whose features are pooled over superpixels.
-
-    Args:
-        image (np.ndarray): BGR, shape (H, W, 3), uint8.
-        num_clusters (int): Number of regions, lowered to that of superpixels.
-        seed (int): Decides the initial centroids. Defaults to 0.
-        long_side (int): To which the image is brought, in pixels.
-            Defaults to 640.
-        **superpixels: Arguments of
-            :func:`~cyborgs_plugin.ops.superpixels.find_superpixels`.
-
-    Returns:
-        np.ndarray: Ids, one for each cell, (h, w), int64.
-    """
-    found = find_superpixels(at_long_side(image, long_side), **superpixels)
-    points = np.concatenate([found.colours, found.places], axis=1)
-    labels, _ = kmeans(
-        torch.from_numpy(points), min(num_clusters, len(points)), seed=seed,
-        init='k-means++', weights=torch.from_numpy(found.counts))
-    return labels.numpy()[found.ids]

@@ -1,4 +1,5 @@
 """The CYBORGS algorithm."""
+from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseAveragedModel
@@ -95,8 +96,8 @@ class CYBORGS(BaseSelfSupervisor):
             ValueError: If there are not two views or a sample has no mask.
             RuntimeError: If the target network is never updated.
         """
-        self._check(inputs, data_samples)
-        label_maps = torch.stack([sample.mask for sample in data_samples], 1)
+        label_maps = stack_label_maps(inputs, data_samples)
+        self._expect_updates()
         cells = [self.neck.cells(label_map) for label_map in label_maps]
         target_backbone, target_neck = self.target_net.module
         # Drawn while the device has nothing to do yet: here the host waits.
@@ -123,19 +124,36 @@ class CYBORGS(BaseSelfSupervisor):
         return self.head.loss(online, target, online_feats, target_feats,
                               rows[:2])
 
-    def _check(self, inputs: list[Tensor],
-               data_samples: list[DataSample]) -> None:
-        if len(inputs) != 2:
-            raise UserError(
-                f'CYBORGS contrasts two views, but got {len(inputs)}: give '
-                'MaskedMultiView two pipelines')
-        if not all('mask' in sample for sample in data_samples):
-            raise UserError(
-                'A data sample carries no `mask`: load with SceneDataset and '
-                'put MaskedMultiView before PackInputs in the pipeline')
+    def _expect_updates(self) -> None:
         self._losses_since_update += 1
         if self._losses_since_update > _MAX_LOSSES_WITHOUT_UPDATE:
             raise RuntimeError(
                 f'{self._losses_since_update} losses were computed without an '
                 'update of the target network: add '
                 "target_update=dict(type='TargetUpdateHook') to default_hooks")
+
+
+def stack_label_maps(inputs: Sequence[Tensor],
+                     data_samples: Sequence[DataSample]) -> Tensor:
+    """Take the label maps of two views out of a batch.
+
+    Args:
+        inputs (Sequence[Tensor]): The views, each (B, 3, H, W).
+        data_samples (Sequence[DataSample]): B samples; the ``mask`` of each
+            is (2, H, W), integer.
+
+    Returns:
+        Tensor: Shape (2, B, H, W), integer.
+
+    Raises:
+        UserError: If there are not two views or a sample has no mask.
+    """
+    if len(inputs) != 2:
+        raise UserError(
+            f'Two views are contrasted, but there are {len(inputs)}: give '
+            'MaskedMultiView two pipelines')
+    if not all('mask' in sample for sample in data_samples):
+        raise UserError(
+            'A data sample carries no `mask`: load with SceneDataset and '
+            'put MaskedMultiView before PackInputs in the pipeline')
+    return torch.stack([sample.mask for sample in data_samples], 1)

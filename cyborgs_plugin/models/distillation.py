@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import MissingFileError, UserError
 from ..start_file import content_hash, load_start
-from .mask_contrastive_loss import count_regions, same_region
+from .cyborgs import stack_label_maps
+from .mask_contrastive_loss import count_matches
 from .regions import pool_regions
 
 Views = Sequence[Tensor]
@@ -231,9 +232,8 @@ class DistillationHead(BaseModule):
             region_ids (Views): Region ids (B, N), -1 where unused.
 
         Returns:
-            dict[str, Tensor]: Scalars: ``loss_cells``, ``loss_regions``, and
-            ``num_regions``, ``matched_regions`` and ``unmatched_images`` as
-            of :class:`MaskContrastHead`.
+            dict[str, Tensor]: Scalars: ``loss_cells`` and ``loss_regions``
+            where configured, and those of :func:`count_matches`.
         """
         losses = {}
         if self.cell_loss is not None:
@@ -242,17 +242,7 @@ class DistillationHead(BaseModule):
             losses['loss_regions'] = self.region_loss(
                 tuple(regions), tuple(target_regions), tuple(region_ids),
                 tuple(region_ids))
-        first, second = region_ids
-        matched = [
-            same_region(first, second).any(dim=-1),
-            same_region(second, first).any(dim=-1)
-        ]
-        used = count_regions(first, second).sum()
-        partners = (matched[0].sum() + matched[1].sum()).float()
-        losses.update(
-            num_regions=used / (2 * len(first)),
-            matched_regions=partners / used.clamp(min=1),
-            unmatched_images=(~matched[0].any(dim=-1)).sum().float())
+        losses.update(count_matches(region_ids, region_ids))
         return losses
 
 
@@ -314,13 +304,10 @@ class RegionDistillation(BaseSelfSupervisor):
         Raises:
             UserError: If a sample has no mask, or the widths do not agree.
         """
-        if len(inputs) != 2 or not all('mask' in s for s in data_samples):
-            raise UserError(
-                'RegionDistillation takes two views with masks: load with '
-                'SceneDataset, and put MaskedMultiView with two pipelines '
-                'before PackInputs')
-        label_maps = torch.stack([sample.mask for sample in data_samples], 1)
-        grids = [self.neck.cells(label_map) for label_map in label_maps]
+        grids = [
+            self.neck.cells(label_map)
+            for label_map in stack_label_maps(inputs, data_samples)
+        ]
         maps = [
             self.neck.fuse(self.backbone(view), tuple(grid.shape[1:]))
             for view, grid in zip(inputs, grids)

@@ -5,7 +5,7 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from .mask_contrastive_loss import count_regions, same_region
+from .mask_contrastive_loss import count_matches
 from .regions import map_regions
 
 Regions = tuple[Tensor, Tensor]
@@ -83,11 +83,8 @@ class MaskContrastHead(BaseModule):
 
         Returns:
             dict[str, Tensor]: Scalars: ``loss_contrast``,
-            ``loss_segmentation`` and ``loss_anchor`` where configured,
-            ``num_regions`` (used slots per image and view),
-            ``matched_regions`` (fraction of the used online slots with a
-            partner in the other view) and ``unmatched_images`` (images whose
-            views share none).
+            ``loss_segmentation`` and ``loss_anchor`` where configured, and
+            those of :func:`count_matches`.
         """
         pred_ids = (online[0][1], online[1][1])
         target_ids = (target[0][1], target[1][1])
@@ -103,15 +100,5 @@ class MaskContrastHead(BaseModule):
             losses['loss_anchor'] = self.anchor_loss(online_feats,
                                                      target_feats)
 
-        matched = [
-            same_region(pred_ids[0], target_ids[1]).any(dim=-1),
-            same_region(pred_ids[1], target_ids[0]).any(dim=-1)
-        ]
-        used = count_regions(*pred_ids).sum()
-        partners = (matched[0].sum() + matched[1].sum()).float()
-        unmatched = ~(matched[0].any(dim=-1) | matched[1].any(dim=-1))
-        losses.update(
-            num_regions=used / (2 * len(pred_ids[0])),
-            matched_regions=partners / used.clamp(min=1),
-            unmatched_images=unmatched.sum().float())
+        losses.update(count_matches(pred_ids, target_ids))
         return losses

@@ -1,4 +1,5 @@
 """The contrastive loss between regions (DetCon-B)."""
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -103,6 +104,32 @@ def same_region(ids: Tensor, other_ids: Tensor) -> Tensor:
     """
     same = ids[:, :, None] == other_ids[:, None, :]
     return same & (ids >= 0)[:, :, None]
+
+
+def count_matches(region_ids: Sequence[Tensor],
+                  target_ids: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Count what explains a contrast of regions.
+
+    Args:
+        region_ids (Sequence[Tensor]): Region ids (B, N) of views 1 and 2, -1
+            where unused.
+        target_ids (Sequence[Tensor]): The target's, likewise.
+
+    Returns:
+        dict[str, Tensor]: Scalars: ``num_regions`` (used slots per image and
+        view), ``matched_regions`` (fraction of the used slots with a partner
+        in the target's other view) and ``unmatched_images`` (images of which
+        no slot has one).
+    """
+    matched = torch.stack([
+        same_region(region_ids[view], target_ids[1 - view]).any(dim=-1)
+        for view in range(2)
+    ])
+    used = count_regions(*region_ids).sum()
+    return dict(
+        num_regions=used / (2 * len(region_ids[0])),
+        matched_regions=matched.sum().float() / used.clamp(min=1),
+        unmatched_images=(~matched.any(dim=-1).any(dim=0)).sum().float())
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -188,14 +188,13 @@ def _blend(pixels: Tensor, table: Tensor, step: _Step) -> None:
         pixels.mul_(factor)
     else:
         grey = _weighted(pixels, _LUMA).add_(0.5).floor_()[:, None]
-        centre: Tensor | None = None
         if step.mean:
             centre = grey.mean((2, 3), keepdim=True).add_(0.5).floor_()
             centre.mul_(mean)
-        if step.own:
-            grey.mul_(own)
-            centre = grey if centre is None else grey.add_(centre)
-        assert centre is not None
+            if step.own:
+                centre = grey.mul_(own).add_(centre)
+        else:
+            centre = grey.mul_(own)
         torch.addcmul(centre, pixels.sub_(centre), factor, out=pixels)
     # Pillow cuts off fractions.
     pixels.clamp_(0, 255).floor_()

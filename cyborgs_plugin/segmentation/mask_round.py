@@ -28,8 +28,8 @@ from .sources import MaskSource
 _NAMED = 10
 ReadArgs = dict[str, Any] | Callable[[int], dict[str, Any]] | None
 Pixels = dict[int, Any]
-"""What a source has of the images of a group, by index (``look``: the BGR
-image itself, (H, W, 3), or more); None for a broken one."""
+"""What ``preprocess`` of a source gave of the images of a group, by index: the
+BGR image itself, (H, W, 3), or more; None for a broken one."""
 
 
 def make_round(source: MaskSource,
@@ -227,7 +227,7 @@ class _Work:
         except BrokenImageError as error:
             print_log(str(error), logger='current', level=logging.WARNING)
             return None, str(error)
-        return self.source.look(image), None
+        return self.source.preprocess(image), None
 
     def _label_maps(self, number: int,
                     pixels: Pixels) -> dict[int, np.ndarray]:

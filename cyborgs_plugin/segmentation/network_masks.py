@@ -18,7 +18,7 @@ from ..precision import warn_if_bfloat16_is_slow
 from ..start_file import load_start
 from .features import FeatureExtractor, resized
 from .network_state import copy_of
-from .parts import Look, Parts
+from .parts import Parts, Preprocessed
 from .sources import MaskSource, NonFiniteFeaturesError
 
 _PCA_SAMPLE = 16384
@@ -216,12 +216,12 @@ class NetworkMasks(MaskSource):
                                            self.superpixels is not None)
         self._lowered = False
 
-    def look(self, image: np.ndarray) -> Any:
+    def preprocess(self, image: np.ndarray) -> Any:
         """Find the superpixels of an image, if they are wanted."""
         if self.superpixels is None:
             return image
         image = resized(image, self.long_side, self.max_pixels)
-        return Look(image, find_superpixels(image, **self.superpixels))
+        return Preprocessed(image, find_superpixels(image, **self.superpixels))
 
     def label_maps(self, images: Sequence[Any], keys: Sequence[str],
                    seed: Sequence[int]) -> list[np.ndarray]:
@@ -233,7 +233,7 @@ class NetworkMasks(MaskSource):
 
         Args:
             images (Sequence): BGR images, each (H, W, 3), uint8, or what
-                :meth:`look` gave of them.
+                :meth:`preprocess` gave of them.
 
         Returns:
             list[Tensor] or list[Parts]: Unit vectors of each image,
@@ -244,13 +244,15 @@ class NetworkMasks(MaskSource):
             raise RuntimeError('NetworkMasks.prepare() comes first')
         if self.superpixels is None and not self.colour_weight:
             return self._extractor(images)
-        looks = [image if isinstance(image, Look) else self.look(image)
-                 for image in images]
-        pictures = [look.image if isinstance(look, Look) else look
-                    for look in looks]
+        prepared = [
+            image if isinstance(image, Preprocessed) else
+            self.preprocess(image) for image in images
+        ]
+        pictures = [one.image if isinstance(one, Preprocessed) else one
+                    for one in prepared]
         # Of each batch only the means are kept.
         parts = {
-            index: Parts.of_superpixels(maps, looks[index].superpixels,
+            index: Parts.of_superpixels(maps, prepared[index].superpixels,
                                         2 if self.smooth else 1)
             if self.superpixels else Parts.of_cells(maps, pictures[index])
             for index, maps in self._extractor.each(pictures)

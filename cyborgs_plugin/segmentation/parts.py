@@ -9,7 +9,7 @@ from torch import Tensor
 from ..ops.superpixels import Superpixels, cell_colours, pool
 
 
-class Look(NamedTuple):
+class Preprocessed(NamedTuple):
     """What the decoding threads make of an image."""
 
     image: np.ndarray

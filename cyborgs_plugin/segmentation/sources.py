@@ -79,7 +79,7 @@ class MaskSource:
             data_preprocessor (BaseDataPreprocessor): How that sees pixels.
         """
 
-    def look(self, image: np.ndarray) -> Any:
+    def preprocess(self, image: np.ndarray) -> Any:
         """Compute what can be of an image alone, in the decoding threads.
 
         Args:
@@ -97,7 +97,7 @@ class MaskSource:
 
         Args:
             images (Sequence): BGR images, each (H, W, 3), uint8, or what
-                :meth:`look` gave of them.
+                :meth:`preprocess` gave of them.
             keys (Sequence[str]): The image's keys.
             seed (Sequence[int]): Seed of the run, round, group.
 

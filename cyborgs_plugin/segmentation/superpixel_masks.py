@@ -8,7 +8,7 @@ from torch import nn
 
 from ..errors import UserError
 from .network_masks import NetworkMasks
-from .parts import Look, Parts
+from .parts import Parts, Preprocessed
 
 
 @TASK_UTILS.register_module()
@@ -70,7 +70,9 @@ class SuperpixelMasks(NetworkMasks):
 
     def features(self, images: Sequence[Any]) -> list[Parts]:
         """Find the parts of images; see :class:`NetworkMasks`."""
-        looks = [image if isinstance(image, Look) else self.look(image)
-                 for image in images]
-        return [Parts.of_superpixels(None, look.superpixels)
-                for look in looks]
+        prepared = [
+            image if isinstance(image, Preprocessed) else
+            self.preprocess(image) for image in images
+        ]
+        return [Parts.of_superpixels(None, one.superpixels)
+                for one in prepared]

@@ -1,7 +1,12 @@
 """A backbone between start and end, and its batch norms anew."""
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.datasets import CenterCrop, ResizeEdge
+from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
@@ -10,6 +15,7 @@ from ..errors import UserError
 from ..safe_load import Tensors
 from ..start_file import content_hash, fit_names
 
+_BATCH, _MIN_PICTURES = 32, 8
 
 def blend(start: Tensors, end: Tensors, share: float, path: str,
           expected: str | None = None) -> Tensors:
@@ -73,6 +79,62 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> int:
     update_bn(batches, _NormsInTraining(network))
     network.eval()
     return len(norms)
+
+
+def recalibrated(tensors: Tensors, cfg: Config,
+                 pictures: Sequence[np.ndarray],
+                 path: str) -> tuple[Tensors, int]:
+    """Compute the statistics of a backbone's batch norms anew.
+
+    Args:
+        tensors (Tensors): Of the backbone.
+        cfg (Config): Of its run: ``model.backbone`` and
+            ``model.data_preprocessor``.
+        pictures (Sequence[np.ndarray]): 8 or more, of one size, each
+            (H, W, 3), BGR, uint8. Those beyond whole batches of 32 are left
+            out, but for a first batch.
+        path (str): The file of the tensors, for messages.
+
+    Returns:
+        tuple[Tensors, int]: With the new statistics, and of how many
+        pictures they are.
+
+    Raises:
+        UserError: If there are too few pictures, or the config's backbone is
+            another or has no batch norms.
+    """
+    if len(pictures) < _MIN_PICTURES:
+        raise UserError(
+            f'{len(pictures)} pictures can be read, but at least '
+            f'{_MIN_PICTURES} are needed')
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    network = MODELS.build({
+        key: value
+        for key, value in cfg.model.backbone.items() if key != 'init_cfg'
+    })
+    network.load_state_dict(
+        fit_names(tensors, network.state_dict(), path)[0], strict=False)
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    whole = len(pictures) // _BATCH * _BATCH or len(pictures)
+    recalibrate(network, (
+        preprocessor(dict(
+            inputs=torch.from_numpy(
+                np.stack(pictures[first:first + _BATCH])).permute(0, 3, 1, 2),
+            data_samples=None))['inputs'] for first in range(0, whole, _BATCH)
+    ))
+    return dict(network.state_dict()), whole
+
+
+def centre(image: np.ndarray) -> np.ndarray:
+    """Cut a picture as networks are tested with: 224 pixels of 256.
+
+    Args:
+        image (np.ndarray): Shape (H, W, 3), uint8.
+
+    Returns:
+        np.ndarray: Shape (224, 224, 3), uint8.
+    """
+    return CenterCrop(224)(ResizeEdge(256)(dict(img=image)))['img']
 
 
 class _NormsInTraining(nn.Module):

@@ -351,7 +351,7 @@ def test_a_target_that_never_moves_is_an_error():
 def test_missing_masks_and_views_are_clear_errors():
     model, data = small_model(), fake_batch()
     data['inputs'] = data['inputs'][:1]
-    with pytest.raises(ValueError, match='two views'):
+    with pytest.raises(ValueError, match='Two views'):
         losses_of(model, data)
     data = fake_batch()
     del data['data_samples'][1].mask

@@ -13,7 +13,6 @@ from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.datasets.mask_bank import round_path
 from cyborgs_plugin.engine import MaskUpdateHook
 from cyborgs_plugin.engine.mask_update_hook import ORIGIN_KEY
-from cyborgs_plugin.evaluation import superpixel_kmeans
 from cyborgs_plugin.ops.superpixels import find_superpixels
 from cyborgs_plugin.segmentation import (
     MaskRoundError,
@@ -105,7 +104,7 @@ def test_a_superpixel_is_never_cut(images, kwargs):
     source = network_masks(superpixels=SMALL, **kwargs)
     maps = source.label_maps(images, KEYS, SEED)
     for image, ids in zip(images, maps):
-        superpixels = source.look(image).superpixels.ids
+        superpixels = source.preprocess(image).superpixels.ids
         for labels in ids.reshape(-1, *superpixels.shape):
             for number in range(superpixels.max() + 1):
                 assert len(set(labels[superpixels == number])) == 1
@@ -167,12 +166,12 @@ def test_of_the_features_only_means_are_held(images):
 
 def test_a_look_stands_for_its_image(images):
     source = network_masks(superpixels=SMALL, long_side=160)
-    looks = [source.look(image) for image in images]
-    assert [max(look.image.shape) for look in looks] == [160] * 4
+    prepared = [source.preprocess(image) for image in images]
+    assert [max(one.image.shape) for one in prepared] == [160] * 4
     for one, two in zip(source.label_maps(images, KEYS, SEED),
-                        source.label_maps(looks, KEYS, SEED)):
+                        source.label_maps(prepared, KEYS, SEED)):
         np.testing.assert_array_equal(one, two)
-    assert network_masks().look(images[0]) is images[0]
+    assert network_masks().preprocess(images[0]) is images[0]
 
 
 def test_colour_of_cells_without_superpixels(images):
@@ -288,13 +287,16 @@ def test_superpixels_without_a_network(images):
     assert not source.uses_network
     maps = source.label_maps(images, KEYS, SEED)
     assert len(set(flat(maps))) == 5
+    # by hand: colour and place of each, weighted by its cells
     alone, = source.label_maps(images[:1], KEYS, SEED)
-    seed = int(np.random.default_rng(list(SEED)).integers(2**31, size=1)[0])
     random = np.random.default_rng(list(SEED))
     random.integers(5, 6)
-    seed = int(random.integers(2**31))
-    np.testing.assert_array_equal(alone, superpixel_kmeans(
-        images[0], 5, seed, long_side=128, **SMALL))
+    found = find_superpixels(images[0], **SMALL)
+    labels, _ = kmeans(
+        torch.from_numpy(np.hstack([found.places, found.colours])), 5,
+        seed=int(random.integers(2**31)), init='k-means++',
+        weights=torch.from_numpy(found.counts))
+    np.testing.assert_array_equal(alone, labels.numpy()[found.ids])
     with pytest.raises(ValueError, match='are both 0'):
         SuperpixelMasks(position_weight=0, colour_weight=0)
 

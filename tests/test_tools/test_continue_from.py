@@ -92,7 +92,7 @@ def test_the_average_of_two_backbones(tmp_path):
             dict(state_dict=dict(
                 weight=torch.full((2, ), value),
                 steps=torch.tensor(int(value)))), file)
-    made = continue_score.blend(*files, 0.25)
+    made = continue_from.average(*files, 0.25)
     assert osp.basename(made) == 'end@0.25.pth'
     state = torch.load(made)['state_dict']
     assert state['weight'].tolist() == [1., 1.]

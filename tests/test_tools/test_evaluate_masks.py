@@ -1,7 +1,6 @@
 """The table of a bank's rounds and of the floor."""
 import importlib.util
 import json
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,8 +11,8 @@ from cyborgs_plugin.datasets.mask_bank import MaskBankWriter, publish_round
 from cyborgs_plugin.evaluation import (
     MaskQuality,
     color_kmeans,
-    superpixel_kmeans,
 )
+from cyborgs_plugin.segmentation import SuperpixelMasks
 
 from ..annotations import SIZE
 
@@ -77,9 +76,13 @@ def test_floor(annotated, call, tmp_path):  # noqa: F811
     metric = MaskQuality(str(annotated), 'val2017/', str(panoptic))
     scores = json.loads(out.read_text())
     assert len(scores) == 2
+
+    def superpixels(image, k, seed):
+        source = SuperpixelMasks(dict(type='Felzenszwalb', reduction=4), k)
+        return source.label_maps([image], [''], (seed, ))[0]
+
     for name, cut in (('colour k-means', color_kmeans),
-                      ('superpixels, colour and place', partial(
-                          superpixel_kmeans, reduction=4))):
+                      ('superpixels, colour and place', superpixels)):
         runs = [metric.evaluate_maps(((key, cut(image, 3, seed))
                                       for key, image in images.items()), 3)
                 for seed in range(2)]

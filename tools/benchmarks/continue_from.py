@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 import torch
-from continue_score import Protocol, Scores, blend
+from continue_score import Protocol, Scores
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
@@ -30,6 +30,8 @@ from cyborgs_plugin.errors import MissingFileError, UserError, reported
 from cyborgs_plugin.evaluation.paired import paired_difference
 from cyborgs_plugin.files import written_aside
 from cyborgs_plugin.safe_load import load_weights, tensors_of
+from cyborgs_plugin.start_file import fit_names, read_start
+from cyborgs_plugin.transfer.blending import blend
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 CONFIG = osp.join(ROOT, 'configs', 'cyborgs_continue_mobilenetv2.py')
@@ -142,21 +144,11 @@ class Benchmark:
 
     def _convert(self, path: str) -> str:
         """The start with the names of our backbone."""
-        found = tensors_of(load_weights(path), path)
-        wanted = self.scores.backbone().state_dict()
-        if not wanted.keys() <= found.keys():
-            shapes = [[tensor.shape for tensor in tensors.values()]
-                      for tensors in (wanted, found)]
-            if shapes[0] != shapes[1][:len(shapes[0])]:
-                raise UserError(
-                    f'{path} does not fit the backbone of '
-                    f'{self.args.config}: it has {[*found][:3]}, expected '
-                    f'{[*wanted][:3]}. mmpretrain has converters: '
-                    'mmpretrain/.mim/tools/model_converters')
-            found = dict(zip(wanted, found.values()))
+        found, _ = fit_names(
+            read_start(path),
+            self.scores.backbone().state_dict(), path)
         path = osp.join(self.work, 'start.pth')
-        torch.save(
-            dict(state_dict={name: found[name] for name in wanted}), path)
+        torch.save(dict(state_dict=found), path)
         return path
 
     def _listing(self) -> str:
@@ -257,6 +249,23 @@ class Benchmark:
                             'why. The same command goes on from here')
 
 
+def average(start: str, end: str, share: float) -> str:
+    """Write the average of two backbones beside the second one.
+
+    Args:
+        start (str): Weights of the start.
+        end (str): Weights of the end.
+        share (float): Of the end, 0 to 1.
+    """
+    first, last = (tensors_of(load_weights(file), file)
+                   for file in (start, end))
+    tensors = blend(first, last, share, start)
+    path = f'{osp.splitext(end)[0]}@{share:g}.pth'
+    with written_aside(path) as aside:
+        torch.save(dict(state_dict=tensors), aside)
+    return path
+
+
 def differences(bench: Benchmark, method: str,
                 part: float | None = None) -> dict[str, dict[str, Any]]:
     """What a method changes, over all seeds and splits.
@@ -277,7 +286,7 @@ def differences(bench: Benchmark, method: str,
         file = bench.train(method, seed)
         end.append(
             bench.scores.of(
-                file if part is None else blend(bench.start, file, part)))
+                file if part is None else average(bench.start, file, part)))
     return {
         kind: paired_difference(
             scores * len(end), [one for run in end for one in run[kind]])

@@ -2,7 +2,7 @@
 import json
 import os.path as osp
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -171,28 +171,3 @@ class Scores:
             scenes = CocoTruth(instances, panoptic)
         return ProbeImages(
             osp.join(self.root, f'{split}2017'), truth, scenes)
-
-
-def blend(start: str, end: str, part: float) -> str:
-    """Average two backbones.
-
-    Args:
-        start (str): Weights of the start.
-        end (str): Weights of the end.
-        part (float): The part of the end, 0 to 1.
-
-    Returns:
-        str: The file of the average, beside the end.
-    """
-    tensors: list[dict[str, Any]] = [
-        tensors_of(load_weights(file), file) for file in (start, end)
-    ]
-    path = f'{osp.splitext(end)[0]}@{part:g}.pth'
-    with written_aside(path) as aside:
-        torch.save(
-            dict(state_dict={
-                name: value.lerp(tensors[1][name], part)
-                if value.is_floating_point() else tensors[1][name]
-                for name, value in tensors[0].items()
-            }), aside)
-    return path

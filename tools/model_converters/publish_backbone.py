@@ -13,11 +13,7 @@ import os.path as osp
 import shlex
 from typing import Any
 
-import mmcv
 import numpy as np
-import torch
-from mmengine.registry import init_default_scope
-from mmpretrain.registry import MODELS
 
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.image_files import find_files
@@ -25,13 +21,12 @@ from cyborgs_plugin.datasets.image_io import BrokenImageError, read_image
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.files import sha256
 from cyborgs_plugin.safe_load import Tensors, load_weights, tensors_of
-from cyborgs_plugin.start_file import fit_names, read_start
+from cyborgs_plugin.start_file import read_start
 from cyborgs_plugin.transfer.backbone_file import find_arch, write_backbone
-from cyborgs_plugin.transfer.blending import blend, recalibrate
+from cyborgs_plugin.transfer.blending import blend, centre, recalibrated
 from cyborgs_plugin.transfer.recipe_check import recipe_of
 from cyborgs_plugin.version import __version__
 
-BATCH, MIN_PICTURES = 32, 8
 PREFIXES = dict(online='backbone.', target='target_net.module.0.')
 
 
@@ -71,55 +66,20 @@ def start_of(hub: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value is not None}
 
 
-def recalibrated(tensors: Tensors,
-                 args: argparse.Namespace) -> tuple[Tensors, int]:
-    """Compute batch norms anew; give the tensors and the number of pictures.
-
-    Raises:
-        UserError: If there are too few pictures, or the config's backbone is
-            another.
-    """
-    cfg = load_config(args.config)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    network = MODELS.build({
-        key: value
-        for key, value in cfg.model.backbone.items() if key != 'init_cfg'
-    })
-    network.load_state_dict(
-        fit_names(tensors, network.state_dict(), args.checkpoint)[0],
-        strict=False)
-    preprocessor = MODELS.build(cfg.model.data_preprocessor)
-    files = find_files(args.recalibrate).files
+def read_pictures(folder: str, number: int) -> list[np.ndarray]:
+    """Read some pictures of a folder, each (H, W, 3), BGR, uint8."""
+    files = find_files(folder).files
     pictures: list[np.ndarray] = []
     # Mixed, so that a batch is not of one scene or camera.
-    for number in np.random.default_rng(0).permutation(len(files)):
-        if len(pictures) == args.num_images:
+    for index in np.random.default_rng(0).permutation(len(files)):
+        if len(pictures) == number:
             break
         try:
             pictures.append(centre(read_image(
-                osp.join(args.recalibrate, files[number]))))
+                osp.join(folder, files[index]))))
         except BrokenImageError as error:
             print(f'Left out: {error}')
-    if len(pictures) < MIN_PICTURES:
-        raise UserError(
-            f'--recalibrate {args.recalibrate}: {len(pictures)} pictures can '
-            f'be read, but at least {MIN_PICTURES} are needed')
-    whole = len(pictures) // BATCH * BATCH or len(pictures)
-    recalibrate(network, (
-        preprocessor(dict(
-            inputs=torch.from_numpy(np.stack(pictures[at:at + BATCH])).permute(
-                0, 3, 1, 2), data_samples=None), False)['inputs']
-        for at in range(0, whole, BATCH)))
-    return dict(network.state_dict()), whole
-
-
-def centre(image: np.ndarray) -> np.ndarray:
-    """A picture as networks are tested with: 224 pixels of 256."""
-    scale = 256 / min(image.shape[:2])
-    size = [max(224, round(side * scale)) for side in image.shape[1::-1]]
-    image = mmcv.imresize(image, tuple(size))
-    top, left = ((side - 224) // 2 for side in image.shape[:2])
-    return image[top:top + 224, left:left + 224]
+    return pictures
 
 
 @reported()
@@ -185,7 +145,13 @@ def main() -> None:
             made.get('start_sha256'))
         made['blend'] = args.blend
     if args.recalibrate:
-        tensors, made['recalibrated_on'] = recalibrated(tensors, args)
+        pictures = read_pictures(args.recalibrate, args.num_images)
+        try:
+            tensors, made['recalibrated_on'] = recalibrated(
+                tensors, load_config(args.config), pictures, path)
+        except UserError as error:
+            raise UserError(f'--recalibrate {args.recalibrate}: {error}'
+                            ) from error
     # what a fine-tuning must do alike: mean, std, to_rgb, style
     made.update(recipe_of(meta))
     folder = args.out_dir or osp.dirname(path)
