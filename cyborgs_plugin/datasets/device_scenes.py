@@ -101,7 +101,7 @@ class HeldImages:
                             f'{broken[0]}')
 
     def image(self, path: str) -> np.ndarray | None:
-        """Copy a photograph from the device.
+        """Give a photograph, as a copy that may be written to.
 
         Args:
             path (str): Its file.
@@ -116,8 +116,8 @@ class HeldImages:
         start, height, width = self.places[row].tolist()
         if not height:
             return None
-        return self.pixels[start:start + 3 * height * width].cpu().numpy(
-        ).reshape(height, width, 3)
+        pixels = self.pixels[start:start + 3 * height * width]
+        return pixels.cpu().numpy().reshape(height, width, 3).copy()
 
     def _read(self, row: int) -> np.ndarray | BrokenImageError:
         """A photograph (H, W, 3) as it is kept, or why there is none."""
@@ -186,6 +186,7 @@ class DeviceLoader:
 
     Attributes:
         epoch (int): The current one; whoever trains sets it.
+        part (tuple[int, int]): As given.
     """
 
     def __init__(self, loader: Any, laws: Sequence[ViewLaw],
@@ -194,6 +195,7 @@ class DeviceLoader:
         self._loader = loader
         self._laws = laws
         self._seed = seed
+        self.part = part
         self.epoch = 0
         self.dataset = loader.dataset
         self.sampler = loader.sampler
@@ -203,6 +205,11 @@ class DeviceLoader:
         names = [entry.name for entry in self._entries]
         own = sorted(range(len(names)), key=names.__getitem__)
         own = sorted(own[part[0]::part[1]])
+        if not own:
+            raise UserError(
+                f'{len(names)} photographs are too few for {part[1]} '
+                'processes that hold a part each: start fewer processes, or '
+                'leave out data_on_device=True')
         if part[1] > 1:
             self.sampler = PartSampler(loader.sampler, own)
             self.batch_sampler = type(loader.batch_sampler)(
@@ -236,6 +243,8 @@ class DeviceLoader:
     def load(self) -> None:
         """Decode the photographs."""
         self.held.load()
+        self._whole = np.flatnonzero(
+            (self._row >= 0) & (self.held.places[self._row, 1] > 0))
         for scenes in scene_datasets(self.dataset):
             scenes.held_image = self.held.image
 
@@ -267,8 +276,7 @@ class DeviceLoader:
 
     def _unbroken(self, index: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         """Others, drawn at random, in place of broken photographs."""
-        whole = np.flatnonzero(
-            (self._row >= 0) & (self.held.places[self._row, 1] > 0))
+        whole = self._whole
         broken = self.held.places[self._row[index], 1] == 0
         return np.where(broken, whole[(drawn * len(whole)).astype(int)],
                         index)
@@ -289,7 +297,10 @@ class DeviceLoader:
             return
         maps: list[np.ndarray] = []
         places, known, start = [], {}, 0
-        for entry in self._entries:
+        for entry, row in zip(self._entries, self._row):
+            if row < 0:  # another process holds it
+                places.append((0, 0, 0, 0))
+                continue
             if entry.path not in known:
                 stack = entry.leaf.label_maps(entry.key)
                 known[entry.path] = (start, *stack[0].shape, len(stack))

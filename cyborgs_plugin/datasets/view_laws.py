@@ -110,7 +110,8 @@ def _flat(transforms: Sequence[Any],
 
 
 def _crop(step: Any, prob: float) -> dict | None:
-    if step.interpolation != 'bicubic' or prob < 1:
+    # OpenCV's does not average over what a pixel covers.
+    if (step.interpolation, step.backend) != ('bicubic', 'pillow') or prob < 1:
         return None
     height, width = step.scale
     return dict(
@@ -165,8 +166,8 @@ _READ = (_crop, _flip, _jitter, _grey, _blur, _solarise)
 def _unknown(step: Any) -> UserError:
     return UserError(
         f'A view on the device has no {step!r}: it has RandomResizedCrop or '
-        'MaskedRandomResizedCrop (bicubic), RandomFlip (horizontal), '
-        'ColorJitter, alone or in RandomApply, RandomGrayscale '
+        'MaskedRandomResizedCrop (bicubic, by pillow), RandomFlip '
+        '(horizontal), ColorJitter, alone or in RandomApply, RandomGrayscale '
         '(keep_channels), GaussianBlur (of a radius, or magnitude_std='
         "'inf') and Solarize (thr). Train without data_on_device=True, or "
         'without this transform')

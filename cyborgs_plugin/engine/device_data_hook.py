@@ -1,17 +1,21 @@
 """Photographs that stay on the device while a run trains."""
 import os
 import time
+from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmpretrain.registry import HOOKS
+from mmpretrain.registry import HOOKS, TASK_UTILS
 
 from ..datasets.device_scenes import DeviceLoader
 from ..datasets.view_laws import laws_of, source_side
 from ..errors import UserError
+from ..ops.view_draws import ViewLaw
+from ..segmentation.ranks import main_seed, together
 
 
 @HOOKS.register_module()
@@ -27,8 +31,8 @@ class DeviceDataHook(Hook):
     Each of several processes holds all of them, or where they do not fit its
     own part, which it then sees alone, in an order of its own; rounds read
     the others from the disk. Where parts do not fit, the ordinary loader
-    stays, and a line says what
-    they need and what is free.
+    stays, and a line says what they need and what is free; label maps come
+    on top.
 
     Args:
         source_side (int, optional): Long side in pixels to which larger
@@ -72,21 +76,24 @@ class DeviceDataHook(Hook):
                 'train_cfg=dict(by_epoch=True, max_epochs=...)')
         began = time.perf_counter()
         ordinary = runner.train_loop.dataloader
-        pipeline = _leaf(ordinary.dataset).pipeline.transforms
-        laws = laws_of(pipeline)
+        laws = _shared_laws(ordinary.dataset)
         side = self.source_side or max(source_side(laws), _rounds_side(runner))
         device = torch.device(
             self.device or next(runner.model.parameters()).device)
         free = free_bytes(device)
+        if device.type == 'cpu':  # which the processes of a machine share
+            free //= int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+        seed = main_seed(runner.seed)
         # All processes alike: the order of the data depends on it.
         room = min(all_gather_object(int(self.max_share * free)))
-        loader = DeviceLoader(ordinary, laws, device, side, runner.seed)
+        loader = DeviceLoader(ordinary, laws, device, side, seed)
         needs = loader.held.num_bytes
         part = get_rank(), get_world_size()
         if needs > room and part[1] > 1:
-            loader = DeviceLoader(ordinary, laws, device, side, runner.seed,
-                                  part)
-        if max(all_gather_object(loader.held.num_bytes)) > room:
+            loader = DeviceLoader(ordinary, laws, device, side, seed, part)
+        fits = max(all_gather_object(loader.held.num_bytes)) <= room
+        self._tell_other_place(runner, fits, loader.part)
+        if not fits:
             runner.logger.warning(
                 'The photographs stay on the disk: data_on_device=True needs '
                 f'{_gigabytes(needs)}, {_gigabytes(free)} are free on '
@@ -94,13 +101,29 @@ class DeviceDataHook(Hook):
                 'A smaller default_hooks.device_data.source_side than '
                 f'{side} pixels takes less')
             return
-        loader.load()
+        together(loader.load)
         self._loader = runner.train_loop.dataloader = loader
         runner.logger.info(
             f'{len(loader.held.whole)} photographs of at most {side} pixels '
             f'on the long side are on {device}: '
             f'{_gigabytes(loader.held.num_bytes)}, decoded '
             f'in {time.perf_counter() - began:.0f} s')
+
+    @staticmethod
+    def _tell_other_place(runner: Runner, fits: bool,
+                          part: tuple[int, int]) -> None:
+        """Say if a resumed run sees its data otherwise than before."""
+        place = 'the disk'
+        if fits:
+            place = 'the device' + f', in {part[1]} parts' * (part[1] > 1)
+        before = runner.message_hub.runtime_info.get('photographs_on')
+        if before not in (None, place):
+            runner.logger.warning(
+                f'The photographs are on {place}, but were on {before} before '
+                'this run was resumed, by the memory that is free: the order '
+                'and the draws from here on are others than they would have '
+                'been')
+        runner.message_hub.update_info('photographs_on', place)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Tell what the draws depend on."""
@@ -127,24 +150,41 @@ def free_bytes(device: torch.device) -> int:
 def _left_of_group() -> list[int]:
     """What a container's limit leaves, where there is one."""
     folder, left = '/sys/fs/cgroup', []
-    for limit, used in (('memory.max', 'memory.current'),
-                        ('memory/memory.limit_in_bytes',
-                         'memory/memory.usage_in_bytes')):
+    for limit, used, stat, cached in (
+        ('memory.max', 'memory.current', 'memory.stat', 'inactive_file'),
+        ('memory/memory.limit_in_bytes', 'memory/memory.usage_in_bytes',
+         'memory/memory.stat', 'total_inactive_file')):
         try:
             with open(f'{folder}/{limit}') as most, open(
-                    f'{folder}/{used}') as now:
-                left.append(int(most.read()) - int(now.read()))
+                    f'{folder}/{used}') as now, open(
+                        f'{folder}/{stat}') as lines:
+                kinds = dict(line.split() for line in lines)
+                # Files that were read and are not in use make way.
+                left.append(int(most.read()) - int(now.read())
+                            + int(kinds.get(cached, 0)))
         except (OSError, ValueError):  # not there, or 'max'
             continue
     return left
 
 
-def _leaf(dataset: Any) -> Any:
-    """The first data set within wrappers."""
-    while not hasattr(dataset, 'pipeline'):
-        dataset = (dataset.datasets[0]
-                   if hasattr(dataset, 'datasets') else dataset.dataset)
-    return dataset
+def _shared_laws(dataset: Any) -> list[ViewLaw]:
+    """The laws of the views, which all data sets within wrappers share."""
+    found = [laws_of(leaf.pipeline.transforms) for leaf in _leaves(dataset)]
+    if any(laws != found[0] for laws in found):
+        raise UserError(
+            'data_on_device=True draws all photographs by one pipeline, but '
+            'the data sets of train_dataloader.dataset have several: give '
+            'them the same')
+    return found[0]
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The data sets within wrappers."""
+    if hasattr(dataset, 'pipeline'):
+        yield dataset
+    else:
+        for part in getattr(dataset, 'datasets', None) or [dataset.dataset]:
+            yield from _leaves(part)
 
 
 def _rounds_side(runner: Runner) -> int:
@@ -154,8 +194,15 @@ def _rounds_side(runner: Runner) -> int:
         for source in (getattr(hook, 'source_cfg', None),
                        getattr(hook, 'initial_cfg', None)) if source
     ]
-    return max([source.get('long_side') or 0 for source in sources],
-               default=0)
+    return max((_long_side(source) or 0 for source in sources), default=0)
+
+
+def _long_side(source: dict) -> int | None:
+    """What a source of masks has set, or has by default."""
+    if 'long_side' in source:
+        return source['long_side']
+    options = signature(TASK_UTILS.get(source['type'])).parameters
+    return options['long_side'].default if 'long_side' in options else None
 
 
 def _gigabytes(number: int) -> str:

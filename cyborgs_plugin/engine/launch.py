@@ -85,9 +85,10 @@ def _connect(timeout: float | None) -> None:
     timer.daemon = True
     timer.start()
     try:
-        torch_dist.init_process_group(
-            'gloo',
-            timeout=None if timeout is None else timedelta(seconds=timeout))
+        # torch 2.1 takes no None for its own timeout
+        options: dict[str, Any] = {} if timeout is None else dict(
+            timeout=timedelta(seconds=timeout))
+        torch_dist.init_process_group('gloo', **options)
     except RuntimeError as error:
         raise UserError(_unreached(str(error))) from error
     finally:

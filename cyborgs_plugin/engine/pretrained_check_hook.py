@@ -98,7 +98,8 @@ class PretrainedCheckHook(Hook):
         source = runner._load_from or next(
             (init['checkpoint'] for name, _, init in pretrained_modules(model)
              if name == 'backbone'), None)
-        if runner._resume or source is None or not hasattr(model, 'backbone'):
+        resumed = self._loaded and runner._resume
+        if resumed or source is None or not hasattr(model, 'backbone'):
             return
         runner.message_hub.update_info(
             'start', osp.basename(self._copies.get(source, source)))

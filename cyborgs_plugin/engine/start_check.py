@@ -69,9 +69,10 @@ def _rate(cfg: Config) -> float:
     """The backbone's rate, of the heads'."""
     paramwise = (cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
     keys = paramwise.get('custom_keys') or {}
-    rates = [value.get('lr_mult', 1.) for key, value in keys.items()
-             if key.startswith('backbone')]
-    return float(max(rates, default=1.))
+    rates = {key: value.get('lr_mult', 1.) for key, value in keys.items()
+             if key.startswith('backbone')}
+    # What no key names learns at the full rate.
+    return float(max({'backbone': 1., **rates}.values()))
 
 
 def _view_side(cfg: Config) -> int | None:

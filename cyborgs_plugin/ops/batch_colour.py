@@ -247,7 +247,8 @@ def _grey(pixels: Tensor, weights: Sequence[float]) -> Tensor:
     total = sum(weights)
     grey = _weighted(pixels, [weight / total for weight in weights])
     # A grey pixel stays as it is, whatever the weights' rounding.
-    return grey.add_(1e-3).floor_()[:, None].expand_as(pixels)
+    grey = grey.add_(1e-3).floor_()[:, None]
+    return grey.expand_as(pixels).contiguous()
 
 
 def _blur(pixels: Tensor, kernels: Tensor) -> Tensor:

@@ -82,7 +82,6 @@ class Colours:
             **{name: value[rows] for name, value in vars(self).items()})
 
 
-
 def draws(seed: int, epoch: int, keys: Sequence[str],
           number: int) -> np.ndarray:
     """Draw numbers that depend on seed, epoch and key alone.

@@ -90,7 +90,7 @@ def together(function: Callable[[], Result]) -> Result:
     plain = all(report.get('plain') for report in failed.values())
     if plain and isinstance(error, UserError):
         raise error
-    if diverged or plain or alone:
+    if diverged or plain:
         message = '; '.join(
             dict.fromkeys(report['message'] for report in failed.values()))
     else:
@@ -139,7 +139,8 @@ def main_seed(seed: int) -> int:
 def _report(error: Exception) -> dict[str, Any]:
     return dict(
         diverged=isinstance(error, NonFiniteFeaturesError),
-        plain=isinstance(error, UserError),
+        # what an OSError says names the file and is the user's to mend
+        plain=isinstance(error, (UserError, OSError)),
         message=str(error),
         traceback=traceback.format_exc())
 
@@ -215,7 +216,7 @@ class _Line:
             answers.put(error)
 
     def _tell_main(self, report: dict[str, Any]) -> Reports:
-        self.store.set(f'{self.step}/{self.rank}', json.dumps(report))
+        self._put(f'{self.step}/{self.rank}', report)
         content = self._await({0: f'{self.step}/all'})[0]
         self.store.add(f'{self.step}/heard', 1)
         if isinstance(content, float):
@@ -237,7 +238,7 @@ class _Line:
         }
         reports = dict(sorted({0: report, **reports}.items()))
         failed = {rank: told for rank, told in reports.items() if told}
-        self.store.set(f'{self.step}/all', json.dumps(failed))
+        self._put(f'{self.step}/all', failed)
         # The store may end with this process: not before they have heard.
         hearers = sum(isinstance(said, bytes) for said in contents.values())
         begun = time.monotonic()
@@ -245,6 +246,11 @@ class _Line:
                and time.monotonic() - begun < 0.1 * _SILENCE):
             time.sleep(0.01)
         return reports
+
+    def _put(self, key: str, content: Any) -> None:
+        self.store.set(key, json.dumps(content))
+        # torch 2.1 cannot ask for a key: a counter says that it is there.
+        self.store.add(f'{key}/there', 1)
 
     def _await(self, keys: dict[int, str]) -> dict[int, bytes | float]:
         """Wait for a key of each rank; of a dead one, how many seconds."""
@@ -255,7 +261,7 @@ class _Line:
         while True:
             for rank in keys.keys() - found.keys():
                 # A key that is not there would be waited for.
-                if self.store.check([keys[rank]]):
+                if self.store.add(f'{keys[rank]}/there', 0):
                     found[rank] = self.store.get(keys[rank])
                     continue
                 sign = self.store.add(f'{self.step}/alive/{rank}', 0)

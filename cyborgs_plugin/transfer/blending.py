@@ -15,7 +15,8 @@ from ..errors import UserError
 from ..safe_load import Tensors
 from ..start_file import content_hash, fit_names
 
-_BATCH, _MIN_PICTURES = 32, 8
+_BATCH, MIN_PICTURES = 32, 8
+
 
 def blend(start: Tensors, end: Tensors, share: float, path: str,
           expected: str | None = None) -> Tensors:
@@ -103,10 +104,10 @@ def recalibrated(tensors: Tensors, cfg: Config,
         UserError: If there are too few pictures, or the config's backbone is
             another or has no batch norms.
     """
-    if len(pictures) < _MIN_PICTURES:
+    if len(pictures) < MIN_PICTURES:
         raise UserError(
             f'{len(pictures)} pictures can be read, but at least '
-            f'{_MIN_PICTURES} are needed')
+            f'{MIN_PICTURES} are needed')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     network = MODELS.build({
         key: value

@@ -48,7 +48,8 @@ def test_photographs_are_kept_at_twice_what_the_smallest_crop_needs():
     assert source_side(laws_in(RECIPE)) == 1584
 
 
-CROP = dict(type='RandomResizedCrop', scale=8, interpolation='bicubic')
+CROP = dict(type='RandomResizedCrop', scale=8, interpolation='bicubic',
+            backend='pillow')
 JITTER = dict(type='ColorJitter', hue=0.1)
 
 
@@ -60,6 +61,7 @@ def law_of(*steps):
 @pytest.mark.parametrize('steps, words', [
     ([CROP, dict(type='Posterize', bits=4)], 'Posterize'),
     ([dict(CROP, interpolation='nearest')], 'bicubic'),
+    ([dict(CROP, backend='cv2')], 'by pillow'),
     ([CROP, dict(type='RandomFlip', prob=0.5, direction='vertical')],
      'horizontal'),
     ([CROP, dict(type='RandomGrayscale')], 'keep_channels'),

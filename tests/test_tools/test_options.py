@@ -87,7 +87,8 @@ def test_two_trainings_on_a_machine_take_two_ports(tmp_path, script,
                                     'MASTER_PORT=$MASTER_PORT\n')
     (tmp_path / command).chmod(0o755)
     environment = {name: value for name, value in os.environ.items()
-                   if name not in ('PORT', 'NNODES', 'MASTER_PORT')}
+                   # make exports a PYTHON of its own
+                   if name not in ('PORT', 'NNODES', 'MASTER_PORT', 'PYTHON')}
     environment['PATH'] = f'{tmp_path}:{environment["PATH"]}'
 
     def drawn(**variables):

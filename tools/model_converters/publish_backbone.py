@@ -23,7 +23,12 @@ from cyborgs_plugin.files import sha256
 from cyborgs_plugin.safe_load import Tensors, load_weights, tensors_of
 from cyborgs_plugin.start_file import read_start
 from cyborgs_plugin.transfer.backbone_file import find_arch, write_backbone
-from cyborgs_plugin.transfer.blending import blend, centre, recalibrated
+from cyborgs_plugin.transfer.blending import (
+    MIN_PICTURES,
+    blend,
+    centre,
+    recalibrated,
+)
 from cyborgs_plugin.transfer.recipe_check import recipe_of
 from cyborgs_plugin.version import __version__
 
@@ -117,6 +122,9 @@ def main() -> None:
     if args.recalibrate and not args.config:
         raise UserError('--recalibrate needs --config: the config of the run, '
                         'which lies in its work_dir')
+    if args.num_images < MIN_PICTURES:
+        raise UserError(f'--num-images must be {MIN_PICTURES} or more, but is '
+                        f'{args.num_images}')
     path = args.checkpoint
     checkpoint = load_weights(path, log=True)
     tensors = backbone_of(checkpoint, path, args.network)
