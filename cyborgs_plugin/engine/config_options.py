@@ -11,6 +11,7 @@ from mmengine.utils import import_modules_from_strings
 from ..datasets.view_laws import COLOURS, colour_law
 from ..errors import UserError
 from .config_checks import check_options
+from .view_crops import view_crops
 
 # Cells on each side of a view's grid, below which it has too few regions.
 MIN_CELLS = 5
@@ -89,14 +90,7 @@ def _in_full(cfg: Config, options: dict) -> dict:
     if 'view_size' in full and 'view_size' not in cfg:
         side = full.pop('view_size')
         _check_view_size(cfg, full, side)
-        crops = {
-            f'{at}.pipeline.{step}.transforms.{view}.{number}.scale': side
-            for step, views in enumerate(dataset.get('pipeline', []))
-            for view, transforms in enumerate(views.get('transforms', []))
-            if isinstance(transforms, list)
-            for number, transform in enumerate(transforms)
-            if 'RandomResizedCrop' in str(transform['type'])
-        }
+        crops = {f'{at}.{key}.scale': side for key in view_crops(dataset)}
         if not crops:
             raise UserError(
                 f'--cfg-options view_size={side}: the pipeline of '

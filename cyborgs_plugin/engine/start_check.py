@@ -5,6 +5,8 @@ from typing import Any
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
+from .view_crops import view_crops
+
 _SMALL_VIEW = 160
 """Pixels, below which a view is far from what good networks have seen."""
 _SLOW = 0.5
@@ -78,11 +80,6 @@ def _rate(cfg: Config) -> float:
 def _view_side(cfg: Config) -> int | None:
     """Pixels on the side of the smallest view."""
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
-    sides = [
-        transform['scale'] for step in dataset.get('pipeline') or []
-        for view in step.get('transforms') or [] if isinstance(view, list)
-        for transform in view
-        if 'RandomResizedCrop' in str(transform.get('type'))
-    ]
+    sides = [crop['scale'] for crop in view_crops(dataset).values()]
     return min((side if isinstance(side, int) else min(side)
                 for side in sides), default=None)

@@ -273,6 +273,20 @@ def test_a_bank_of_its_own(photo_root, bank_root):
     assert all(same(one[index], two[index]) for index in range(12))
 
 
+def test_a_process_without_a_photograph_says_so(photo_root, bank_root):
+    dataset = scenes(photo_root, bank_root)
+    loader = DataLoader(dataset, 3, sampler=DefaultSampler(dataset))
+    with pytest.raises(UserError, match='12 photographs .* 13 processes'):
+        DeviceLoader(loader, LAWS, CPU, 999, seed=0, part=(12, 13))
+
+
+def test_a_held_photograph_is_given_as_a_copy(photo_root, bank_root):
+    dataset = scenes(photo_root, bank_root)
+    held, path = loader_of(dataset).held, dataset.images()[0][1]
+    held.image(path)[:] = 0
+    assert held.image(path).any()
+
+
 def test_processes_share_the_photographs(photo_root, bank_root):
     """Each has its own, as many, and draws what the whole would draw."""
     dataset = scenes(photo_root, bank_root)

@@ -1,4 +1,5 @@
 """Training with the photographs on the device."""
+import copy
 import os.path as osp
 import re
 import subprocess
@@ -16,7 +17,7 @@ from cyborgs_plugin.engine.config_options import merge_options
 from cyborgs_plugin.engine.device_data_hook import free_bytes
 from cyborgs_plugin.errors import UserError
 
-from ..helpers import ROOT, TOY, run_train, small_run
+from ..helpers import ROOT, TOY, run_train, small_config, small_run
 
 ON = {'default_hooks.device_data': dict(type='DeviceDataHook')}
 BYOL = f'{ROOT}/configs/baselines/byol_r18_coco-mini.py'
@@ -147,6 +148,56 @@ def test_it_comes_before_the_first_round(photo_root, tmp_path):
     runner = small_run(photo_root, tmp_path / 'run', **ON)
     kinds = [type(hook) for hook in runner.hooks]
     assert kinds.index(DeviceDataHook) < kinds.index(MaskUpdateHook)
+
+
+def test_mask_rounds_ask_for_what_their_source_has_by_default(photo_root,
+                                                              tmp_path):
+    runner = prepared(photo_root, tmp_path / 'run', **{
+        'default_hooks.mask_update.initial': dict(type='SuperpixelMasks')})
+    assert runner.train_loop.dataloader.held._side == 640
+
+
+def test_data_sets_that_draw_differently_are_refused(photo_root, tmp_path):
+    def joined(change):
+        cfg = small_config(photo_root, tmp_path / 'x')
+        one = cfg.train_dataloader.dataset
+        two = copy.deepcopy(one)
+        change(two.pipeline[1].transforms[0][0])
+        return {'train_dataloader.dataset': dict(
+            _delete_=True, type='ConcatDataset', datasets=[one, two])}
+
+    prepared(photo_root, tmp_path / 'same', **joined(lambda crop: None))
+    with pytest.raises(UserError, match='one pipeline.*several'):
+        prepared(photo_root, tmp_path / 'run', **joined(
+            lambda crop: crop.update(scale=48)))
+
+
+def test_a_run_that_is_resumed_elsewhere_is_told(photo_root, tmp_path,
+                                                 capsys, monkeypatch):
+    hook = DeviceDataHook()
+    runner = prepared(photo_root, tmp_path / 'run')
+    info = runner.message_hub.runtime_info
+    assert info['photographs_on'] == 'the device'
+    told = 'were on the device before this run was resumed'
+    hook.before_train(runner)
+    assert told not in capsys.readouterr().out
+    monkeypatch.setattr('cyborgs_plugin.engine.device_data_hook.free_bytes',
+                        lambda device: 1000)
+    hook.before_train(runner)
+    assert told in capsys.readouterr().out
+    assert info['photographs_on'] == 'the disk'
+
+
+def test_processes_share_the_memory_of_a_cpu(photo_root, tmp_path,
+                                             monkeypatch):
+    monkeypatch.setattr('cyborgs_plugin.engine.device_data_hook.free_bytes',
+                        lambda device: 250_000)
+    for processes, holds in ((1, True), (2, False)):
+        monkeypatch.setenv('LOCAL_WORLD_SIZE', str(processes))
+        loader = prepared(
+            photo_root,
+            tmp_path / str(processes)).train_loop.dataloader
+        assert isinstance(loader, DeviceLoader) == holds
 
 
 @pytest.mark.parametrize('options', [

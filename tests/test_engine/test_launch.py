@@ -61,6 +61,19 @@ def test_what_connects(of_two_machines, monkeypatch, machine, variables):
     assert made == [dict(timeout=timedelta(seconds=7))]
 
 
+def test_without_a_timeout_the_groups_own_is_left(of_two_machines,
+                                                  monkeypatch):
+    """torch 2.1 refuses None."""
+    del of_two_machines.env_cfg.dist_cfg['timeout']
+    monkeypatch.setattr(socket, 'gethostbyname', lambda name: '10.0.0.7')
+    made = []
+    monkeypatch.setattr(torch_dist, 'init_process_group',
+                        lambda *args, **options: made.append(options))
+    monkeypatch.setattr(torch_dist, 'get_rank', lambda: 1)
+    launch.prepare_launch(of_two_machines)
+    assert made == [{}]
+
+
 def test_what_gloo_says_is_passed_on(of_two_machines, monkeypatch):
     def refused(*args, **options):
         raise RuntimeError('Connection refused, remote=[10.0.0.7]:4')

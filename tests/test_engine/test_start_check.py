@@ -51,6 +51,10 @@ def test_each_cause_by_itself():
     rate = lines(**{'optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult':
                     1.})
     assert 'lr_mult' in rate and 'norm_eval' not in rate
+    # the other layers learn at the rate of the heads
+    rate = lines(**{'optim_wrapper.paramwise_cfg.custom_keys': {
+        '_delete_': True, 'backbone.layer4': dict(lr_mult=0.1)}})
+    assert 'learns at 1 of' in rate
 
 
 def test_a_backbone_that_has_no_such_key():

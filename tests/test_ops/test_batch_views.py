@@ -431,6 +431,19 @@ def test_small_batches_and_laws_without_colours(number):
         assert (off <= 1).mean() > 0.97
 
 
+@pytest.mark.parametrize('number', [1, 2])
+def test_batches_that_are_grey_throughout(number):
+    """Further changes write to them."""
+    views = np.stack([photo((20, 20), seed) for seed in range(number)])
+    every = np.ones(number, bool)
+    colours = given(LAW, grey=every, sigma=np.full(number, 1.5),
+                    solarise=every)
+    off = np.abs(on_batch(views, LAW, colours).astype(int)
+                 - on_cpu(views, LAW, colours))
+    # what lies at the threshold falls on either side of it
+    assert (off <= 2).mean() > 0.95
+
+
 class Copies(TorchDispatchMode):
     """Counts copies between devices."""
 

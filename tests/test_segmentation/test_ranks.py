@@ -128,10 +128,30 @@ def test_a_slow_rank_is_waited_for(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+def test_stores_that_cannot_be_asked_for_a_key(monkeypatch, tmp_path):
+    """Those of torch 2.1."""
+
+    def step(rank):
+        for store in (torch_dist.Store, torch_dist.TCPStore,
+                      torch_dist.FileStore, torch_dist.PrefixStore):
+            monkeypatch.setattr(
+                store, 'check',
+                lambda *_: exec('raise NotImplementedError'))
+        assert ranks.together(lambda: rank) == rank
+        assert ranks.on_main(lambda: rank + 7) == 7
+
+    codes, logs = in_processes(2, step, tmp_path / 'log')
+    assert codes == [0, 0], logs
+
+
+@pytest.mark.slow
 def test_what_is_the_users_to_mend_has_no_traceback(tmp_path):
 
     def missing(path):
         raise MissingFileError(f'{path} is gone')
+
+    def full(path):
+        raise OSError(28, 'No space left on device', path)
 
     def step(rank):
         error = None
@@ -147,6 +167,13 @@ def test_what_is_the_users_to_mend_has_no_traceback(tmp_path):
         assert str(error) == 'b.json is gone', error
         kind = ranks.MaskRoundError if rank else MissingFileError
         assert type(error) is kind, error
+        try:
+            ranks.on_main(lambda: full('masks/x.npy'))
+        except (UserError, OSError) as caught:
+            error = caught
+        assert 'No space left on device' in str(error), error
+        assert 'masks/x.npy' in str(error), error
+        assert 'Traceback' not in str(error), error
 
     codes, logs = in_processes(2, step, tmp_path / 'log')
     assert codes == [0, 0], logs

@@ -134,6 +134,9 @@ def test_recalibrate(photo_root, tmp_path, call):
     few = tmp_path / 'few'
     write_photo(few / 'a.png')
     (few / 'b.png').write_bytes(b'no picture')
+    with pytest.raises(SystemExit, match='--num-images must be 8 or more'):
+        call(publish_backbone, tmp_path / 'epoch_3.pth', *arguments,
+             '--num-images', 5)
     with pytest.raises(SystemExit, match='1 pictures can be read'):
         call(publish_backbone, tmp_path / 'epoch_3.pth', '--recalibrate', few,
              '--config', CONFIG)
