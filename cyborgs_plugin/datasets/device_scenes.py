@@ -375,8 +375,8 @@ def _entries(dataset: Any) -> Iterator[_Entry]:
                 leaf = leaf.dataset
         info = leaf.get_data_info(place)
         path = info['img_path']
-        folder = leaf.data_prefix.get('img_path', '')
-        key = info.get('key') or path.removeprefix(folder)
+        key = info.get('key') or path.removeprefix(
+            leaf.data_prefix.get('img_path', ''))
         name = f'{key}#{times[path]}' if times[path] else key
         times[path] += 1
         yield _Entry(leaf, path, key, name)

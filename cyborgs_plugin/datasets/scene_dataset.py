@@ -10,18 +10,19 @@ from mmengine.fileio import (
     LocalBackend,
     exists,
     get_file_backend,
+    get_text,
     isdir,
     join_path,
     list_dir_or_file,
 )
 from mmengine.logging import print_log
-from mmengine.utils import is_abs
 from mmpretrain.registry import DATASETS
 
 from ..commands import command
 from ..errors import MissingFileError, UserError
 from .coco_truth import load_coco
 from .image_files import Found, find_files, images_of, left_out, match_names
+from .image_folders import folders_of, prefixes_of
 from .image_io import MAX_PIXELS, BrokenImageError, check_options
 from .mask_bank import MaskBank
 
@@ -44,12 +45,15 @@ class SceneDataset(BaseDataset):
     Args:
         data_root (str): Root of the data. Defaults to ''.
         data_prefix (str or dict): The image folder, or
-            ``dict(img_path=...)`` of it, searched with all its subfolders;
-            relative to ``data_root`` or absolute.
+            ``dict(img_path=...)`` of it or of a list of several, searched
+            with all their subfolders; relative to ``data_root`` or absolute.
+            Of several absolute folders keys begin with as much of the
+            folder's end as tells them apart.
             Defaults to ``dict(img_path='')``.
-        ann_file (str): A COCO json whose ``images`` are to be used, relative
-            to ``data_root`` or absolute. Defaults to '', all images of the
-            folder.
+        ann_file (str): A COCO json whose ``images`` are to be used, or a
+            ``.txt`` with a name in each line, relative to ``data_root`` or
+            absolute. Names are relative to the image folder; of several
+            folders they are keys. Defaults to '', all images of the folders.
         mask_bank (str, optional): A bank to read from the start, for training
             with fixed masks. Defaults to None: ``MaskUpdateHook`` provides
             the rounds.
@@ -97,7 +101,7 @@ class SceneDataset(BaseDataset):
         check_options(max_pixels, depth_scaling)
         self._image_options = dict(
             max_pixels=max_pixels, depth_scaling=depth_scaling)
-        self._prefix = _image_folder(data_prefix)
+        self._prefixes = prefixes_of(data_prefix)
         if not isinstance(ann_file, str):
             raise UserError(
                 'SceneDataset.ann_file must be the path of one json, but is '
@@ -110,11 +114,20 @@ class SceneDataset(BaseDataset):
         super().__init__(
             ann_file=ann_file,
             data_root=data_root,
-            data_prefix=dict(img_path=self._prefix),
+            data_prefix=dict(img_path=self._prefixes[0]),
             pipeline=list(pipeline),
             max_refetch=max_refetch,
             lazy_init=lazy_init,
             indices=indices)
+
+    @property
+    def _folders(self) -> dict[str, str]:
+        """Path of each image folder by what its keys begin with."""
+        return folders_of(self._prefixes, self.data_root)
+
+    @property
+    def _where(self) -> str:
+        return ', '.join(map(repr, self._folders.values()))
 
     @property
     def mask_bank(self) -> MaskBank | None:
@@ -145,7 +158,7 @@ class SceneDataset(BaseDataset):
             raise UserError(
                 f'The mask bank {bank.path} has no label map for '
                 f'{len(lacking)} of {len(self)} images of '
-                f'{self.data_prefix["img_path"]}, such as '
+                f'{", ".join(self._folders.values())}, such as '
                 f'{lacking[:_NAMED]}: make one for these images by '
                 + command('generate_masks', 'CONFIG', 'CHECKPOINT'))
         self._bank = bank
@@ -160,39 +173,43 @@ class SceneDataset(BaseDataset):
         return _Images(self)
 
     def load_data_list(self) -> list[dict]:
-        """List the images, sorted by name or in the order of the json."""
-        folder = self.data_prefix['img_path']
-        if not isdir(folder, backend_args=self.backend_args):
-            if exists(folder, backend_args=self.backend_args):
-                raise UserError(
-                    f'The image folder {folder!r} is a file: name the folder '
-                    f'that holds the images by {_BY}; a json that lists them '
-                    'is train_dataloader.dataset.ann_file')
-            raise MissingFileError(f'The image folder {folder!r} does not '
-                                   f'exist: name one by {_BY}')
-        found, local = self._find(folder)
-        if self.ann_file:
-            names = self._listed_in_json(found.files)
-        else:
-            names = images_of(folder, found.files, self.extensions, local)
-            if rest := left_out(found, names):
+        """List the images, sorted by name or in the order of ``ann_file``."""
+        folders = self._folders
+        names: list[str] = []
+        held = []
+        for label, folder in folders.items():
+            found, local = self._find(folder)
+            listed = found.files if self.ann_file else images_of(
+                folder, found.files, self.extensions, local)
+            rest = left_out(found, listed)
+            held.append(rest or 'no file')
+            if rest and listed and not self.ann_file:
                 print_log(
-                    f'{folder}: {len(names)} images; left out: {rest}',
+                    f'{folder}: {len(listed)} images; left out: {rest}',
                     logger='current')
+            names += listed if len(folders) == 1 else [
+                label + name for name in listed]
+        if self.ann_file:
+            names = self._listed(names)
         if not names:
-            held = left_out(found, ()) or 'no file'
             raise UserError(
-                f'No image in {folder!r}: {held}. Put photographs there, or '
-                f'name another folder by {_BY}' if not self.ann_file else
-                f'No image of {self.ann_file!r} is in {folder!r}: name the '
-                f'folder of its images by data_root or {_PREFIX}, or another '
-                'json')
+                f'No image in {self._where}: {"; ".join(held)}. Put '
+                f'photographs there, or name another folder by {_BY}'
+                if not self.ann_file else
+                f'No image of {self.ann_file!r} is in {self._where}: name '
+                f'the folder of its images by data_root or {_PREFIX}, or '
+                'another list')
         self._check_indices(len(names))
-        relative = self._prefix and not is_abs(self._prefix)
-        prefix = self._prefix.strip('/') + '/' if relative else ''
+        if len(folders) == 1:
+            (label, folder), = folders.items()
+            return [
+                dict(img_path=join_path(folder, name), key=label + name)
+                for name in names
+            ]
         return [
-            dict(img_path=join_path(folder, name), key=prefix + name)
-            for name in names
+            dict(img_path=join_path(folder, key.removeprefix(label)), key=key)
+            for key in names for label, folder in folders.items()
+            if key.startswith(label)
         ]
 
     def _check_indices(self, count: int) -> None:
@@ -208,15 +225,23 @@ class SceneDataset(BaseDataset):
         if not valid:
             raise UserError(
                 f'SceneDataset.indices={asked!r} does not fit the {count} '
-                f'images of {self.data_prefix["img_path"]!r}: expected a '
-                f'number of images from 1 to {count} (negative: of the last '
-                f'ones), or a list of places below {count}')
+                f'images of {self._where}: expected a number of images from '
+                f'1 to {count} (negative: of the last ones), or a list of '
+                f'places below {count}')
 
     def _find(self, folder: str) -> tuple[Found, bool]:
-        """What the folder holds, and whether it is a local one."""
+        """What a folder holds, and whether it is a local one."""
+        if not isdir(folder, backend_args=self.backend_args):
+            if exists(folder, backend_args=self.backend_args):
+                raise UserError(
+                    f'The image folder {folder!r} is a file: name the folder '
+                    f'that holds the images by {_BY}; a json or text file '
+                    'that lists them is train_dataloader.dataset.ann_file')
+            raise MissingFileError(f'The image folder {folder!r} does not '
+                                   f'exist: name one by {_BY}')
         backend = get_file_backend(folder, backend_args=self.backend_args)
         if isinstance(backend, LocalBackend):
-            # A json may name hidden files: it says what it means.
+            # A list may name hidden files: it says what it means.
             return find_files(folder, hidden=bool(self.ann_file)), True
         files = list_dir_or_file(
             folder,
@@ -225,13 +250,13 @@ class SceneDataset(BaseDataset):
             backend_args=self.backend_args)
         return Found(list(files), [], [], [], []), False
 
-    def _listed_in_json(self, files: Sequence[str]) -> list[str]:
-        """The images that the json names and that exist, in its order."""
-        folder = self.data_prefix['img_path']
-        content = load_coco(self.ann_file, ('images', ), self.backend_args)
-        names = list(
-            dict.fromkeys(image['file_name'] for image in content['images']))
-        matched = match_names(names, files, folder, self.ann_file)
+    def _listed(self, files: Sequence[str]) -> list[str]:
+        """The images that ``ann_file`` names and that exist, in its order."""
+        names = list(dict.fromkeys(self._names()))
+        folders = list(self._folders.values())
+        matched = match_names(
+            names, files, folders[0] if len(folders) == 1 else '',
+            self.ann_file)
         other = [name for name, file in matched.items() if name != file]
         if other:
             self._warn(
@@ -243,9 +268,27 @@ class SceneDataset(BaseDataset):
         if absent:
             self._warn(
                 f'{self.ann_file} names {len(absent)} of {len(names)} images '
-                f'that are not in {folder}, such as {absent[:_NAMED]}: they '
-                'are left out')
+                f'that are not in {self._where}, such as {absent[:_NAMED]}: '
+                'they are left out')
         return list(dict.fromkeys(matched.values()))
+
+    def _names(self) -> list[str]:
+        """What ``ann_file`` names."""
+        if not self.ann_file.lower().endswith('.txt'):
+            content = load_coco(self.ann_file, ('images', ),
+                                self.backend_args)
+            return [image['file_name'] for image in content['images']]
+        if not exists(self.ann_file, backend_args=self.backend_args):
+            raise MissingFileError(
+                f'{self.ann_file!r}, a list of images, does not exist: '
+                'set train_dataloader.dataset.ann_file')
+        try:
+            text = get_text(self.ann_file, backend_args=self.backend_args)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f'{self.ann_file}: expected text in UTF-8 with the name of an '
+                f'image in each line ({error})') from error
+        return [name for line in text.splitlines() if (name := line.strip())]
 
     @staticmethod
     def _warn(message: str) -> None:
@@ -294,23 +337,6 @@ class SceneDataset(BaseDataset):
             if self._broken <= _NAMED:
                 self._warn(f'Another image replaces a broken one: {error}')
             return None
-
-
-def _image_folder(data_prefix: str | dict) -> str:
-    """The image folder that ``data_prefix`` gives."""
-    if isinstance(data_prefix, str):  # as of mmpretrain's data sets
-        return data_prefix
-    unknown = sorted(set(data_prefix) - {'img_path'})
-    if unknown:
-        raise UserError(
-            f'SceneDataset.data_prefix takes img_path, found '
-            f'{", ".join(map(str, unknown))}: set data_prefix=dict(img_path='
-            f'{data_prefix[unknown[0]]!r})')
-    folder = data_prefix.get('img_path', '')
-    if not isinstance(folder, str):
-        raise UserError('SceneDataset.data_prefix.img_path must be one '
-                        f'folder, but is {folder!r}')
-    return folder
 
 
 def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:

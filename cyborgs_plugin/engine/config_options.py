@@ -70,15 +70,21 @@ def _in_full(cfg: Config, options: dict) -> dict:
     dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
     at = 'train_dataloader.dataset'
     if 'data' in full and 'data' not in cfg:
-        folder = osp.abspath(osp.expanduser(str(full.pop('data'))))
         prefix = dataset.get('data_prefix')
+        folders = _folders(full.pop('data'))
         if prefix is None:
             raise UserError(
-                f'--cfg-options data={folder}: the train_dataloader of '
+                f'--cfg-options data={folders[0]}: the train_dataloader of '
                 f'{cfg.filename} has no data set with a data_prefix; set the '
                 'data sets themselves')
+        if len(folders) > 1 and dataset.get('type') != 'SceneDataset':
+            raise UserError(
+                f'--cfg-options data=[{", ".join(folders)}]: the '
+                f'{dataset.get("type")} of {cfg.filename} takes one folder; '
+                'only SceneDataset takes several')
         key = 'data_prefix' if isinstance(
             prefix, str) else 'data_prefix.img_path'
+        folder = folders[0] if len(folders) == 1 else folders
         # A list of other pictures does not name those of this folder.
         full = {f'{at}.{key}': folder, f'{at}.ann_file': '', **full}
     if 'data_on_device' in full and 'data_on_device' not in cfg:
@@ -97,6 +103,15 @@ def _in_full(cfg: Config, options: dict) -> dict:
                 f'{cfg.filename} has no views with a RandomResizedCrop')
         full = {**crops, **full}
     return full
+
+
+def _folders(data: Any) -> list[str]:
+    """The folders of photographs that the option ``data`` names."""
+    given = data if isinstance(data, (list, tuple)) else [data]
+    if not given:
+        raise UserError('--cfg-options data=[]: expected a folder, or several '
+                        'as "[a,b]"')
+    return [osp.abspath(osp.expanduser(str(folder))) for folder in given]
 
 
 def _switch(options: dict, name: str) -> bool:

@@ -238,10 +238,9 @@ class MaskUpdateHook(Hook):
                 raise UserError(
                     f'{other} and {path} have the same key {key!r} in the '
                     'mask bank, which is the path relative to data_root, or '
-                    'to the image folder where that is absolute. Give the '
-                    'data sets a common data_root, and the folders in it as '
-                    "data_prefix=dict(img_path='a/') and "
-                    "dict(img_path='b/')")
+                    'to the image folder where that is absolute. Give both '
+                    'folders to one data set, as '
+                    "data_prefix=dict(img_path=['/a', '/b'])")
 
     def make(self,
              runner: Runner,

@@ -99,7 +99,8 @@ def test_other_keys_of_the_prefix_are_refused(photo_root, prefix):
 
 
 @pytest.mark.parametrize('option, value', [
-    ('data_prefix', dict(img_path=['a', 'b'])), ('ann_file', ['a.json']),
+    ('data_prefix', dict(img_path=[])), ('data_prefix', dict(img_path=3)),
+    ('data_prefix', dict(img_path=['a', 3])), ('ann_file', ['a.json']),
     ('extensions', ''), ('extensions', '.'), ('extensions', ()),
     ('extensions', ['*.png', '.jpg']), ('extensions', '.png .jpg'),
     ('indices', 13), ('indices', -13), ('indices', 0), ('indices', []),
@@ -149,6 +150,60 @@ def test_json_without_images(photo_root, content):
     (photo_root / 'a.json').write_text(content)
     with pytest.raises(ValueError, match='a.json'):
         scenes(photo_root, ann_file='a.json')
+
+
+def two_folders(tmp_path):
+    """Two cameras, whose files have the same names."""
+    for number, name in enumerate(('a', 'b')):
+        for image in range(3 + number):
+            write_photo(tmp_path / name / 'cam' / f'{image}.png',
+                        seed=10 * number + image)
+    return [str(tmp_path / name / 'cam') for name in ('a', 'b')]
+
+
+def test_several_folders(tmp_path):
+    folders = two_folders(tmp_path)
+    data = with_masks(scenes('', data_prefix=dict(img_path=folders)),
+                      tmp_path)
+    assert list(data.images()) == [
+        (f'{name}/cam/{image}.png', str(tmp_path / name / 'cam' /
+                                        f'{image}.png'))
+        for name, number in (('a', 3), ('b', 4)) for image in range(number)]
+    expected = read_image(f'{folders[1]}/2.png')
+    np.testing.assert_array_equal(data[5]['img'], expected)
+    relative = scenes(tmp_path, data_prefix=dict(img_path=['a', 'b/cam/']))
+    assert list(relative.images()) == list(data.images())
+    with pytest.raises(FileNotFoundError, match='c'):
+        scenes(tmp_path, data_prefix=dict(img_path=['a', 'c']))
+    with pytest.raises(UserError, match='in both: name one'):
+        scenes(tmp_path, data_prefix=dict(img_path=['a', 'a/cam']))
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('01.png\n\n  00.png \r\n01.png\n',
+     ['train2017/01.png', 'train2017/00.png']),
+    ('train2017\\01.png\ngone.png', ['train2017/01.png'])])
+def test_a_text_lists_images(photo_root, text, expected):
+    (photo_root / 'list.txt').write_text(text)
+    data = scenes(photo_root, ann_file='list.txt')
+    assert [key for key, _ in data.images()] == expected
+
+
+def test_a_text_lists_images_of_several_folders(tmp_path):
+    folders = two_folders(tmp_path)
+    (tmp_path / 'list.txt').write_text('b/cam/3.png\na/cam/0.png\n3.png')
+    data = scenes(tmp_path, data_prefix=dict(img_path=folders),
+                  ann_file='list.txt')
+    assert [key for key, _ in data.images()] == ['b/cam/3.png', 'a/cam/0.png']
+    (tmp_path / 'list.txt').write_text('0.png')
+    with pytest.raises(UserError, match="0.png', which may mean"):
+        scenes(tmp_path, data_prefix=dict(img_path=folders),
+               ann_file='list.txt')
+    (tmp_path / 'list.txt').write_bytes(b'\xff\xfe0')
+    with pytest.raises(UserError, match='list.txt: expected text in UTF-8'):
+        scenes(tmp_path, data_prefix='a', ann_file='list.txt')
+    with pytest.raises(FileNotFoundError, match='gone.txt'):
+        scenes(tmp_path, data_prefix='a', ann_file='gone.txt')
 
 
 def test_missing_things(photo_root, tmp_path):

@@ -178,3 +178,14 @@ def test_light_needs_no_ops_of_mmcv(tmp_path):
                     [ROOT, osp.dirname(tool)])),
                 cwd=tmp_path, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_proof_needs_no_ops_of_mmcv(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-c', LIGHT.split('sys.argv')[0]
+         + 'import gpu_proof; assert callable(gpu_proof.main)'],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(
+            [ROOT, osp.join(ROOT, 'tools', 'benchmarks')])),
+        cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
