@@ -120,6 +120,18 @@ RUN = {
     Run(replace={'--num-images 32': '--num-images 2'}, says=('bytes/image', )),
     'docs/mask_update.md: python -c "':
     Run(says=('torch.bfloat16', )),
+    'docs/performance.md: python tools/benchmarks/gpu_proof.py train --mi':
+    Run(replace={
+        '--minutes 8 --seeds 3': '--device cpu --minutes 20 --seeds 1 '
+        '--methods cyborgs --phases 1 --view-size 64 --batch-size 8 '
+        '--max-images 8 --max-eval-images 8',
+        '/tmp/proof_runs': 'proof_runs'
+    }, says=('| random | 1 |', )),
+    'docs/tutorials/five_minutes.md: python tools/train.py configs/cyb':
+    Run(options={'tools/train.py': SMALL}, replace={'epoch_18': 'epoch_1'},
+        says=('photographs of at most', 'Wrote masks.png', 'init_cfg')),
+    'docs/tutorials/five_minutes.md: python tools/benchmarks/plan.py':
+    Run(says=('| 18 | 1,674 | 0.04 |', )),
     'docs/results.md: python tools/benchmarks/mini_coco.py --budget full --da':
     Run(replace={**MINI_COCO, '--work-dir': '--methods cyborgs --work-dir'},
         says=('table.md', )),

@@ -58,6 +58,10 @@ def test_the_table(call, tmp_path):
     assert [row[:2] for row in rows] == [['| 100', '92,400'],
                                          ['| 800', '739,200']]
     assert rows[1][2] == '51.3' and rows[1][4] == '411'
+    short = call(plan, '--step', 0.05, '--batch', 32, '--pipeline', 1e4,
+                 '--round', 0.0033, '--images', 3000, '--gpus', 1,
+                 '--epochs', 18, '--interval', 3)
+    assert '| 18 | 1,674 | 0.04 | 0.02 (6) | 0.04 |' in short
     (tmp_path / 'c.json').write_text(json.dumps(dict(
         plan=dict(step=0.5, batch=16, pipeline=64., round=0.02))))
     said = call(plan, '--check', tmp_path / 'c.json', '--step', 0.25,

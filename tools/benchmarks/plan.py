@@ -101,14 +101,19 @@ def table(plans: list[Plan], machine: Machine) -> str:
     for one in plans:
         hours = one.step_hours + one.round_hours
         lines.append(
-            f'| {one.epochs} | {one.steps:,} | {hours:.1f} | '
-            f'{one.round_hours:.2f} ({one.rounds}) | {one.gpu_hours:.0f} | '
+            f'| {one.epochs} | {one.steps:,} | {_few(hours)} | '
+            f'{one.round_hours:.2f} ({one.rounds}) | {_few(one.gpu_hours)} | '
             f'{one.cores:.1f} | {one.waiting:.0%} |')
     if plans[0].waiting:
         lines.append(
             f'\nWith {machine.cores:g} cores a GPU the loader holds it back: '
             f'{plans[0].cores:.1f} would keep it busy.')
     return '\n'.join(lines)
+
+
+def _few(hours: float) -> str:
+    """Hours with as many digits as mean something."""
+    return f'{hours:.{2 if hours < 10 else 1 if hours < 100 else 0}f}'
 
 
 def measured(path: str) -> dict[str, Any]:
