@@ -123,7 +123,7 @@ RUN = {
     'docs/performance.md: python tools/benchmarks/gpu_proof.py train --mi':
     Run(replace={
         '--minutes 8 --seeds 3': '--device cpu --minutes 20 --seeds 1 '
-        '--methods cyborgs --phases 1 --view-size 64 --batch-size 8 '
+        '--methods cyborgs --max-epochs 1 --view-size 64 --batch-size 8 '
         '--max-images 8 --max-eval-images 8',
         '/tmp/proof_runs': 'proof_runs'
     }, says=('| random | 1 |', )),

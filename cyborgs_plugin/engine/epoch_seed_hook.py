@@ -1,33 +1,38 @@
-"""Random numbers that a resumed run draws again."""
+"""Random numbers and images that a resumed run meets again."""
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..segmentation.ranks import main_seed
 
-# What is drawn in the training process: while its first batch is made, which
-# is all of loading without workers, and from the first step on.
-_LOADING, _TRAINING, _WORKER = range(3)
+_LOADING, _TRAINING = range(2)
+_SEEN = 'images_of_epoch'
 
 
 @HOOKS.register_module()
 class EpochSeedHook(Hook):
-    """Let the random numbers of an epoch depend on nothing before it.
+    """Let a resumed run meet what an uninterrupted one meets.
 
     Checkpoints hold no state of random generators, and data workers that
-    persist cannot be asked for theirs. Here each epoch begins with
-    generators seeded by the run's seed, the epoch, the rank and the worker:
-    a run that is resumed between two epochs, with as many processes and
-    workers, draws what an uninterrupted one draws.
+    persist cannot be asked for theirs. Here generators are seeded for each
+    batch that is loaded, and for each step, by the run's seed, the rank, the
+    epoch and the batch's place in it. The number of workers changes nothing.
+
+    A checkpoint that was made within an epoch (``by_epoch=False``) says how
+    many of its images were seen. The resumed run trains on the others, in the
+    same order; mmengine would begin the epoch anew. With another number of
+    processes, or another batch, the same images remain, as far as they are
+    whole batches.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -37,32 +42,103 @@ class EpochSeedHook(Hook):
         # Without a seed in the config it is that of the checkpoint. With
         # diff_rank_seed the ranks must still share out one order.
         loader.sampler.seed = main_seed(runner.seed)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # Epoch and first batch, which workers see
+        self._place = torch.zeros(2, dtype=torch.int64).share_memory_()
         loader.worker_init_fn = _WorkerSeeds(loader.worker_init_fn, self._key,
-                                             self._epoch)
+                                             self._place)
+        self._rest: _Rest | None = None
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Seed an epoch."""
-        self._epoch.fill_(runner.epoch)
-        _seed(*self._key, runner.epoch, _LOADING)
+        """Seed an epoch, of which a resumed run may have seen a part."""
+        first = 0
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            if self._rest is None:  # the loader is what it stays
+                loader = runner.train_loop.dataloader
+                self._rest = _Rest(loader.batch_sampler)
+                # DataLoader would refuse it after it was made.
+                object.__setattr__(loader, 'batch_sampler', self._rest)
+                first = self._first(runner, self._rest)
+            self._rest.first = first
+        self._place.copy_(torch.tensor([runner.epoch, first]))
+        _seed(*self._key, runner.epoch, first, _LOADING)
 
     def before_train_iter(self,
                           runner: Runner,
                           batch_idx: int,
                           data_batch: dict | None = None) -> None:
-        """Seed once more: workers that start draw a number of this process."""
-        if batch_idx == 0:
-            _seed(*self._key, runner.epoch, _TRAINING)
+        """Seed a step."""
+        _seed(*self._key, *self._at(batch_idx), _TRAINING)
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        """Seed what loads the next batch, and note how many were seen."""
+        epoch, batch = self._at(batch_idx + 1)
+        _seed(*self._key, epoch, batch, _LOADING)
+        if self._rest is not None:
+            runner.message_hub.update_info(_SEEN, batch * self._rest.images)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Of the next epoch none is seen."""
+        runner.message_hub.update_info(_SEEN, 0)
+
+    def _at(self, batch_idx: int) -> tuple[int, int]:
+        """Epoch and the place of a batch in the whole of it."""
+        epoch, first = self._place.tolist()
+        return epoch, first + batch_idx
+
+    @staticmethod
+    def _first(runner: Runner, rest: '_Rest') -> int:
+        """How many batches of the epoch a resumed run has seen."""
+        number = len(rest.batches)
+        seen = runner.message_hub.runtime_info.get(_SEEN, 0)
+        if _SEEN not in runner.message_hub.runtime_info and (
+                runner.iter > runner.epoch * number):
+            runner.logger.warning(
+                'The checkpoint does not say how much of an epoch it has '
+                f'seen: epoch {runner.epoch + 1} begins anew')
+        first, twice = divmod(seen, rest.images)
+        first = min(first, number)
+        if not first:
+            return 0
+        runner.logger.info(
+            f'Going on within epoch {runner.epoch + 1}: {seen} of its images '
+            f'were seen, {number - first} of {number} batches remain'
+            + f' ({twice} images are seen again)' * bool(twice))
+        return first
+
+
+class _Rest:
+    """The batches of an epoch from some place on."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+        self.first = 0
+        self.images = getattr(batches, 'batch_size', 1) * get_world_size()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return islice(iter(self.batches), self.first, None)
+
+    def __len__(self) -> int:
+        return len(self.batches) - self.first
+
+    def __getattr__(self, name: str) -> Any:
+        """What else samplers of batches have, such as ``sampler``."""
+        if name == 'batches':  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.batches, name)
 
 
 class _WorkerSeeds:
-    """Seeds a data worker with each epoch that it meets."""
+    """Seeds a data worker for each batch that it loads."""
 
     def __init__(self, before: Callable[[int], None] | None,
-                 key: tuple[int, int], epoch: Tensor) -> None:
+                 key: tuple[int, int], place: Tensor) -> None:
         self.before = before
         self.key = key
-        self.epoch = epoch  # in shared memory
+        self.place = place  # in shared memory
 
     def __call__(self, worker_id: int) -> None:
         if self.before is not None:
@@ -71,14 +147,15 @@ class _WorkerSeeds:
         dataset = worker.dataset
         fetch = getattr(dataset, '__getitems__', None) or (
             lambda indices: [dataset[index] for index in indices])
-        seeded = -1
+        loading, batch = -1, 0
 
         def fetch_seeded(indices: list[int]) -> list:
-            nonlocal seeded
-            epoch = int(self.epoch)
-            if epoch != seeded:
-                _seed(*self.key, epoch, _WORKER, worker_id)
-                seeded = epoch
+            nonlocal loading, batch
+            epoch, first = self.place.tolist()
+            if epoch != loading:  # workers take batches in turn
+                loading, batch = epoch, first + worker_id
+            _seed(*self.key, epoch, batch, _LOADING)
+            batch += worker.num_workers
             return fetch(indices)
 
         # torch asks a data set for whole batches by this. Set on the worker's

@@ -77,6 +77,80 @@ def test_a_resumed_run_of_two_processes_is_the_same(photo_root, tmp_path,
     check_equal(tmp_path / 'w', tmp_path / 'x')
 
 
+# 12 images in 4 steps an epoch; masks are renewed after the first.
+WITHIN = {
+    **RUN, 'train_dataloader.batch_size': 3, 'train_cfg.max_epochs': 2,
+    'default_hooks.mask_update.interval': 1,
+    'default_hooks.checkpoint.by_epoch': False,
+    'default_hooks.checkpoint.interval': 1
+}
+
+
+def copied_within(work_dir, copy, step, steps):
+    shutil.copytree(work_dir, copy)
+    for later in range(step + 1, steps + 1):
+        (copy / f'iter_{later}.pth').unlink()
+    (copy / 'last_checkpoint').write_text(str(work_dir / f'iter_{step}.pth'))
+
+
+def check_equal_within(work_dir, copy, steps):
+    for path in (work_dir, copy):
+        shutil.copy(path / f'iter_{steps}.pth', path / 'epoch_4.pth')
+    check_equal(work_dir, copy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('options', [
+    {'train_dataloader.num_workers': 0},
+    {'train_dataloader.num_workers': 2,
+     'train_dataloader.persistent_workers': True},
+    {'default_hooks.device_data': dict(type='DeviceDataHook')}])
+def test_a_run_resumed_within_an_epoch_is_the_same(photo_root, tmp_path,
+                                                   options):
+    """In the middle of the first epoch, and at its end before the masks are
+    renewed."""
+    options = {**WITHIN, **options}
+    small_run(photo_root, tmp_path / 'w', **options).train()
+    for step in (2, 4):
+        copy = tmp_path / f'x{step}'
+        copied_within(tmp_path / 'w', copy, step, 8)
+        again = small_run(photo_root, copy, resume=True, **options)
+        again.train()
+        assert (again.epoch, again.iter) == (2, 8)
+        check_equal_within(tmp_path / 'w', copy, 8)
+
+
+@pytest.mark.slow
+def test_two_processes_resumed_within_an_epoch(photo_root, tmp_path):
+    """And one in their place, which sees what remains of the epoch."""
+    options = {**WITHIN, 'train_dataloader.batch_size': 2}
+    codes, logs = kills.run(photo_root, tmp_path / 'w', 2, world_size=2,
+                            **options)
+    assert codes == [0, 0], logs[0][-3000:]
+    for name in 'xy':
+        copied_within(tmp_path / 'w', tmp_path / name, 2, 6)
+    codes, logs = kills.run(photo_root, tmp_path / 'x', 2, world_size=2,
+                            **options)
+    assert codes == [0, 0], logs[0][-3000:]
+    assert '8 of its images were seen, 1 of 3 batches remain' in logs[0]
+    check_equal_within(tmp_path / 'w', tmp_path / 'x', 6)
+    runner = small_run(photo_root, tmp_path / 'y', resume=True, **options)
+    seen = {}
+    runner.register_hook(Batches(seen))
+    runner.train()
+    assert [len(batches) for batches in seen.values()] == [2, 6]
+
+
+class Batches(Hook):
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None):
+        self.seen.setdefault(runner.epoch, []).append(batch_idx)
+
+
 class Draws(Dataset):
     """Samples are what the three generators give."""
 
@@ -105,13 +179,14 @@ class Watch(Hook):
 def test_an_epoch_depends_on_seed_and_number_alone(tmp_path, workers,
                                                    persistent):
 
-    def draws(first, seed):
+    def draws(first, seed, seen=None, workers=workers):
         data = Draws()
         runner = Runner(
             OneWeight(), str(tmp_path), experiment_name=f'{first} {seed}',
             train_dataloader=DataLoader(
                 data, batch_size=2, num_workers=workers,
-                persistent_workers=persistent, collate_fn=list,
+                persistent_workers=persistent and workers > 0,
+                collate_fn=list,
                 sampler=DefaultSampler(data, shuffle=False)),
             train_cfg=dict(by_epoch=True, max_epochs=3),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
@@ -121,6 +196,8 @@ def test_an_epoch_depends_on_seed_and_number_alone(tmp_path, workers,
         runner.register_hook(EpochSeedHook())
         runner.register_hook(watch)
         runner.train_loop._epoch = first
+        if seen is not None:
+            runner.message_hub.update_info('images_of_epoch', seen)
         runner.train()
         return watch.seen
 
@@ -131,3 +208,29 @@ def test_an_epoch_depends_on_seed_and_number_alone(tmp_path, workers,
         place: batch for place, batch in whole.items() if place[0] == 2}
     other = [row for batch in draws(2, 8).values() for row in batch]
     assert not set(other) & set(rows)
+    # the number of workers changes nothing
+    assert draws(0, 7, workers=0 if workers else 2) == whole
+    # 4 of 6 images were seen, in batches of 2; 3 are a batch and a half
+    for seen, first in ((4, 2), (3, 1), (6, 3), (0, 0)):
+        found = draws(1, 7, seen)
+        assert found.keys() == {(1, place) for place in range(3 - first)} | {
+            (2, place) for place in range(3)}
+        assert all(
+            batch == whole[epoch, place + (first if epoch == 1 else 0)]
+            for (epoch, place), batch in found.items())
+
+
+def test_a_checkpoint_that_does_not_say_is_warned_of(tmp_path, capsys):
+    data = Draws()
+    runner = Runner(
+        OneWeight(), str(tmp_path), experiment_name='warned',
+        train_dataloader=DataLoader(
+            data, batch_size=2, collate_fn=list,
+            sampler=DefaultSampler(data, shuffle=False)),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(checkpoint=None, logger=None))
+    runner.register_hook(EpochSeedHook())
+    runner.train_loop._epoch, runner.train_loop._iter = 1, 4
+    runner.train()
+    assert 'epoch 2 begins anew' in capsys.readouterr().out

@@ -45,6 +45,13 @@ def test_the_longest_equal_runs_that_fit(seconds, seeds, at_once, phases,
                          for method in METHODS]
 
 
+@pytest.mark.parametrize('most, found', [
+    (1, (20, 1)), (2, (40, 2)), (4, (3 * 20, 3)), (7, (6 * 20, 3))])
+def test_no_more_epochs_than_asked_for(most, found):
+    plan = plans.make_plan(speed(), METHODS, 2, 1e5, 3, most)
+    assert (plan.steps, plan.phases) == found
+
+
 def test_too_few_minutes_are_refused_with_what_is_needed():
     with pytest.raises(UserError, match='43 s.*--minutes'):
         plans.make_plan(speed(), METHODS, 1, 42, 3)
@@ -94,18 +101,18 @@ def test_trains_and_scores_on_a_cpu(tmp_path):
         return subprocess.run(
             [sys.executable, osp.join(BENCHMARKS, 'gpu_proof.py'),
              *map(str, arguments)],
-            capture_output=True, text=True, timeout=1500)
+            capture_output=True, text=True, timeout=1800)
 
     out, runs = tmp_path / 'proof', tmp_path / 'runs'
     arguments = [
         'train', '--device', 'cpu', '--data-root', tmp_path / 'toy', '--out',
         out, '--work-dir', runs, '--view-size', 64, '--batch-size', 8,
         '--seeds', 1, '--phases', 1, '--max-eval-images', 8, '--methods',
-        'cyborgs', 'detcon-fh']
+        'cyborgs', 'detcon-fh', '--max-epochs', 1]
     few = proof(*arguments, '--minutes', 0.01)
     assert few.returncode == 1 and '--minutes' in few.stderr
     assert 'Traceback' not in few.stderr and not out.exists()
-    done = proof(*arguments, '--minutes', 12)
+    done = proof(*arguments, '--minutes', 24)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((out / 'results.json').read_text())
     assert found['runs'].keys() == {'random_s0', 'cyborgs_s0', 'detcon-fh_s0'}
@@ -128,11 +135,11 @@ def test_trains_and_scores_on_a_cpu(tmp_path):
         assert judged[name][kind] == found['runs']['cyborgs_s0']['points'][
             name][kind]
     # the same command trains nothing again; another is refused
-    again = proof(*arguments, '--minutes', 3)
+    again = proof(*arguments, '--minutes', 24)
     assert again.returncode == 0 and 'trained cyborgs_s0' in again.stdout
     assert json.loads((out / 'results.json').read_text())[
         'runs'] == found['runs']
-    other = proof(*arguments, '--minutes', 3, '--phases', 2)
+    other = proof(*arguments, '--minutes', 24, '--phases', 2)
     assert other.returncode == 1 and 'another --work-dir' in other.stderr
     # what leaves the machine is small, and scored again anywhere
     files = list(out.iterdir())

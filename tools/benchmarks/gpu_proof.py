@@ -58,6 +58,8 @@ def parse_args() -> argparse.Namespace:
         '--seeds', type=int, default=3, help='of each method (default: 3)')
     train.add_argument('--phases', type=int, default=6,
                        help='mask rounds of CYBORGS (default: 6)')
+    train.add_argument('--max-epochs', type=int,
+                       help='of a run; by default as many as fit')
     train.add_argument('--view-size', type=int, default=96)
     train.add_argument('--batch-size', type=int, default=32)
     train.add_argument('--depth', type=int, choices=(18, 50), default=18)
@@ -122,7 +124,8 @@ class Proof:
                 self.args.methods,
                 self.args.seeds,
                 _SPARE * self.remaining() - speed.score,
-                phases=self.args.phases)
+                self.args.phases,
+                self.args.max_epochs)
             write(path, dict(asked=asked, plan=plan._asdict()))
         elif known['asked'] != asked:
             raise UserError(

@@ -49,7 +49,8 @@ class Plan(NamedTuple):
 
 
 def make_plan(speed: Speed, methods: Sequence[str], seeds: int,
-              seconds: float, phases: int) -> Plan:
+              seconds: float, phases: int,
+              max_epochs: int | None = None) -> Plan:
     """Find the longest equal trainings that fit into the time.
 
     Args:
@@ -59,6 +60,8 @@ def make_plan(speed: Speed, methods: Sequence[str], seeds: int,
         seconds (float): That there are.
         phases (int): Parts of a run, of whole epochs; there are fewer where
             a run has fewer epochs.
+        max_epochs (int, optional): Of a run. Defaults to None, as many as
+            fit.
 
     Returns:
         Plan: Its runs are in the order of their seeds, so that those that
@@ -72,8 +75,10 @@ def make_plan(speed: Speed, methods: Sequence[str], seeds: int,
     start = seeds * sum(cost.start for cost in costs)
     a_round = seeds * speed.images * sum(cost.image for cost in costs)
     whole = seconds * speed.at_once
-    for count in range(phases, 0, -1):
+    for count in range(min(phases, max_epochs or phases), 0, -1):
         per_phase = int((whole - start - count * a_round) / epoch / count)
+        if max_epochs:
+            per_phase = min(per_phase, max_epochs // count)
         if per_phase >= 1:
             epochs = count * per_phase
             return Plan(
