@@ -4,6 +4,7 @@ import os.path as osp
 import re
 
 from mmengine.config import Config
+from mmengine.config.utils import ConfigParsingError
 
 from .errors import MissingFileError, MissingPackageError, UserError
 
@@ -71,10 +72,20 @@ def load_config(name: str) -> Config:
         raise MissingPackageError(
             f'{name}: {error}. Its _base_ or custom_imports need it: see the '
             'extras of requirements/') from error
+    except ImportError as error:  # of custom_imports
+        raise MissingPackageError(f'{name}: {error}') from error
     except (OSError, SyntaxError) as error:
         raise UserError(
             f'{name} cannot be read as a config, which is a file of Python '
             f'with the ending .py: {error}') from error
+    except ConfigParsingError as error:  # of read_base
+        raise UserError(f'{name}: {error}') from error
+    except KeyError as error:
+        if not str(error.args[0]).startswith('Duplicate key'):
+            raise
+        raise UserError(
+            f'{name}: {error.args[0]}. Of several bases no two may set the '
+            'same key; name the one that holds the others') from error
     finally:
         Config._substitute_env_variables = staticmethod(substitute)
 

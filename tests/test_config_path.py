@@ -1,0 +1,34 @@
+"""Configs that cannot be read are refused in a line that names them."""
+import pytest
+
+from cyborgs_plugin.config_path import load_config
+from cyborgs_plugin.errors import UserError
+
+READ_BASE = 'from mmengine.config import read_base\nwith read_base():\n    '
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('_base_ = "cyborgs_plugin::cyborgs_cocoo.py"', 'cyborgs_cocoo.py'),
+    ('_base_ = "gone.py"', 'gone.py'),
+    ('_base_ = ["cyborgs_plugin::cyborgs_toy.py",\n'
+     '          "cyborgs_plugin::cyborgs_coco.py"]', 'Of several bases no'),
+    (f'{READ_BASE}from cyborgs_plugin.configs.cyborgs_coco import *',
+     'cyborgs_coco.py not found'),
+    (f'{READ_BASE}from .gone import *', 'gone.py not found'),
+    ('custom_imports = dict(imports=["gone"], allow_failed_imports=False)',
+     'gone'),
+    ('no python', 'cannot be read as a config'),
+])
+def test_what_cannot_be_read(tmp_path, text, expected):
+    path = tmp_path / 'own.py'
+    path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        load_config(str(path))
+    assert 'own.py' in str(refused.value) and expected in str(refused.value)
+
+
+def test_a_mistake_in_the_code_of_a_config_keeps_its_traceback(tmp_path):
+    path = tmp_path / 'own.py'
+    path.write_text('x = dict(a=1)["b"]')
+    with pytest.raises(KeyError, match='b'):
+        load_config(str(path))
