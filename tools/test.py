@@ -9,7 +9,11 @@ from mmengine.registry import init_default_scope
 
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.engine import PretrainedCheckHook
-from cyborgs_plugin.engine.config_checks import check_keys, check_load_from
+from cyborgs_plugin.engine.config_checks import (
+    check_keys,
+    check_load_from,
+    check_numbers,
+)
 from cyborgs_plugin.engine.config_options import (
     complete_loaders,
     merge_options,
@@ -53,6 +57,7 @@ def test(args: argparse.Namespace) -> None:
     complete_loaders(cfg)
     cfg.load_from, cfg.resume = args.checkpoint, False
     check_load_from(cfg)
+    check_numbers(cfg)
     check_file_kinds(cfg)
     if cfg.get('default_scope') != 'mmpretrain':
         require_mmcv_ops()

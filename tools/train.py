@@ -31,6 +31,8 @@ from cyborgs_plugin.engine.config_checks import (
     check_data_root,
     check_keys,
     check_load_from,
+    check_mask_interval,
+    check_numbers,
     check_schedule,
 )
 from cyborgs_plugin.engine.config_options import (
@@ -39,7 +41,7 @@ from cyborgs_plugin.engine.config_options import (
     use_mixed_precision,
 )
 from cyborgs_plugin.engine.launch import prepare_launch
-from cyborgs_plugin.engine.start_check import check_start
+from cyborgs_plugin.engine.start_check import check_inits, check_start
 from cyborgs_plugin.engine.work_dir_hook import latest_checkpoint, writing_to
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.precision import warn_if_bfloat16_is_slow
@@ -90,6 +92,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     merge_options(cfg, args.cfg_options, args.launcher, args.work_dir)
     if args.amp:
         use_mixed_precision(cfg)
+    if args.resume == '':
+        raise UserError('--resume is empty: give the path of a checkpoint, '
+                        'or nothing to take the latest one')
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
@@ -112,6 +117,8 @@ def check(cfg: Config) -> None:
     """Refuse what would train for nothing; warn of what may."""
     check_data_root(cfg)
     check_load_from(cfg)
+    check_numbers(cfg)
+    check_inits(cfg)
     check_file_kinds(cfg)
     if cfg.get('default_scope') != 'mmpretrain':
         require_mmcv_ops()
@@ -121,7 +128,8 @@ def check(cfg: Config) -> None:
     if 'bfloat16' in str((cfg.get('optim_wrapper') or {}).get('dtype')):
         warn_if_bfloat16_is_slow("Take optim_wrapper.dtype='float16'",
                                  get_device())
-    for line in [*check_schedule(cfg), *check_start(cfg)]:
+    for line in [*check_schedule(cfg), *check_mask_interval(cfg),
+                 *check_start(cfg)]:
         print_log(line, logger='current', level=logging.WARNING)
 
 

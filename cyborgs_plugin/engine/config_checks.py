@@ -61,6 +61,17 @@ RUNNER_KEYS = _READERS['']
 # Options that stand for settings deep in the config, see config_options.py.
 SHORT_OPTIONS = ('colours_on_device', 'data', 'data_on_device', 'data_root',
                  'view_size')
+# The least that numbers of the run may be.
+_LEAST = {
+    'train_cfg.max_epochs': 1,
+    'train_cfg.max_iters': 1,
+    **{
+        f'{loader}_dataloader.{key}': least
+        for loader in ('train', 'val', 'test')
+        for key, least in (('batch_size', 1), ('num_workers', 0))
+    },
+    'model.neck.grid_stride': 1,
+}
 # Spans of a schedule, which have to be as long as it is.
 _SPANS = ('T_max', 'total_steps')
 
@@ -157,6 +168,53 @@ def check_data_root(cfg: Config) -> None:
             'since those of the base were made from its own. Set '
             'train_dataloader=dict(dataset=dict(data_root=data_root)) as '
             'well, or --cfg-options data_root=...')
+
+
+def check_numbers(cfg: Config) -> None:
+    """Refuse sizes of the run that torch would refuse deep inside.
+
+    Raises:
+        UserError: Names the key and what it may be.
+    """
+    for key, least in _LEAST.items():
+        node: Any = cfg._cfg_dict
+        for part in key.split('.'):
+            node = node.get(part) if isinstance(node, dict) else None
+        if node is not None and (isinstance(node, bool)
+                                 or not isinstance(node, int)
+                                 or node < least):
+            raise UserError(f'{key} must be a whole number from {least} on, '
+                            f'but is {node!r}')
+    rate = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr')
+    if rate is not None and (not isinstance(rate, (int, float)) or rate < 0):
+        raise UserError('optim_wrapper.optimizer.lr must be a number from 0 '
+                        f'on, but is {rate!r}')
+
+
+def check_mask_interval(cfg: Config) -> list[str]:
+    """Say it where masks that are to be renewed never are.
+
+    Args:
+        cfg (Config): A config that pretrains, or another one.
+
+    Returns:
+        list[str]: One line, or none.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('mask_update') or {}
+    length, key, by_epoch = _length(cfg)
+    if not by_epoch or not hook or not length or length < 2:
+        return []
+    interval = hook.get('interval', 100)
+    name = 'start' if hook.get('start') else 'interval'
+    first = hook.get('start') or interval
+    if interval < 0 or first < length:
+        return []
+    return [
+        f'default_hooks.mask_update.{name}={first}: the run ends before the '
+        f'first update ({key} is {length}), so that all of it has the masks '
+        f'of round 0; set it to {max(1, length // 6)}, say, or interval to '
+        '-1 if that is meant'
+    ]
 
 
 def check_load_from(cfg: Config) -> None:

@@ -38,6 +38,7 @@ def merge_options(cfg: Config,
     Raises:
         UserError: If nothing would read one of the options.
     """
+    _check_empty(options, work_dir)
     options = _in_full(cfg, options)
     colours = 'colours_on_device' not in cfg and _switch(
         options, 'colours_on_device')
@@ -58,6 +59,23 @@ def merge_options(cfg: Config,
         cfg.work_dir = osp.join('work_dirs', stem)
     # The dumped config is used from other folders, too.
     cfg.work_dir = osp.abspath(cfg.work_dir)
+
+
+def _check_empty(options: dict, work_dir: str | None) -> None:
+    """Refuse paths that an unset variable of the shell leaves empty.
+
+    An empty folder would be the current one, and an empty file none.
+    """
+    given = {
+        f'--cfg-options {key}=': value
+        for key, value in options.items()
+        if key in ('data', 'data_root', 'load_from')
+        or key.endswith('.checkpoint')
+    }
+    for name, value in {**given, '--work-dir ': work_dir}.items():
+        if value == '':
+            raise UserError(f'{name.rstrip("= ")} is empty: give a path, or '
+                            'set the variable of the shell that it is from')
 
 
 def _in_full(cfg: Config, options: dict) -> dict:

@@ -30,9 +30,14 @@ def prepare_launch(cfg: Config) -> None:
         cfg (Config): The config with ``launcher`` set; altered in place.
 
     Raises:
-        UserError: If the launcher is not ``pytorch`` (torchrun), or the
-            processes do not reach one another.
+        UserError: If the launcher is not ``pytorch`` on a CPU, torchrun did
+            not start this process, or the processes do not reach one another.
     """
+    if cfg.get('launcher') == 'pytorch' and not (
+            is_distributed() or 'RANK' in os.environ):
+        raise UserError('--launcher pytorch is for processes that torchrun '
+                        'has started: bash tools/dist_train.sh CONFIG GPUS, '
+                        'or leave it out to train in one process')
     if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
         return
     if cfg.launcher != 'pytorch':

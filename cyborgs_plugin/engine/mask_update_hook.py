@@ -125,6 +125,10 @@ class MaskUpdateHook(Hook):
         if not 0 <= max_broken <= 1:
             raise UserError('default_hooks.mask_update.max_broken must be a '
                             f'share from 0 to 1, but is {max_broken}')
+        for name, given in (('source', source), ('initial', initial)):
+            if given is not None and not isinstance(given, dict):
+                raise UserError(f'default_hooks.mask_update.{name} must be '
+                                f'dict(type=...), but is {given!r}')
         self.interval = interval
         self.start = start
         self.source_cfg = source

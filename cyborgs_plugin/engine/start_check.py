@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
+from ..errors import UserError
 from .view_crops import view_crops
 
 _SMALL_VIEW = 160
@@ -36,7 +37,9 @@ def check_start(cfg: Config) -> list[str]:
     rate = _rate(cfg)
     if rate > _SLOW:
         spoils.append(
-            f'the backbone learns at {rate:g} of the rate of the new heads '
+            'the backbone learns at '
+            + ('the' if rate == 1 else f'{rate:g} of the')
+            + ' rate of the new heads '
             '(optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult=0.1)')
     if not spoils:
         return []
@@ -51,10 +54,33 @@ def check_start(cfg: Config) -> list[str]:
     ]
 
 
+def check_inits(cfg: Config) -> None:
+    """Refuse an ``init_cfg`` of the backbone that names no file as it should.
+
+    Raises:
+        UserError: Says what is lacking.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    for init in _inits(backbone):
+        kind = init.get('type') if isinstance(init, dict) else None
+        loads = 'Pretrained' in str(getattr(kind, '__name__', kind))
+        # Others, which draw weights, are checked as they are built.
+        if not kind or loads is not bool(init.get('checkpoint')):
+            raise UserError(
+                f'model.backbone.init_cfg is {init!r}: to start from weights '
+                "it must be dict(type='Pretrained', checkpoint=FILE), with "
+                'prefix=... where the file has one')
+
+
+def _inits(backbone: Any) -> list[Any]:
+    """The parts of a backbone's ``init_cfg``."""
+    inits = backbone.get('init_cfg') or []
+    return list(inits) if isinstance(inits, (list, tuple)) else [inits]
+
+
 def _source(backbone: Any) -> str | None:
     """The file that a backbone's ``init_cfg`` names."""
-    inits = backbone.get('init_cfg') or []
-    for init in inits if isinstance(inits, (list, tuple)) else [inits]:
+    for init in _inits(backbone):
         if init.get('type') == 'Pretrained':
             return init.get('checkpoint')
     return None

@@ -327,7 +327,7 @@ def read_file(checkpoint: str) -> dict:
         key = 'model.backbone.init_cfg.checkpoint'
         if os.environ.get('BACKBONE') == checkpoint:
             raise MissingFileError(
-                f'{checkpoint}, which the variable BACKBONE names, does not '
+                f'{checkpoint!r}, which the variable BACKBONE names, does not '
                 f'exist: the current folder is {os.getcwd()}. Name the file '
                 f'that `{publish}` writes')
         raise MissingFileError(

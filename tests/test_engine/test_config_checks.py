@@ -6,7 +6,12 @@ import pytest
 from mmengine.config import Config
 from mmengine.optim import CosineAnnealingLR
 
-from cyborgs_plugin.engine.config_checks import check_schedule
+from cyborgs_plugin.engine.config_checks import (
+    check_mask_interval,
+    check_numbers,
+    check_schedule,
+)
+from cyborgs_plugin.errors import UserError
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 FILES = sorted(
@@ -22,6 +27,55 @@ RECIPES = [
 @pytest.mark.parametrize('name', FILES)
 def test_shipped_configs_fit(name):
     assert check_schedule(Config.fromfile(osp.join(ROOT, name))) == []
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_masks_that_are_never_renewed_are_told_of(name):
+    cfg = Config.fromfile(osp.join(ROOT, name))
+    assert check_mask_interval(cfg) == []
+    hook = cfg.default_hooks.get('mask_update') or {}
+    interval = hook.get('interval', -1)
+    if interval > 0:
+        cfg.train_cfg.max_epochs = interval + 1  # an epoch with the next ones
+        assert check_mask_interval(cfg) == []
+    for epochs in {2, interval} - {1, -1}:
+        cfg.train_cfg.max_epochs = epochs
+        found = check_mask_interval(cfg)
+        assert len(found) == (interval > 0)
+        for line in found:
+            assert f'mask_update.interval={interval}: the ' in line
+            assert f'train_cfg.max_epochs is {epochs}' in line
+
+
+def test_the_first_update_may_be_set():
+    hook = dict(interval=100, start=3)
+    cfg = Config(dict(train_cfg=dict(max_epochs=4),
+                      default_hooks=dict(mask_update=hook)))
+    assert check_mask_interval(cfg) == []
+    hook['start'] = 4
+    line, = check_mask_interval(
+        Config(dict(train_cfg=dict(max_epochs=4),
+                    default_hooks=dict(mask_update=hook))))
+    assert 'mask_update.start=4' in line
+
+
+@pytest.mark.parametrize('key, value', [
+    ('train_cfg.max_epochs', 0), ('train_cfg.max_epochs', -3),
+    ('train_cfg.max_epochs', 2.5), ('train_dataloader.batch_size', 0),
+    ('train_dataloader.num_workers', -1), ('val_dataloader.batch_size', 'a'),
+    ('model.neck.grid_stride', 0), ('optim_wrapper.optimizer.lr', -1),
+    ('optim_wrapper.optimizer.lr', 'abc')])
+def test_numbers_that_cannot_be(key, value):
+    cfg = Config(dict(model=dict(), train_cfg=dict(max_epochs=3)))
+    check_numbers(cfg)
+    cfg.merge_from_dict({key: value})
+    with pytest.raises(UserError, match=f'^{key} must be .*{value}'):
+        check_numbers(cfg)
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_numbers_of_shipped_configs(name):
+    check_numbers(Config.fromfile(osp.join(ROOT, name)))
 
 
 @pytest.mark.parametrize('name', RECIPES)

@@ -475,7 +475,9 @@ def test_fixed_bank_is_left_alone(photo_root, tmp_path):
 
 @pytest.mark.parametrize('bad', [dict(interval=0), dict(interval=-2),
                                  dict(group_size=0), dict(start=-1),
-                                 dict(resume_data='old'), dict(max_broken=2)])
+                                 dict(resume_data='old'), dict(max_broken=2),
+                                 dict(source='GridMasks'),
+                                 dict(initial='GridMasks')])
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match='mask_update'):
         MaskUpdateHook(**bad)

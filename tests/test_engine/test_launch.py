@@ -14,6 +14,7 @@ from ..helpers import in_processes
 
 @pytest.fixture
 def of_two_machines(monkeypatch):
+    monkeypatch.setenv('RANK', '0')
     monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '1')
     monkeypatch.delenv('GLOO_SOCKET_IFNAME', raising=False)
@@ -81,6 +82,15 @@ def test_what_gloo_says_is_passed_on(of_two_machines, monkeypatch):
     monkeypatch.setattr(socket, 'gethostbyname', lambda name: '10.0.0.7')
     monkeypatch.setattr(torch_dist, 'init_process_group', refused)
     with pytest.raises(UserError, match='refused, remote.*GLOO_SOCKET_IFNAME'):
+        launch.prepare_launch(of_two_machines)
+
+
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_a_process_that_torchrun_has_not_started(of_two_machines, monkeypatch,
+                                                 device):
+    monkeypatch.delenv('RANK')
+    monkeypatch.setattr(launch, 'get_device', lambda: device)
+    with pytest.raises(UserError, match='tools/dist_train.sh'):
         launch.prepare_launch(of_two_machines)
 
 

@@ -3,9 +3,11 @@ import os.path as osp
 
 import pytest
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
 from mmengine.registry import init_default_scope
 
-from cyborgs_plugin.engine.start_check import check_start
+from cyborgs_plugin.engine.start_check import check_inits, check_start
+from cyborgs_plugin.errors import UserError
 
 from ..helpers import ROOT
 
@@ -40,6 +42,25 @@ def test_names_all_that_spoils_and_the_recipe():
 ])
 def test_says_nothing_without_cause(name, options):
     assert check_start(config(name, **options)) == []
+
+
+@pytest.mark.parametrize('init', [
+    'start.pth', dict(checkpoint='start.pth'), dict(type='Pretrained'),
+    dict(type='Pretrained', checkpoint=''), [START, dict(type='Pretrained')],
+    dict(type='pretrained', checkpoint='start.pth')])
+def test_an_init_that_names_no_file_is_refused(init):
+    with pytest.raises(UserError, match=r'model\.backbone\.init_cfg is '):
+        check_inits(config('cyborgs_small_data', **{
+            'model.backbone.init_cfg': init}))
+
+
+@pytest.mark.parametrize('init', [
+    None, START, [START], dict(START, type=PretrainedInit, prefix='x.'),
+    [dict(type='Kaiming', layer='Conv2d'), dict(type='Constant', val=1)]])
+def test_other_inits_pass(init):
+    check_inits(config('cyborgs_small_data', **{
+        'model.backbone.init_cfg': init}))
+    check_inits(config('transfer/mask-rcnn_r50_fpn_cyborgs-pre_1x_coco'))
 
 
 def test_each_cause_by_itself():

@@ -21,7 +21,8 @@ from cyborgs_plugin.engine.config_checks import (
     check_keys,
     check_options,
 )
-from cyborgs_plugin.engine.config_options import move_data
+from cyborgs_plugin.engine.config_options import merge_options, move_data
+from cyborgs_plugin.errors import UserError
 
 from ..helpers import RECIPE, ROOT, TOY, run_train, small, small_config
 
@@ -52,6 +53,24 @@ def test_unknown_options_are_refused(option, near):
     else:
         with pytest.raises(ValueError, match=near):
             check_options(config(), {option: 1})
+
+
+@pytest.mark.parametrize('key', [
+    'data', 'data_root', 'load_from', 'model.backbone.init_cfg.checkpoint'])
+def test_an_empty_path_is_refused(tmp_path, monkeypatch, key):
+    """As a variable of the shell leaves it that is not set."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f'{key} is empty'):
+        merge_options(config(), {key: ''})
+    merge_options(config(), {'train_dataloader.dataset.ann_file': ''})
+
+
+def test_an_empty_folder_and_an_empty_resume_are_refused(monkeypatch):
+    for words, name in ((['--work-dir', ''], '--work-dir'),
+                        (['--resume', ''], '--resume')):
+        monkeypatch.setattr(sys, 'argv', ['train.py', TOY, *words])
+        with pytest.raises(UserError, match=f'{name} is empty'):
+            train.merge_args(config(), train.parse_args())
 
 
 def test_known_options():
