@@ -1,14 +1,17 @@
 """Commands in messages can be copied to where the message was printed."""
+import argparse
 import os
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from cyborgs_plugin import commands
 from cyborgs_plugin.__main__ import find_tools
-from cyborgs_plugin.commands import command
+from cyborgs_plugin.commands import at_least, command
 
 ROOT = Path(commands.__file__).parents[1]
 PUBLISH = 'model_converters/publish_backbone'
@@ -47,3 +50,50 @@ def test_tools_that_commands_name_exist(place):
         for tool in re.findall(r"\bcommand\(\s*['\"]([\w/]+)['\"]",
                                path.read_text()):
             assert (ROOT / 'tools' / f'{tool}.py').is_file(), (path, tool)
+
+
+def test_numbers_from_the_least_one_on():
+    assert at_least(0)('0') == 0 and at_least(2)('12') == 12
+    for text in ('1', '-3', '2.5', 'x', ''):
+        with pytest.raises(argparse.ArgumentTypeError, match='from 2 on'):
+            at_least(2)(text)
+
+
+@pytest.mark.parametrize('words', [
+    'browse_masks.py photos masks --num-images 0',
+    'evaluate_masks.py --ann x.json --floor 5 0',
+    'evaluate_masks.py --ann x.json --floor 5 --seeds 0',
+    'evaluate_masks.py --ann x.json --floor 5 --max-images -1',
+    'dataset_converters/make_toy_scenes.py --num-train -3',
+    'benchmarks/frozen_probes.py resnet18 --long-side -5',
+    'benchmarks/frozen_probes.py resnet18 --grid-stride 0',
+    'benchmarks/frozen_probes.py resnet18 --max-images -3'])
+def test_tools_refuse_numbers_without_sense(words, monkeypatch, capsys):
+    tool, *arguments = words.split()
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+    assert stopped.value.code == 2
+    assert 'is no whole number' in capsys.readouterr().err
+
+
+def test_toy_scenes_name_the_command_that_trains_on_them(
+        tmp_path, monkeypatch, capsys):
+    def said(*arguments):
+        monkeypatch.setattr(sys, 'argv', [
+            'x', '--num-train', '1', '--num-val', '0', *arguments])
+        tool = 'tools/dataset_converters/make_toy_scenes.py'
+        runpy.run_path(str(ROOT / tool), run_name='__main__')
+        return capsys.readouterr().out.splitlines()[-1]
+
+    monkeypatch.chdir(tmp_path)
+    train = 'Next: python -m cyborgs_plugin train cyborgs_plugin::'
+    assert said() == f'{train}cyborgs_toy.py'
+    assert said('--out', 'a b') == (
+        f"{train}cyborgs_toy.py --cfg-options 'data_root=a b/'")
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit, match='file is a file'):
+        said('--out', 'file')
+    monkeypatch.chdir(ROOT)
+    assert said('--out', f'{tmp_path}/x').startswith(
+        'Next: python tools/train.py configs/cyborgs_toy.py --cfg-options ')

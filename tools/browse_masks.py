@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cyborgs_plugin.commands import at_least
 from cyborgs_plugin.datasets import BrokenImageError, MaskBank, read_image
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.visualization import contact_sheet
@@ -27,7 +28,7 @@ def main() -> None:
         'banks', nargs='+', metavar='BANK', help='round, or folder of rounds')
     parser.add_argument(
         '--num-images',
-        type=int,
+        type=at_least(1),
         default=8,
         help='rows, evenly spaced over the images (default: 8)')
     parser.add_argument(

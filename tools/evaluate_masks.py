@@ -18,9 +18,10 @@ import numpy as np
 from mmengine.config import DictAction
 from mmengine.utils import track_iter_progress
 
+from cyborgs_plugin.commands import at_least
 from cyborgs_plugin.datasets import MaskBank, read_image
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
-from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.errors import MissingFileError, UserError, reported
 from cyborgs_plugin.evaluation import MaskQuality, color_kmeans
 from cyborgs_plugin.ops.superpixels import check_superpixels
 from cyborgs_plugin.segmentation import SuperpixelMasks
@@ -43,7 +44,7 @@ def parse_args() -> argparse.Namespace:
         "the json's name: val2017/ for instances_val2017.json")
     parser.add_argument(
         '--floor',
-        type=int,
+        type=at_least(1),
         nargs='+',
         metavar='K',
         help='score k-means on colour and position, of pixels and of '
@@ -51,7 +52,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--data-root', default='data/coco', help='for --floor alone')
     parser.add_argument(
-        '--seeds', type=int, default=1, help='runs of --floor to average')
+        '--seeds',
+        type=at_least(1),
+        default=1,
+        help='runs of --floor to average')
     parser.add_argument(
         '--superpixels',
         nargs='+',
@@ -60,7 +64,7 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='those of --floor: source.superpixels of the masks to compare, '
         'such as scale=250 reduction=4')
-    parser.add_argument('--max-images', type=int)
+    parser.add_argument('--max-images', type=at_least(1))
     parser.add_argument('--out', help='write the scores to this json')
     args = parser.parse_args()
     if bool(args.bank) == bool(args.floor):
@@ -139,7 +143,13 @@ def floor(metric: MaskQuality,
     def maps(cut: Callable[..., np.ndarray], k: int,
              seed: int) -> Iterator[tuple[str, np.ndarray]]:
         for key in track_iter_progress(keys, file=sys.stderr):
-            image = read_image(osp.join(args.data_root, key))
+            path = osp.join(args.data_root, key)
+            if not osp.exists(path):
+                raise MissingFileError(
+                    f'{path}, an image of {args.ann}, does not exist: set '
+                    f'--data-root (now {args.data_root}) and --img-prefix '
+                    f'(now {args.img_prefix!r})')
+            image = read_image(path)
             yield key, cut(image, k, seed)
 
     scores = {}

@@ -80,6 +80,8 @@ def make_toy_scenes(out_dir: str,
         raise FileExistsError(
             f'{out_dir} holds other files or other scenes than asked for: '
             'give another folder, or delete it')
+    if osp.isfile(out_dir):
+        raise FileExistsError(f'{out_dir} is a file: give another folder')
     partial = out_dir.rstrip('/') + '.partial'
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(osp.join(partial, 'annotations'))

@@ -234,7 +234,10 @@ def write_hashed(folder: str, stem: str, suffix: str,
     """
     os.makedirs(folder or '.', exist_ok=True)
     partial = osp.join(folder, f'.{stem}.partial')
+    with open(partial, 'wb') as file:
+        mode = os.fstat(file.fileno()).st_mode
     write(partial)
+    os.chmod(partial, mode)  # safetensors lets nobody else read its files
     final = osp.join(folder, f'{stem}-{sha256(partial)[:8]}{suffix}')
     publish(partial, final)
     return final

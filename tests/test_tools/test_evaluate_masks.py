@@ -60,6 +60,13 @@ def test_rounds(annotated, tmp_path, call, capsys):  # noqa: F811
     assert f'| round 0 | 6.000 | {expected["mBO"]:.3f} |' in printed
 
 
+def test_a_floor_without_its_images_names_the_option(
+        annotated, call, tmp_path):  # noqa: F811
+    with pytest.raises(SystemExit, match='--data-root .now .*gone'):
+        call('--floor', 3, '--ann', annotated, '--data-root',
+             tmp_path / 'gone')
+
+
 def test_floor(annotated, call, tmp_path):  # noqa: F811
     random = np.random.default_rng(0)
     (tmp_path / 'val2017').mkdir()

@@ -74,6 +74,17 @@ def test_published_twice_is_the_same_file(tmp_path, call):
     ]
 
 
+def test_who_may_read_a_checkpoint_may_read_what_is_made_of_it(
+        tmp_path, call):
+    checkpoint(tmp_path / 'epoch_3.pth')
+    published = call(
+        publish_backbone, tmp_path / 'epoch_3.pth').splitlines()[-1]
+    call(to_timm, published)
+    files = [*tmp_path.iterdir()]
+    assert len(files) == 4
+    assert len({file.stat().st_mode for file in files}) == 1, files
+
+
 def test_files_of_the_current_folder(tmp_path, call, monkeypatch):
     """Their names have no folder; and the last line is what was written."""
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,7 @@ import json
 import os
 import os.path as osp
 
+from cyborgs_plugin.commands import at_least
 from cyborgs_plugin.errors import reported
 from cyborgs_plugin.evaluation import CocoTruth
 from cyborgs_plugin.evaluation.probes import (
@@ -45,9 +46,9 @@ def main() -> None:
         nargs='+',
         default=(1, 2, 3),
         help='stages whose features are joined, from 0')
-    parser.add_argument('--grid-stride', type=int, default=16)
-    parser.add_argument('--long-side', type=int)
-    parser.add_argument('--max-images', type=int)
+    parser.add_argument('--grid-stride', type=at_least(1), default=16)
+    parser.add_argument('--long-side', type=at_least(1))
+    parser.add_argument('--max-images', type=at_least(1))
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', help='json to write')
     args = parser.parse_args()

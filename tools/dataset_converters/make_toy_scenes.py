@@ -6,6 +6,7 @@ import argparse
 
 from mmengine.utils import track_iter_progress
 
+from cyborgs_plugin.commands import at_least, command
 from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
 from cyborgs_plugin.errors import UserError, reported
 
@@ -15,9 +16,9 @@ def main() -> None:
     """Make the scenes and say what was written."""
     parser = argparse.ArgumentParser(description='Make the toy scenes')
     parser.add_argument('--out', default='data/toy_scenes', help='folder')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--num-train', type=int, default=320)
-    parser.add_argument('--num-val', type=int, default=60)
+    parser.add_argument('--seed', type=at_least(0), default=0)
+    parser.add_argument('--num-train', type=at_least(0), default=320)
+    parser.add_argument('--num-val', type=at_least(0), default=60)
     parser.add_argument(
         '--flat', action='store_true', help='one colour for each object')
     args = parser.parse_args()
@@ -36,7 +37,12 @@ def main() -> None:
               + ', '.join(f'{count} {name}' for name, count in made.items()))
     else:
         print(f'{args.out} holds these scenes already')
-    print('Next: python tools/train.py configs/cyborgs_toy.py')
+    inside = command('train').startswith('python tools')
+    config = f'{"configs/" if inside else "cyborgs_plugin::"}cyborgs_toy.py'
+    data = [] if args.out == parser.get_default('out') else [
+        '--cfg-options', f'data_root={args.out.rstrip("/")}/'
+    ]
+    print('Next: ' + command('train', config, *data))
 
 
 if __name__ == '__main__':
