@@ -67,9 +67,12 @@ def test_numbers_from_the_least_one_on():
     'dataset_converters/make_toy_scenes.py --num-train -3',
     'benchmarks/frozen_probes.py resnet18 --long-side -5',
     'benchmarks/frozen_probes.py resnet18 --grid-stride 0',
-    'benchmarks/frozen_probes.py resnet18 --max-images -3'])
+    'benchmarks/frozen_probes.py resnet18 --max-images -3',
+    'benchmarks/mini_coco.py --steps -3',
+    'benchmarks/continue_from.py --start x --epochs 0'])
 def test_tools_refuse_numbers_without_sense(words, monkeypatch, capsys):
     tool, *arguments = words.split()
+    monkeypatch.syspath_prepend(str((ROOT / 'tools' / tool).parent))
     monkeypatch.setattr(sys, 'argv', [tool, *arguments])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')

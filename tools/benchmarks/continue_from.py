@@ -23,6 +23,7 @@ from continue_score import Protocol, Scores
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
+from cyborgs_plugin.commands import at_least
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS
 from cyborgs_plugin.engine.config_options import merge_options
@@ -97,10 +98,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--config', default=CONFIG)
     parser.add_argument(
         '--methods', nargs='+', choices=METHODS, default=[*METHODS][:4])
-    parser.add_argument('--seeds', type=int, default=1)
-    parser.add_argument('--epochs', type=int, help='instead of the recipe')
+    parser.add_argument('--seeds', type=at_least(1), default=1)
     parser.add_argument(
-        '--splits', type=int, default=3, help='of the images that fit probes')
+        '--epochs', type=at_least(1), help='instead of the recipe')
+    parser.add_argument(
+        '--splits',
+        type=at_least(1),
+        default=3,
+        help='of the images that fit probes')
     parser.add_argument(
         '--labels', type=float, nargs='+', default=[0.8],
         help='shares of these images in each split, a row each')
@@ -114,7 +119,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--masks', type=int, nargs='*', default=[],
         help='score the masks of this many regions per image too')
-    parser.add_argument('--max-eval-images', type=int)
+    parser.add_argument('--max-eval-images', type=at_least(1))
     parser.add_argument('--work-dir', default='work_dirs/continue_from')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={})

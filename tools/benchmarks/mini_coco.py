@@ -27,6 +27,7 @@ from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 import cyborgs_plugin
+from cyborgs_plugin.commands import at_least
 from cyborgs_plugin.errors import reported
 
 
@@ -54,14 +55,21 @@ def parse_args() -> argparse.Namespace:
         help='folders; by default train2017 and, if there, unlabeled2017')
     parser.add_argument('--depth', type=int, choices=(18, 50), default=18)
     parser.add_argument('--grid-stride', type=int, default=16)
-    parser.add_argument('--steps', type=int, help="the budget's by default")
     parser.add_argument(
-        '--phases', type=int, help='parts of a run, with a mask round each')
-    parser.add_argument('--view-size', type=int)
-    parser.add_argument('--batch-size', type=int, help='of all GPUs together')
-    parser.add_argument('--max-eval-images', type=int)
+        '--steps', type=at_least(1), help="the budget's by default")
     parser.add_argument(
-        '--gpus', type=int, default=1, help='processes of a training run')
+        '--phases',
+        type=at_least(1),
+        help='parts of a run, with a mask round each')
+    parser.add_argument('--view-size', type=at_least(1))
+    parser.add_argument(
+        '--batch-size', type=at_least(1), help='of all GPUs together')
+    parser.add_argument('--max-eval-images', type=at_least(1))
+    parser.add_argument(
+        '--gpus',
+        type=at_least(1),
+        default=1,
+        help='processes of a training run')
     parser.add_argument(
         '--amp',
         action='store_true',
