@@ -42,7 +42,7 @@ def test_without_a_path_there_is_nothing_to_mend():
 
 
 @pytest.mark.parametrize('cfg, expected', [
-    (dict(type='LoggerHook', intervall=2), "argument 'intervall'"),
+    (dict(type='LoggerHook', gap=2), "argument 'gap'"),
     (dict(type='LoggerHok'), 'LoggerHok is not in the'),
     ('LoggerHook', 'cfg should be a dict'),
 ])
