@@ -54,13 +54,15 @@ class EpochSeedHook(Hook):
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             if self._rest is None:  # the loader is what it stays
                 loader = runner.train_loop.dataloader
-                self._rest = _Rest(loader.batch_sampler)
+                self._rest = _Rest(
+                    loader.batch_sampler,
+                    None if loader.num_workers else self._seed_loading)
                 # DataLoader would refuse it after it was made.
                 object.__setattr__(loader, 'batch_sampler', self._rest)
                 first = self._first(runner, self._rest)
             self._rest.first = first
         self._place.copy_(torch.tensor([runner.epoch, first]))
-        _seed(*self._key, runner.epoch, first, _LOADING)
+        self._seed_loading(0)
 
     def before_train_iter(self,
                           runner: Runner,
@@ -74,15 +76,20 @@ class EpochSeedHook(Hook):
                          batch_idx: int,
                          data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
-        """Seed what loads the next batch, and note how many were seen."""
-        epoch, batch = self._at(batch_idx + 1)
-        _seed(*self._key, epoch, batch, _LOADING)
-        if self._rest is not None:
-            runner.message_hub.update_info(_SEEN, batch * self._rest.images)
+        """Note how many images of the epoch were seen."""
+        if self._rest is None:  # one epoch without end
+            self._seed_loading(batch_idx + 1)
+        else:
+            seen = self._at(batch_idx + 1)[1] * self._rest.images
+            runner.message_hub.update_info(_SEEN, seen)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Of the next epoch none is seen."""
         runner.message_hub.update_info(_SEEN, 0)
+
+    def _seed_loading(self, batch_idx: int) -> None:
+        """Seed what loads a batch in this process."""
+        _seed(*self._key, *self._at(batch_idx), _LOADING)
 
     def _at(self, batch_idx: int) -> tuple[int, int]:
         """Epoch and the place of a batch in the whole of it."""
@@ -113,13 +120,19 @@ class EpochSeedHook(Hook):
 class _Rest:
     """The batches of an epoch from some place on."""
 
-    def __init__(self, batches: Any) -> None:
+    def __init__(self, batches: Any,
+                 begin: Callable[[int], None] | None) -> None:
         self.batches = batches
+        self.begin = begin  # is called before each is loaded
         self.first = 0
         self.images = getattr(batches, 'batch_size', 1) * get_world_size()
 
     def __iter__(self) -> Iterator[list[int]]:
-        return islice(iter(self.batches), self.first, None)
+        rest = islice(iter(self.batches), self.first, None)
+        for number, batch in enumerate(rest):
+            if self.begin is not None:
+                self.begin(number)
+            yield batch
 
     def __len__(self) -> int:
         return len(self.batches) - self.first

@@ -1,5 +1,7 @@
 """Training that has diverged ends, and leaves its good checkpoints."""
 import math
+import os
+import os.path as osp
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from mmpretrain.utils import get_ori_model
 
-from ..errors import UserError
+from ..errors import MissingFileError, UserError
 from .work_dir_hook import latest_checkpoint
 
 
@@ -39,6 +41,11 @@ class FiniteHook(Hook):
                             f'of steps, at least 1, but is {patience}')
         self.patience = patience
         self._count = 0
+        self._earlier: tuple[str, int] | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Remember what lies in the folder that is not of this run."""
+        self._earlier = None if runner._resume else _last(runner)
 
     def after_train_iter(self,
                          runner: Runner,
@@ -59,7 +66,7 @@ class FiniteHook(Hook):
                 raise UserError(
                     f'The loss is {loss} at step {runner.iter + 1} (epoch '
                     f'{runner.epoch + 1}), for {self._count} steps in a row: '
-                    f'training has diverged. {_way_out(runner)}')
+                    f'training has diverged. {self._way_out(runner)}')
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Look at the weights on all ranks, before they are saved."""
@@ -82,7 +89,20 @@ class FiniteHook(Hook):
                 f'{len(bad)} of {len(state)} weights, such as {bad[0]}, are '
                 f'not finite after step {runner.iter} (epoch '
                 f'{runner.epoch + 1}): training has diverged, and they are '
-                f'not saved. {_way_out(runner)}')
+                f'not saved. {self._way_out(runner)}')
+
+    def _way_out(self, runner: Runner) -> str:
+        last = _last(runner)
+        mends = ('a lower rate (optim_wrapper.optimizer.lr), a longer warm-up '
+                 '(param_scheduler.0.end) or clipped gradients '
+                 '(optim_wrapper.clip_grad.max_norm=1.)')
+        if hasattr(runner.optim_wrapper, 'loss_scaler'):
+            mends += ', or without --amp'
+        if last is None or last == self._earlier:
+            return (f'This run has written no checkpoint; start again with '
+                    f'{mends}')
+        return (f'The last checkpoint, {last[0]}, is from before: go on from '
+                f'it by --resume with {mends}')
 
 
 def _skipped(runner: Runner) -> bool:
@@ -92,14 +112,12 @@ def _skipped(runner: Runner) -> bool:
         scaler.get_scale() >= 1)
 
 
-def _way_out(runner: Runner) -> str:
-    last = latest_checkpoint(runner.work_dir)
-    mends = ('a lower rate (optim_wrapper.optimizer.lr), a longer warm-up '
-             '(param_scheduler.0.end) or clipped gradients '
-             '(optim_wrapper.clip_grad.max_norm=1.)')
-    if hasattr(runner.optim_wrapper, 'loss_scaler'):
-        mends += ', or without --amp'
-    if last is None:
-        return f'No checkpoint was written; start again with {mends}'
-    return (f'The last checkpoint, {last}, is from before: go on from it by '
-            f'--resume with {mends}')
+def _last(runner: Runner) -> tuple[str, int] | None:
+    """The checkpoint that --resume would take, and when it was written."""
+    try:
+        path = latest_checkpoint(runner.work_dir)
+    except MissingFileError:
+        return None
+    if path is None:
+        return None
+    return path, os.stat(path).st_mtime_ns if osp.isfile(path) else 0

@@ -69,6 +69,17 @@ def test_a_loss_that_is_not_finite_ends_the_run(photo_root, tmp_path, value):
     check_last(tmp_path, message, 1)
 
 
+def test_the_checkpoint_of_an_earlier_run_is_no_way_out(photo_root, tmp_path):
+    (tmp_path / 'w').mkdir()
+    (tmp_path / 'w' / 'epoch_7.pth').write_bytes(b'of an earlier run')
+    for pointer in ('epoch_7.pth', 'gone.pth'):
+        (tmp_path / 'w' / 'last_checkpoint').write_text(
+            str(tmp_path / 'w' / pointer))
+        said = run(photo_root, tmp_path, Spoil({1, 2, 3}))
+        assert 'This run has written no checkpoint' in said
+        assert '--resume' not in said
+
+
 def test_the_end_of_an_epoch_does_not_wait(photo_root, tmp_path):
     message = run(photo_root, tmp_path, Spoil([6]))
     assert 'not finite after step 6 (epoch 2)' in message
@@ -79,7 +90,7 @@ def test_weights_are_looked_at_before_they_are_saved(photo_root, tmp_path):
     name = 'neck.projector.fc1.weight'
     message = run(photo_root, tmp_path, Spoil([3], weight=name))
     assert name in message and '1 of ' not in message.split('checkpoint')[1]
-    assert 'No checkpoint was written' in message
+    assert 'This run has written no checkpoint' in message
     assert not list((tmp_path / 'w').glob('*.pth'))
     runner = SimpleNamespace(
         model=torch.nn.BatchNorm1d(2), iter=5, epoch=0,
