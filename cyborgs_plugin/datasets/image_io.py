@@ -243,11 +243,12 @@ def _walk_jpeg(content: bytes) -> tuple[tuple[int, int], bool]:
 
     Goes from segment to segment as a decoder does. Neither a thumbnail within
     nor what lies behind the end, such as the film of a motion photo, counts.
+    Where the file ends with the marker, scans are not searched for it.
     """
-    size, at = (0, 0), 2
+    size, at, ends = (0, 0), 2, content.endswith(b'\xff\xd9')
     while found := _MARKER.search(content, at):
         marker, at = content[found.start() + 1], found.end()
-        if marker == 0xd9:
+        if marker == 0xd9 or marker == 0xda and ends:
             return size, True
         if marker in _FRAMES and size == (0, 0):
             size = (int.from_bytes(content[at + 5:at + 7], 'big'),

@@ -1,13 +1,14 @@
 """Transforms that move an image and its label map together."""
 import copy
+from collections.abc import Sequence
 
-import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmpretrain.datasets import MultiView, RandomResizedCrop
+from mmpretrain.datasets import MultiView
 from mmpretrain.registry import TRANSFORMS
 
 from ..ops.label_maps import crop_label_map
+from .fast_transforms import FastRandomResizedCrop
 from .image_io import read_image
 
 
@@ -45,7 +46,7 @@ class LoadSceneImage(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class MaskedRandomResizedCrop(RandomResizedCrop):
+class MaskedRandomResizedCrop(FastRandomResizedCrop):
     """Crop and resize an image and its label map alike.
 
     The label map may be of any size, such as the stride-8 grid of a mask
@@ -60,22 +61,17 @@ class MaskedRandomResizedCrop(RandomResizedCrop):
     Args:
         scale (int or Sequence[int]): Output size, (height, width) or a
             square's side.
-        **kwargs: Arguments of mmpretrain's ``RandomResizedCrop``, by default
-            an area of 0.08 to 1 and an aspect ratio of 3/4 to 4/3.
+        **kwargs: Arguments of ``FastRandomResizedCrop``, by default an area
+            of 0.08 to 1 and an aspect ratio of 3/4 to 4/3.
     """
 
     def transform(self, results: dict) -> dict:
         """Crop and resize."""
         image = results['img']
-        top, left, height, width = self.rand_crop_params(image)
+        box = self.rand_crop_params(image)
         results['gt_seg_map'] = crop_label_map(
-            results['gt_seg_map'], image.shape[:2],
-            (top, left, height, width), tuple(self.scale))
-        results['img'] = mmcv.imresize(
-            image[top:top + height, left:left + width],
-            tuple(self.scale[::-1]),
-            interpolation=self.interpolation,
-            backend=self.backend)
+            results['gt_seg_map'], image.shape[:2], box, tuple(self.scale))
+        results['img'] = self.crop(image, box)
         results['img_shape'] = results['img'].shape[:2]
         return results
 
@@ -98,7 +94,7 @@ class MaskedMultiView(MultiView):
 
     def transform(self, results: dict) -> dict:
         """Make the views."""
-        views = [pipeline(copy.deepcopy(results))
+        views = [pipeline(_copy(results, pipeline.transforms[:1]))
                  for pipeline in self.transforms]
         results['img'] = [view['img'] for view in views]
         mask = np.stack([view['gt_seg_map'] for view in views])
@@ -106,3 +102,13 @@ class MaskedMultiView(MultiView):
         results['mask'] = (
             mask.astype(np.int32) if mask.dtype == np.uint16 else mask)
         return results
+
+
+def _copy(results: dict, first: Sequence[BaseTransform]) -> dict:
+    """Copy all that a pipeline with this first transform might alter."""
+    kept = {}
+    if first and isinstance(first[0], FastRandomResizedCrop):
+        # which makes arrays of its own: photographs are large
+        kept = {id(value): value for value in results.values()
+                if isinstance(value, np.ndarray)}
+    return copy.deepcopy(results, kept)

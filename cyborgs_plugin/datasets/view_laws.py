@@ -111,7 +111,8 @@ def _flat(transforms: Sequence[Any],
 
 def _crop(step: Any, prob: float) -> dict | None:
     # OpenCV's does not average over what a pixel covers.
-    if (step.interpolation, step.backend) != ('bicubic', 'pillow') or prob < 1:
+    if step.interpolation != 'bicubic' or prob < 1 or (
+            step.backend not in ('pillow', 'torch')):
         return None
     height, width = step.scale
     return dict(
@@ -166,7 +167,7 @@ _READ = (_crop, _flip, _jitter, _grey, _blur, _solarise)
 def _unknown(step: Any) -> UserError:
     return UserError(
         f'A view on the device has no {step!r}: it has RandomResizedCrop or '
-        'MaskedRandomResizedCrop (bicubic, by pillow), RandomFlip '
+        'MaskedRandomResizedCrop (bicubic, by pillow or torch), RandomFlip '
         '(horizontal), ColorJitter, alone or in RandomApply, RandomGrayscale '
         '(keep_channels), GaussianBlur (of a radius, or magnitude_std='
         "'inf') and Solarize (thr). Train without data_on_device=True, or "

@@ -34,13 +34,27 @@ def crop_image(pixels: Tensor, crop: Sequence[int],
     """
     start, height, width, top, left, rows, columns, flip = crop[:8]
     photo = pixels[start:start + 3 * height * width].view(height, width, 3)
-    part = photo[top:top + rows, left:left + columns].permute(2, 0, 1)[None]
-    view = F.interpolate(
-        part.contiguous(memory_format=torch.channels_last),
-        size,
-        mode='bicubic',
-        antialias=True)[0].permute(1, 2, 0)
+    view = resize(photo[top:top + rows, left:left + columns], size)
     return view.flip(1) if flip else view
+
+
+def resize(image: Tensor, size: tuple[int, int],
+           mode: str = 'bicubic') -> Tensor:
+    """Resize one image on a CPU as Pillow does, to a grey level.
+
+    Args:
+        image (Tensor): (H, W, 3), uint8.
+        size (tuple[int, int]): Height and width of the result.
+        mode (str): 'bicubic' or 'bilinear'. Defaults to 'bicubic'.
+
+    Returns:
+        Tensor: (height, width, 3), uint8.
+    """
+    # of channels that lie together there is a kernel for bytes
+    planes = image.permute(2, 0, 1)[None].contiguous(
+        memory_format=torch.channels_last)
+    return F.interpolate(
+        planes, size, mode=mode, antialias=True)[0].permute(1, 2, 0)
 
 
 def crop_images(pixels: Tensor, crops: Tensor, size: tuple[int, int],

@@ -30,7 +30,7 @@ def recolour(image: np.ndarray, law: ViewLaw, colours: Colours,
         factors = colours.factors[row].tolist()
         for kind in colours.order[row].tolist():
             if kind != 3 or law.hue != (0., 0.):
-                image = _JITTER[kind](image, factors[kind])
+                image = JITTER[kind](image, factors[kind])
     if colours.grey[row]:
         image = grey(image, law.grey_weights)
     if colours.sigma[row] > 0:
@@ -47,7 +47,7 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Draw pixels away from the mean grey of the image, or towards it."""
-    mean = int(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).mean() + 0.5)
+    mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[0] + 0.5)
     return cv2.addWeighted(image, factor, image, 0.,
                            mean * (1 - factor) + _CUT)
 
@@ -67,7 +67,8 @@ def hue(image: np.ndarray, turns: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
 
 
-_JITTER = (brightness, contrast, saturation, hue)
+JITTER = (brightness, contrast, saturation, hue)
+"""In the order in which ``Colours.factors`` and ``ColorJitter`` have them."""
 
 
 def grey(image: np.ndarray,

@@ -29,7 +29,7 @@ def crop_label_map(label_map: np.ndarray, image_size: tuple[int, int],
         start, length, output = box[axis], box[axis + 2], output_size[axis]
         pixel = start + (2 * np.arange(output) + 1) * length // (2 * output)
         index.append(pixel * label_map.shape[axis] // image_size[axis])
-    return label_map[index[0][:, None], index[1]]
+    return label_map.take(index[0], 0).take(index[1], 1)
 
 
 def resize_label_map(label_map: np.ndarray,

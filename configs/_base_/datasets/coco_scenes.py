@@ -9,13 +9,13 @@ view_pipeline1 = [
         crop_ratio_range=(0.08, 1.0),
         aspect_ratio_range=(3. / 4., 4. / 3.),
         interpolation='bicubic',
-        backend='pillow'),
-    dict(type='RandomFlip', prob=0.5),
+        backend='torch'),
+    dict(type='FastRandomFlip', prob=0.5),
     dict(
         type='RandomApply',
         transforms=[
             dict(
-                type='ColorJitter',
+                type='FastColorJitter',
                 brightness=0.4,
                 contrast=0.4,
                 saturation=0.2,
@@ -23,25 +23,25 @@ view_pipeline1 = [
         ],
         prob=0.8),
     dict(
-        type='RandomGrayscale',
+        type='FastRandomGrayscale',
         prob=0.2,
         keep_channels=True,
         channel_weights=(0.114, 0.587, 0.2989)),
     dict(
-        type='GaussianBlur',
+        type='FastGaussianBlur',
         magnitude_range=(0.1, 2.0),
         magnitude_std='inf',
         prob=1.),
-    dict(type='Solarize', thr=128, prob=0.)
+    dict(type='FastSolarize', thr=128, prob=0.)
 ]
 view_pipeline2 = [
     *view_pipeline1[:-2],
     dict(
-        type='GaussianBlur',
+        type='FastGaussianBlur',
         magnitude_range=(0.1, 2.0),
         magnitude_std='inf',
         prob=0.1),
-    dict(type='Solarize', thr=128, prob=0.2)
+    dict(type='FastSolarize', thr=128, prob=0.2)
 ]
 train_pipeline = [
     dict(type='LoadSceneImage'),

@@ -8,7 +8,7 @@ _base_ = 'small_scenes.py'
 train_pipeline = _base_.train_pipeline
 train_pipeline[1]['type'] = 'MultiView'
 for view in train_pipeline[1]['transforms']:
-    view[0]['type'] = 'RandomResizedCrop'
+    view[0]['type'] = 'FastRandomResizedCrop'
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,
