@@ -12,9 +12,11 @@ import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import RandomFlip, RandomGrayscale
+from mmcv.transforms.utils import cache_randomness
 from mmpretrain.datasets import (
     ColorJitter,
     GaussianBlur,
+    PackInputs,
     RandomResizedCrop,
     Solarize,
 )
@@ -86,17 +88,28 @@ class FastRandomResizedCrop(RandomResizedCrop):
 
 @TRANSFORMS.register_module()
 class FastRandomFlip(RandomFlip):
-    """mmcv's ``RandomFlip`` with an image whose memory is in order.
+    """mmcv's ``RandomFlip`` with arrays whose memory is in order.
 
-    mmcv gives a view with negative strides, of which whatever comes next
+    mmcv gives views with negative strides, of which whatever comes next
     makes a copy, pixel by pixel. Arguments as there.
     """
 
+    @cache_randomness
+    def _choose_direction(self) -> str | None:
+        """Draw as mmcv does, where there is one direction by a sum."""
+        if isinstance(self.prob, float) and isinstance(self.direction, str):
+            return self.direction if np.random.random() < self.prob else None
+        return super()._choose_direction()
+
     def _flip(self, results: dict) -> None:
         """Flip all that there is to flip."""
-        image = results['img']
+        axis = _AXES[results['flip_direction']]
+        image, label_map = results['img'], results.get('gt_seg_map')
         super()._flip(results)
-        results['img'] = cv2.flip(image, _AXES[results['flip_direction']])
+        results['img'] = cv2.flip(image, axis)
+        if (label_map is not None and self.swap_seg_labels is None
+                and label_map.dtype in (np.uint8, np.uint16, np.int32)):
+            results['gt_seg_map'] = cv2.flip(label_map, axis)
 
 
 @TRANSFORMS.register_module()
@@ -167,3 +180,20 @@ class FastSolarize(Solarize):
         threshold = self.random_magnitude() if self.thr is None else self.thr
         results['img'] = colour.solarise(results['img'], threshold)
         return results
+
+
+@TRANSFORMS.register_module()
+class FastPackInputs(PackInputs):
+    """mmpretrain's ``PackInputs`` with a faster change to planes."""
+
+    @staticmethod
+    def format_input(input_: Any) -> Any:
+        """Make a tensor (C, H, W) of an image, or one of each in a list."""
+        if isinstance(input_, list):
+            return [FastPackInputs.format_input(one) for one in input_]
+        if (not isinstance(input_, np.ndarray) or input_.ndim != 3
+                or input_.dtype != np.uint8):
+            return PackInputs.format_input(input_)
+        planes = np.empty((input_.shape[2], *input_.shape[:2]), input_.dtype)
+        cv2.split(input_, list(planes))
+        return torch.from_numpy(planes)

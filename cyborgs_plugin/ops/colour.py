@@ -4,6 +4,8 @@ What each function does is what Pillow does in mmpretrain's transforms, to a
 grey level or two (hue: a few where a pixel is saturated);
 ``batch_colour.py`` does the same to a batch on any device.
 """
+import math
+
 import cv2
 import numpy as np
 
@@ -62,8 +64,11 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
 def hue(image: np.ndarray, turns: float) -> np.ndarray:
     """Turn the hues."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
-    hues = hsv[..., 0]  # bytes, which wrap around
-    np.add(hues, np.uint8(int(turns * 255) % 256), out=hues)
+    shift = np.zeros(hsv.shape[1:], np.uint8)
+    shift[:, 0] = int(turns * 255) % 256
+    # Row by row, which is faster than every third byte; bytes wrap around.
+    rows = hsv.reshape(len(hsv), -1)
+    np.add(rows, shift.ravel(), out=rows)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
 
 
@@ -80,12 +85,40 @@ def grey(image: np.ndarray,
     return cv2.merge([own, own, own])
 
 
-def blur_kernels(sigma: np.ndarray) -> np.ndarray:
-    """Make the kernels of Pillow's Gaussian blur: three boxes, one on another.
+def blur_kernel(sigma: float, reach: int | None = None) -> np.ndarray:
+    """Make the kernel of Pillow's Gaussian blur: three boxes, one on another.
 
     The boxes have soft edges, and their length gives the variance exactly
     (Gwosdek et al., Theoretical Foundations of Gaussian Convolution by
     Extended Box Filtering, 2011).
+
+    Args:
+        sigma (float): In pixels, above 0.
+        reach (int, optional): Pixels of a box on each side of its centre.
+            Defaults to None, as many as it takes.
+
+    Returns:
+        np.ndarray: (6 * reach + 1, ).
+    """
+    variance = sigma**2 / 3
+    whole = _whole(variance)
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (
+        6 * (variance - (whole + 1)**2))
+    reach = whole + 1 if reach is None else reach
+    box = np.zeros(2 * reach + 1)
+    box[reach - whole - 1:reach + whole + 2] = part
+    box[reach - whole:reach + whole + 1] = 1.
+    box /= 2 * (whole + part) + 1
+    return np.convolve(np.convolve(box, box), box)
+
+
+def _whole(variance: float) -> int:
+    """How many whole pixels a box has on each side of its centre."""
+    return int((math.sqrt(12 * variance + 1) - 1) / 2)
+
+
+def blur_kernels(sigma: np.ndarray) -> np.ndarray:
+    """Make the kernels of several blurs, of one length.
 
     Args:
         sigma (np.ndarray): In pixels, (N, ), above 0.
@@ -95,22 +128,13 @@ def blur_kernels(sigma: np.ndarray) -> np.ndarray:
     """
     if not len(sigma):
         return np.zeros((0, 1))
-    variance = sigma**2 / 3
-    whole = np.floor((np.sqrt(12 * variance + 1) - 1) / 2)
-    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (
-        6 * (variance - (whole + 1)**2))
-    reach = int(whole.max()) + 1
-    distance = np.abs(np.arange(-reach, reach + 1))
-    box = np.where(distance <= whole[:, None], 1., 0.) + np.where(
-        distance == whole[:, None] + 1, part[:, None], 0.)
-    box /= box.sum(1, keepdims=True)
-    return np.stack(
-        [np.convolve(np.convolve(row, row), row) for row in box])
+    reach = _whole(sigma.max()**2 / 3) + 1
+    return np.stack([blur_kernel(one, reach) for one in sigma.tolist()])
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Blur by a Gaussian of so many pixels, with Pillow's kernel."""
-    kernel = blur_kernels(np.array([sigma]))[0].astype(np.float32)
+    kernel = blur_kernel(sigma).astype(np.float32)
     return cv2.sepFilter2D(
         image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 

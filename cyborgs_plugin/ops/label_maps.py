@@ -29,7 +29,8 @@ def crop_label_map(label_map: np.ndarray, image_size: tuple[int, int],
         start, length, output = box[axis], box[axis + 2], output_size[axis]
         pixel = start + (2 * np.arange(output) + 1) * length // (2 * output)
         index.append(pixel * label_map.shape[axis] // image_size[axis])
-    return label_map.take(index[0], 0).take(index[1], 1)
+    # columns first, of the map's few rows: rows are copied whole
+    return label_map.take(index[1], 1).take(index[0], 0)
 
 
 def resize_label_map(label_map: np.ndarray,

@@ -49,7 +49,7 @@ train_pipeline = [
         type='MaskedMultiView',
         num_views=[1, 1],
         transforms=[view_pipeline1, view_pipeline2]),
-    dict(type='PackInputs')
+    dict(type='FastPackInputs')
 ]
 
 train_dataloader = dict(
