@@ -1,4 +1,13 @@
 """Data sets, the mask bank and the joint transforms."""
+from .fast_transforms import (
+                         FastColorJitter,
+                         FastGaussianBlur,
+                         FastPackInputs,
+                         FastRandomFlip,
+                         FastRandomGrayscale,
+                         FastRandomResizedCrop,
+                         FastSolarize,
+)
 from .image_io import BrokenImageError, read_image
 from .mask_bank import MaskBank
 from .scene_dataset import SceneDataset, scene_datasets
@@ -9,6 +18,9 @@ from .transforms import (
 )
 
 __all__ = [
-    'BrokenImageError', 'LoadSceneImage', 'MaskBank', 'MaskedMultiView',
-    'MaskedRandomResizedCrop', 'SceneDataset', 'read_image', 'scene_datasets'
+    'BrokenImageError', 'FastColorJitter', 'FastGaussianBlur',
+    'FastPackInputs', 'FastRandomFlip', 'FastRandomGrayscale',
+    'FastRandomResizedCrop', 'FastSolarize', 'LoadSceneImage', 'MaskBank',
+    'MaskedMultiView', 'MaskedRandomResizedCrop', 'SceneDataset',
+    'read_image', 'scene_datasets'
 ]

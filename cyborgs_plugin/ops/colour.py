@@ -49,7 +49,8 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Draw pixels away from the mean grey of the image, or towards it."""
-    mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[0] + 0.5)
+    own = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    mean = int(cv2.mean(own)[0] + 0.5)  # type: ignore[index]
     return cv2.addWeighted(image, factor, image, 0.,
                            mean * (1 - factor) + _CUT)
 

@@ -133,7 +133,8 @@ def test_views_of_the_recipe():
     for number, view in enumerate(views):
         crop, flip, jitter, grey, blur, solarize = view
         assert crop.scale == 224
-        assert (crop.interpolation, crop.backend) == ('bicubic', 'pillow')
+        # Pillow's filter: test_fast_transforms.py
+        assert (crop.interpolation, crop.backend) == ('bicubic', 'torch')
         assert tuple(crop.crop_ratio_range) == (0.08, 1.0)
         assert tuple(crop.aspect_ratio_range) == (3 / 4, 4 / 3)
         assert flip.prob == 0.5 and jitter.prob == 0.8 and grey.prob == 0.2
@@ -162,7 +163,7 @@ def test_crops_are_of_the_stated_area_and_aspect():
 
 
 def test_blur_equals_a_kernel_of_23():
-    """Pillow's blur against OpenCV's with the kernel of the recipe."""
+    """The blur, Pillow's, against OpenCV's with the published kernel."""
     blur = TRANSFORMS.build(
         Config.fromfile(RECIPE).train_pipeline[1].transforms[0][4])
     image = cv2.resize(

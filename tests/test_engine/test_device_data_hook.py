@@ -233,7 +233,7 @@ def test_colours_alone_are_one_option():
     merge_options(cfg, dict(colours_on_device=True))
     views = cfg.train_dataloader.dataset.pipeline[1].transforms
     assert [[step.type for step in view] for view in views] == [
-        ['MaskedRandomResizedCrop', 'RandomFlip']] * 2
+        ['MaskedRandomResizedCrop', 'FastRandomFlip']] * 2
     preprocessor = cfg.model.data_preprocessor
     assert preprocessor.type == 'ColourDataPreprocessor'
     assert [view.blur for view in preprocessor.views] == [1., 0.1]

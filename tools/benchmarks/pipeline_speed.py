@@ -8,7 +8,8 @@ one thread, by CPU time. It prints images a second of a core, what each
 transform takes, and how many cores keep a GPU busy with steps of --step-ms.
 With --colours-on-device a third row has ours with the option of that name,
 by which a worker only decodes and crops. Fetching a batch from the workers
-is left out on all sides. See docs/performance.md.
+is left out on all sides; with --workers it is seen what a step waits for
+them. See docs/performance.md.
 """
 import argparse
 import math
@@ -17,6 +18,7 @@ import os.path as osp
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is loaded
@@ -27,8 +29,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from mmcv.transforms import Compose  # noqa: E402
 from mmengine.config import Config  # noqa: E402
+from mmengine.dataset import default_collate  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 from mmpretrain.datasets import MultiView  # noqa: E402
+from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
 from cyborgs_plugin.datasets.image_files import (  # noqa: E402
     find_files,
@@ -189,26 +193,22 @@ def measure(paths: list[str], seconds: float) -> dict[str, float]:
         dict[str, float]: ``byol`` and ``ours``, images a second of a core,
         and their ``ratio``, above 1 where ours is faster.
     """
-    with quiet_and_alone():
+    with one_thread():
         found = rates(pipelines(RECIPE), paths, seconds)
     return dict(found, ratio=found['ours'] / found['byol'])
 
 
-class quiet_and_alone:  # noqa: N801 (used as a function)
+@contextmanager
+def one_thread() -> Iterator[None]:
     """In here there is one thread, and mmcv has no warnings."""
-
-    def __enter__(self) -> None:
-        self._threads = torch.get_num_threads(), cv2.getNumThreads()
-        torch.set_num_threads(1)
-        cv2.setNumThreads(0)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # mmcv has one for each saturation
-
-    def __exit__(self, *error: Any) -> None:
-        self._warnings.__exit__(*error)
-        torch.set_num_threads(self._threads[0])
-        cv2.setNumThreads(self._threads[1])
+        yield
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
 
 
 def breakdown(built: dict[str, Compose], paths: Sequence[str],
@@ -233,6 +233,52 @@ def breakdown(built: dict[str, Compose], paths: Sequence[str],
     ) + ' |'
 
 
+class Views(Dataset):
+    """The samples of a pipeline, of the photographs over and over."""
+
+    def __init__(self, pipeline: Compose, paths: Sequence[str],
+                 number: int) -> None:
+        self._pipeline = pipeline
+        self._paths = paths
+        self._number = number
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, index: int) -> dict:
+        path = self._paths[index % len(self._paths)]
+        return self._pipeline(sample(path, cells(480, 640)))
+
+
+def waits(pipeline: Compose, paths: Sequence[str], workers: int, batch: int,
+          step: float, steps: int = 60) -> list[float]:
+    """Seconds for which steps wait for their batches: the log's data_time.
+
+    Args:
+        pipeline (Compose): What workers do.
+        paths (Sequence[str]): Photographs.
+        workers (int): Processes that make batches.
+        batch (int): Images of a step.
+        step (float): Seconds of a step, which sleeps.
+        steps (int): How many. Defaults to 60, whose first 20 do not count.
+    """
+    loader = DataLoader(
+        Views(pipeline, paths, batch * steps), batch, num_workers=workers,
+        collate_fn=default_collate, worker_init_fn=in_one_thread)
+    found, begin = [], time.monotonic()
+    for _ in loader:
+        found.append(time.monotonic() - begin)
+        time.sleep(step)
+        begin = time.monotonic()
+    return found[20:]
+
+
+def in_one_thread(_: int) -> None:
+    """Set up a worker."""
+    cv2.setNumThreads(0)
+    warnings.simplefilter('ignore')
+
+
 def find_photos(folder: str, number: int) -> list[str]:
     """The first photographs of a folder, in the order of their names."""
     if not osp.isdir(folder):
@@ -246,7 +292,7 @@ def find_photos(folder: str, number: int) -> list[str]:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description='Images/s a core of our pipeline and of BYOL\'s')
+        description="Images/s a core of our pipeline and of BYOL's")
     parser.add_argument(
         '--data-root', required=True, help='a folder of photographs')
     parser.add_argument(
@@ -269,6 +315,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--batch', type=int, default=128,
         help='images of that step (default: 128)')
+    parser.add_argument(
+        '--workers', type=int,
+        help='let so many make batches of --batch for steps that sleep for '
+        '--step-ms, and print how long these wait')
     return parser.parse_args()
 
 
@@ -276,24 +326,35 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure, and print."""
     args = parse_args()
-    for name in ('images', 'seconds', 'step_ms', 'batch', 'view_size'):
+    for name in ('images', 'seconds', 'step_ms', 'batch', 'view_size',
+                 'workers'):
         if (value := getattr(args, name)) is not None and value <= 0:
             raise UserError(f'--{name.replace("_", "-")} {value}: expected '
                             'more than 0')
     paths = find_photos(args.data_root, args.images)
     built = pipelines(args.config, args.colours_on_device, args.view_size)
+    if args.workers:
+        for name, pipeline in built.items():
+            found = waits(pipeline, paths, args.workers, args.batch,
+                          args.step_ms / 1e3)
+            print(f'{name}: a step of {args.step_ms:.0f} ms with {args.batch} '
+                  f'images waits {np.median(found) * 1e3:.1f} ms for '
+                  f'{args.workers} workers (median; mean '
+                  f'{np.mean(found) * 1e3:.1f} ms)')
+        return
     wanted = args.batch / args.step_ms * 1e3
-    with quiet_and_alone():
-        found = rates(built, paths, args.seconds)
+    with one_thread():
+        rate_of = rates(built, paths, args.seconds)
         lines = list(breakdown(built, paths, rounds=2))
     print('\n'.join(lines))
-    for name, rate in found.items():
+    for name, rate in rate_of.items():
         print(f'{name}: {rate:.1f} images/s of a core, '
-              f'{rate / found["byol"]:.2f} times BYOL\'s; '
+              f'{rate / rate_of["byol"]:.2f} times BYOL\'s; '
               f'{math.ceil(wanted / rate)} cores for a GPU that takes '
               f'{wanted:.0f} images/s')
-    print(f'Ours makes {found["ours"] / found["byol"]:.2f} images in the time '
-          'of one of BYOL\'s (bar: 3.0)')
+    ratio = rate_of['ours'] / rate_of['byol']
+    print(f'Ours makes {ratio:.2f} images in the time '
+          "of one of BYOL's (bar: 3.0)")
 
 
 if __name__ == '__main__':
