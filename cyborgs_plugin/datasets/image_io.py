@@ -3,6 +3,7 @@
 docs/data.md has the table of what is read, repaired and refused.
 """
 import contextlib
+import math
 import os
 import re
 import stat
@@ -31,6 +32,12 @@ IMG_EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.tif',
 MAX_PIXELS = 100_000_000
 DEPTH_SCALINGS = ('range', 'upper')
 
+# The decoder leaves out frequencies: libjpeg's scaled inverse transforms.
+_REDUCED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2
+}
 _JPEG, _PNG = b'\xff\xd8', b'\x89PNG\r\n\x1a\n'
 _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # the last: BigTIFF
 # OpenCV's readers of these are new and differ from version to version.
@@ -70,6 +77,7 @@ def read_image(path: str,
                backend_args: dict | None = None,
                max_pixels: int = MAX_PIXELS,
                depth_scaling: str = 'range',
+               least_side: int | None = None,
                held: Callable[[str], np.ndarray | None] | None = None
                ) -> np.ndarray:
     """Read an image as three channels of eight bits, upright.
@@ -91,6 +99,9 @@ def read_image(path: str,
             (images that are not of 16 bits are refused then).
             Defaults to 'range', since cameras write 12 bits, and thermal
             ones a small part of them, into 16.
+        least_side (int, optional): Decode a JPEG at 1/2, 1/4 or 1/8 of its
+            sides, as small as the square root of its pixels stays above this.
+            Defaults to None, in full.
         held (Callable, optional): What gives images that are decoded
             already, by path, or None for others, which are read.
             Defaults to None.
@@ -108,7 +119,7 @@ def read_image(path: str,
     check_options(max_pixels, depth_scaling)
     content = _content(path, backend_args)
     try:
-        return _decode(content, max_pixels, depth_scaling)
+        return _decode(content, max_pixels, depth_scaling, least_side)
     except BrokenImageError as error:
         raise BrokenImageError(f'{path}: {error}') from error
     except Exception as error:  # the decoders raise all kinds
@@ -192,8 +203,8 @@ def _content(path: str, backend_args: dict | None) -> bytes:
         raise BrokenImageError(f'{path}: cannot be read ({error})') from error
 
 
-def _decode(content: bytes, max_pixels: int,
-            depth_scaling: str) -> np.ndarray:
+def _decode(content: bytes, max_pixels: int, depth_scaling: str,
+            least_side: int | None) -> np.ndarray:
     """Decode what :func:`read_image` reads; shape (H, W, 3), uint8."""
     if not content:
         raise BrokenImageError('an empty file')
@@ -223,7 +234,11 @@ def _decode(content: bytes, max_pixels: int,
             picture.format in _BY_PILLOW or _orientation(picture) != 1):
         return _by_pillow(picture)
     flag = cv2.IMREAD_COLOR
-    if depth_scaling == 'range':
+    if content.startswith(_JPEG) and least_side:
+        room = math.sqrt(size[0] * size[1]) / least_side
+        flag = next((reduced for times, reduced in _REDUCED.items()
+                     if room >= times), flag)
+    elif depth_scaling == 'range':
         flag |= cv2.IMREAD_ANYDEPTH
     image = mmcv.imfrombytes(content, flag=flag, backend='cv2')
     if image is None and content.startswith(_TIFF) and (depth_scaling

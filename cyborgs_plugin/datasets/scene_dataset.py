@@ -25,6 +25,7 @@ from .image_files import Found, find_files, images_of, left_out, match_names
 from .image_folders import folders_of, prefixes_of
 from .image_io import MAX_PIXELS, BrokenImageError, check_options
 from .mask_bank import MaskBank
+from .view_laws import decoded_side
 
 _NAMED = 5  # how many files a message names
 _PREFIX = 'train_dataloader.dataset.data_prefix.img_path'
@@ -76,6 +77,9 @@ class SceneDataset(BaseDataset):
         depth_scaling (str): How pixels of more than eight bits are brought to
             eight: by the 'range' of each image's values, or the 'upper' eight
             of sixteen bits. Defaults to 'range'.
+        reduced_decoding (bool): Decode a large JPEG at 1/2, 1/4 or 1/8 of its
+            sides where the smallest crop still has twice the pixels of a
+            view's side. Mask rounds see it in full. Defaults to True.
 
     Raises:
         FileNotFoundError: If the folder or the json is missing.
@@ -95,7 +99,8 @@ class SceneDataset(BaseDataset):
                  lazy_init: bool = False,
                  indices: int | Sequence[int] | None = None,
                  max_pixels: int = MAX_PIXELS,
-                 depth_scaling: str = 'range') -> None:
+                 depth_scaling: str = 'range',
+                 reduced_decoding: bool = True) -> None:
         self.extensions = None if extensions is None else _endings(extensions)
         self.backend_args = backend_args
         check_options(max_pixels, depth_scaling)
@@ -119,6 +124,8 @@ class SceneDataset(BaseDataset):
             max_refetch=max_refetch,
             lazy_init=lazy_init,
             indices=indices)
+        self._least_side = decoded_side(
+            self.pipeline.transforms) if reduced_decoding else None
 
     @property
     def _folders(self) -> dict[str, str]:
@@ -329,7 +336,8 @@ class SceneDataset(BaseDataset):
         info['gt_seg_map'] = bank.label_map(
             info['key'], np.random.randint(number) if number > 1 else 0)
         info['seg_fields'] = ['gt_seg_map']
-        info['image_options'] = self._image_options
+        info['image_options'] = dict(
+            self._image_options, least_side=self._least_side)
         try:
             return self.pipeline(info)
         except BrokenImageError as error:

@@ -181,5 +181,32 @@ def source_side(laws: Sequence[ViewLaw]) -> int:
     the pixels of a view: reduced twice, at once that side, details of the
     size of a pixel would be softer than in the ordinary pipeline.
     """
-    return max(
-        math.ceil(2 * max(law.size) / math.sqrt(law.area[0])) for law in laws)
+    return max(_side(law.size, law.area) for law in laws)
+
+
+def decoded_side(pipeline: Sequence[Any]) -> int | None:
+    """The root of a photograph's pixels that its crops need, likewise.
+
+    Args:
+        pipeline (Sequence[BaseTransform]): As a data set has built it.
+
+    Returns:
+        int or None: None where not all that sees a photograph is a
+        ``RandomResizedCrop`` of it.
+    """
+    steps = [step for step in pipeline
+             if not isinstance(step, PackInputs)
+             and not type(step).__name__.startswith('Load')]
+    if not steps or not isinstance(steps[0], MultiView):
+        return None
+    firsts = [next(iter(view.transforms), None)
+              for view in steps[0].transforms]
+    if not all(isinstance(first, RandomResizedCrop)
+               and first.crop_ratio_range[0] > 0 for first in firsts):
+        return None
+    return max(_side(first.scale, first.crop_ratio_range)
+               for first in firsts)
+
+
+def _side(size: Sequence[int], area: Sequence[float]) -> int:
+    return math.ceil(2 * max(size) / math.sqrt(area[0]))

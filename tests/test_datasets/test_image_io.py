@@ -328,3 +328,49 @@ def test_a_missing_file_is_described(tmp_path):
     assert 'cannot be read' in describe_file(str(tmp_path / 'gone.jpg'))
     write_photo(tmp_path / 'x.png')
     assert is_image(str(tmp_path / 'x.png'))
+
+
+def smooth(height, width):
+    coarse = np.random.default_rng(0).integers(
+        0, 256, (height // 24, width // 24, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize('least, times', [
+    (None, 1), (200, 1), (155, 1), (154, 2), (77, 4), (78, 2), (38, 8),
+    (1, 8)])
+def test_a_jpeg_is_decoded_no_larger_than_needed(tmp_path, least, times):
+    """The root of 250 x 382 pixels is 309."""
+    content = cv2.imencode('.jpg', smooth(250, 382))[1].tobytes()
+    full = read(tmp_path, content)
+    for depth_scaling in ('range', 'upper'):
+        image = read(tmp_path, content, least_side=least,
+                     depth_scaling=depth_scaling)
+        assert image.shape == (-(-250 // times), -(-382 // times), 3)
+        # what lies beyond the border fills up its last pixels
+        filled = cv2.copyMakeBorder(full, 0, -250 % times, 0, -382 % times,
+                                    cv2.BORDER_REPLICATE)
+        expected = cv2.resize(filled, image.shape[1::-1],
+                              interpolation=cv2.INTER_AREA)
+        assert cv2.absdiff(image, expected).mean() < 2
+    with pytest.raises(BrokenImageError, match='truncated'):
+        read(tmp_path, content[:-200], least_side=least)
+    with pytest.raises(BrokenImageError, match='250'):
+        read(tmp_path, content, least_side=least, max_pixels=95499)
+    other = cv2.imencode('.png', full)[1].tobytes()
+    np.testing.assert_array_equal(read(tmp_path, other, least_side=1), full)
+
+
+def test_a_small_decoded_jpeg_is_upright(tmp_path):
+    for number in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        file = io.BytesIO()
+        Image.fromarray(smooth(96, 144)).save(file, 'JPEG', exif=exif)
+        full = read(tmp_path, file.getvalue())
+        image = read(tmp_path, file.getvalue(), least_side=50)
+        assert image.shape == (
+            (72, 48, 3) if number > 4 else (48, 72, 3))
+        expected = cv2.resize(full, image.shape[1::-1],
+                              interpolation=cv2.INTER_AREA)
+        assert cv2.absdiff(image, expected).mean() < 1.5

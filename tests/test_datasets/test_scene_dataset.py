@@ -5,18 +5,25 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import TRANSFORMS
 
 from cyborgs_plugin.datasets import (
     BrokenImageError,
+    FastRandomFlip,
+    FastRandomResizedCrop,
     LoadSceneImage,
+    MaskedMultiView,
     SceneDataset,
     read_image,
     scene_datasets,
 )
 from cyborgs_plugin.errors import UserError
+from cyborgs_plugin.ops import crop_label_map
 from cyborgs_plugin.segmentation import GridMasks, MaskSource, make_round
 
 from ..helpers import write_photo
+from ..test_ops.test_batch_views import statistics
 
 
 def scenes(root, **kwargs):
@@ -305,3 +312,90 @@ def test_exif_rotation_is_applied(tmp_path):
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     image.save(path, exif=exif)
     assert read_image(str(path)).shape == (60, 20, 3)
+
+
+def test_large_photographs_are_decoded_as_their_crops_need(tmp_path):
+    write_photo(tmp_path / 'p' / 'large.jpg', (960, 1280))
+    crop = dict(type='MaskedRandomResizedCrop', scale=64,
+                crop_ratio_range=(0.2, 1.), interpolation='bicubic',
+                backend='torch')
+    init_default_scope('mmpretrain')
+    seen = []
+
+    class Load(LoadSceneImage):
+        def transform(self, results):
+            results = super().transform(results)
+            seen.append(results['img'].shape[:2])
+            return results
+
+    def build(**options):
+        return with_masks(SceneDataset(
+            data_root=str(tmp_path), data_prefix='p', pipeline=[
+                Load(),
+                MaskedMultiView([[TRANSFORMS.build(crop), FastRandomFlip(.5)]],
+                                [2])], **options), tmp_path)
+
+    # 2 * 64 / sqrt(0.2) = 287 pixels; the root of 960 * 1280 is 1109
+    data = build()
+    bank = data.mask_bank
+    sample = data[0]
+    assert seen == [(480, 640)]
+    assert build(reduced_decoding=False)[0]['img'][0].shape == (64, 64, 3)
+    assert seen[1:] == [(960, 1280)]
+    # mask rounds see it in full
+    assert read_image(data.images()[0][1], **data.read_args).shape == (
+        960, 1280, 3)
+    assert bank.label_map('p/large.jpg').tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert sample['mask'].shape == (2, 64, 64)
+
+
+@pytest.mark.parametrize('size', [(960, 1280), (961, 1283), (975, 1279)])
+def test_labels_of_what_is_decoded_small_are_its_own(tmp_path, size):
+    ids = np.arange(48).reshape(6, 8) * 5
+    image = cv2.resize(ids.astype(np.uint8), size[::-1],
+                       interpolation=cv2.INTER_NEAREST)
+    path = str(tmp_path / 'x.jpg')
+    assert cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    for least in (287, 100):
+        small = read_image(path, least_side=least)
+        assert max(small.shape) < 700
+        whole = crop_label_map(ids, small.shape[:2], (0, 0, *small.shape[:2]),
+                               small.shape[:2])
+        kernel = np.ones((3, 3))  # all but the pixels at borders
+        inner = cv2.dilate(whole * 1., kernel) == cv2.erode(whole * 1., kernel)
+        assert inner.mean() > 0.8
+        off = np.abs(small.astype(int) - whole[..., None])
+        assert off[inner].max() <= 2
+
+
+def test_views_of_what_is_decoded_small_are_distributed_alike(tmp_path):
+    """Boxes of the law of small views: moments, histograms, spectra."""
+    random = np.random.default_rng(0)
+    paths = [str(tmp_path / f'{i}.jpg') for i in range(4)]
+    for path in paths:  # detail of all sizes, as photographs have it
+        image = np.zeros((960, 1280, 3))
+        for cell in (1, 2, 4, 8, 16, 32, 64):
+            noise = random.normal(
+                0, 5 * cell**0.7, (-(-960 // cell), -(-1280 // cell), 3))
+            image += cv2.resize(noise, (1280, 960))
+        cv2.imwrite(path, np.clip(image + 128, 0, 255).astype(np.uint8),
+                    [cv2.IMWRITE_JPEG_QUALITY, 92])
+    crop = FastRandomResizedCrop(
+        64, crop_ratio_range=(0.2, 1.), interpolation='bicubic',
+        backend='torch')
+    both = []
+    for least in (None, 287):
+        images = [read_image(path, least_side=least) for path in paths]
+        np.random.seed(0)
+        boxes = [crop.rand_crop_params(np.empty((960, 1280)))
+                 for _ in range(400)]
+        times = 960 // images[0].shape[0]
+        assert times == (1 if least is None else 2)
+        both.append(statistics(np.stack([
+            crop.crop(images[i % 4], tuple(round(side / times)
+                                           for side in box))
+            for i, box in enumerate(boxes)])))
+    slack = np.array([0.4] * 7 + [0.004] * 8 + [0.05] * 4 + [0.4])
+    assert (np.abs(both[0].mean(0) - both[1].mean(0)) <= slack).all()
+    assert (np.abs(both[0].std(0) - both[1].std(0))
+            <= slack + 0.02 * both[0].std(0)).all()

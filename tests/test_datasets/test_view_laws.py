@@ -6,6 +6,7 @@ from mmengine.registry import init_default_scope
 
 from cyborgs_plugin.datasets.view_laws import (
     colour_law,
+    decoded_side,
     laws_of,
     source_side,
     view_law,
@@ -104,3 +105,26 @@ def test_colours_alone():
     assert colour_law([]) == {}
     with pytest.raises(UserError, match='RandomFlip'):
         colour_law(view[1:])
+
+
+def test_photographs_are_decoded_for_their_smallest_crop():
+    init_default_scope('mmpretrain')
+
+    def side(*steps):
+        return decoded_side(Compose(list(steps)).transforms)
+
+    assert side(*Config.fromfile(TOY).train_pipeline) == 430
+    assert side(*Config.fromfile(RECIPE).train_pipeline) == 1584
+    load, pack = dict(type='LoadSceneImage'), dict(type='PackInputs')
+    small = dict(CROP, scale=(8, 4), crop_ratio_range=(0.25, 1.))
+
+    def views(*firsts):
+        return dict(type='MultiView', num_views=[1] * len(firsts),
+                    transforms=[[first] for first in firsts])
+
+    assert side(load, views(small, dict(small, scale=6)), pack) == 32
+    flip = dict(type='RandomFlip', prob=0.5)
+    for steps in ([load, small, pack], [load, flip, views(small)],
+                  [load, views(small, flip)], [load], [],
+                  [load, views(dict(small, crop_ratio_range=(0., 1.)))]):
+        assert side(*steps) is None

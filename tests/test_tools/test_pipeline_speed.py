@@ -2,9 +2,11 @@
 import os.path as osp
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
+from mmcv.transforms import Compose
 from mmengine.config import Config
 
 from ..helpers import ROOT, write_photo
@@ -54,7 +56,6 @@ class Slow:
         self.seconds = seconds
 
     def __call__(self, results):
-        import time
         start = time.process_time()
         while time.process_time() - start < self.seconds:
             pass
@@ -68,7 +69,6 @@ def test_rates_are_those_of_known_times(paths):
 
 
 def test_a_row_of_each_transform_adds_up():
-    from mmcv.transforms import Compose
     pipeline = Compose([])
     quick, slow = Slow(0.002), Slow(0.01)
 
@@ -124,11 +124,12 @@ def test_steps_of_50_ms_do_not_wait_for_two_workers(paths, call):
     """Of a batch that they make in a part of that time."""
     pipeline = pipeline_speed.pipelines(pipeline_speed.RECIPE)['ours']
     found = pipeline_speed.waits(pipeline, paths, 2, 2, 0.05)
-    assert len(found) == 40 and np.median(found) < 0.005
-    # ... and wait for others
+    # near 0 where the machine does nothing else, which is not asked here
+    assert len(found) == 40 and np.median(found) < 0.02
+    # those that take 100 ms for a batch are waited for
     slow = pipeline_speed.waits(
         lambda results: Slow(0.1)(pipeline(results)), paths, 2, 2, 0.05, 30)
-    assert np.median(slow) > 0.02
+    assert np.median(slow) > 0.04
     told = call(pipeline_speed, '--data-root', osp.dirname(paths[0]),
                 '--workers', 2, '--batch', 2, '--step-ms', 50,
                 '--view-size', 64)
