@@ -199,13 +199,14 @@ def decoded_side(pipeline: Sequence[Any]) -> int | None:
              and not type(step).__name__.startswith('Load')]
     if not steps or not isinstance(steps[0], MultiView):
         return None
-    firsts = [next(iter(view.transforms), None)
-              for view in steps[0].transforms]
-    if not all(isinstance(first, RandomResizedCrop)
-               and first.crop_ratio_range[0] > 0 for first in firsts):
-        return None
-    return max(_side(first.scale, first.crop_ratio_range)
-               for first in firsts)
+    sides = []
+    for view in steps[0].transforms:
+        first = next(iter(view.transforms), None)
+        if not isinstance(first, RandomResizedCrop) or (
+                first.crop_ratio_range[0] <= 0):
+            return None
+        sides.append(_side(first.scale, first.crop_ratio_range))
+    return max(sides)
 
 
 def _side(size: Sequence[int], area: Sequence[float]) -> int:

@@ -38,6 +38,7 @@ from cyborgs_plugin.datasets.image_files import (  # noqa: E402
     find_files,
     images_of,
 )
+from cyborgs_plugin.datasets.view_laws import decoded_side  # noqa: E402
 from cyborgs_plugin.engine.config_options import move_colours  # noqa: E402
 from cyborgs_plugin.errors import UserError, reported  # noqa: E402
 
@@ -45,8 +46,8 @@ ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 RECIPE = osp.join(ROOT, 'configs', 'cyborgs_coco.py')
 BYOL = osp.join(osp.dirname(mmpretrain.__file__), '.mim', 'configs', 'byol',
                 'byol_resnet50_16xb256-coslr-200e_in1k.py')
-STRIDE = 8
-"""Pixels of a cell of the label maps that ours are given."""
+LABEL_MAP = np.arange(4800, dtype=np.uint8).reshape(60, 80) // 50
+"""That of all photographs: cells of 8 pixels of 480 x 640."""
 _FOREIGN = ('mmcv.', 'mmpretrain.')
 
 
@@ -69,6 +70,7 @@ def build(cfg: Config, size: int | None = None) -> Compose:
     if not any(isinstance(step, MultiView) for step in pipeline.transforms):
         raise UserError(f'{cfg.filename}: its pipeline makes no views '
                         '(MultiView or MaskedMultiView)')
+    pipeline.least_side = decoded_side(pipeline.transforms)
     return pipeline
 
 
@@ -143,17 +145,12 @@ def timed(pipeline: Compose) -> dict[str, float]:
     return seconds
 
 
-def sample(path: str, label_map: np.ndarray) -> dict[str, Any]:
-    """What a data set gives to either pipeline."""
-    return dict(img_path=path, gt_seg_map=label_map,
-                seg_fields=['gt_seg_map'])
-
-
-def cells(height: int, width: int) -> np.ndarray:
-    """Make a label map of as many cells as a mask round has, uint8."""
-    rows, columns = -(-height // STRIDE), -(-width // STRIDE)
-    return (np.arange(rows)[:, None] // 8 * 16
-            + np.arange(columns) // 8).astype(np.uint8)
+def sample(pipeline: Any, path: str) -> dict[str, Any]:
+    """What a data set gives to a pipeline; BYOL's takes the path alone."""
+    side = getattr(pipeline, 'least_side', None)
+    return dict(img_path=path, gt_seg_map=LABEL_MAP,
+                seg_fields=['gt_seg_map'],
+                image_options=dict(least_side=side))
 
 
 def rates(built: dict[str, Compose], paths: Sequence[str],
@@ -166,17 +163,16 @@ def rates(built: dict[str, Compose], paths: Sequence[str],
         seconds (float): How long to measure. Each photograph is taken at
             least once.
     """
-    label_map = cells(480, 640)
     spent = dict.fromkeys(built, 0.)
     for pipeline in built.values():  # warms up
-        pipeline(sample(paths[0], label_map))
+        pipeline(sample(pipeline, paths[0]))
     begin, number = time.monotonic(), 0
     while not number or time.monotonic() - begin < seconds:
         for path in paths:  # whole rounds: photographs differ
             names = list(built) if number % 2 else list(built)[::-1]
             for name in names:
                 start = time.process_time()
-                built[name](sample(path, label_map))
+                built[name](sample(built[name], path))
                 spent[name] += time.process_time() - start
             number += 1
     return {name: number / value for name, value in spent.items()}
@@ -215,11 +211,10 @@ def breakdown(built: dict[str, Compose], paths: Sequence[str],
               rounds: int) -> Iterator[str]:
     """Lines of a table: what each transform takes of an image, in ms."""
     tables = {name: timed(pipeline) for name, pipeline in built.items()}
-    label_map = cells(480, 640)
     for _ in range(rounds):
         for path in paths:
             for pipeline in built.values():
-                pipeline(sample(path, label_map))
+                pipeline(sample(pipeline, path))
     yield '| ms an image, both views | ' + ' | '.join(tables) + ' |'
     yield '|---' * (1 + len(tables)) + '|'
     images = rounds * len(paths) / 1e3
@@ -247,7 +242,7 @@ class Views(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         path = self._paths[index % len(self._paths)]
-        return self._pipeline(sample(path, cells(480, 640)))
+        return self._pipeline(sample(self._pipeline, path))
 
 
 def waits(pipeline: Compose, paths: Sequence[str], workers: int, batch: int,
