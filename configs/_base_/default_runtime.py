@@ -13,6 +13,8 @@ default_hooks = dict(
     epoch_seed=dict(type='EpochSeedHook'),
     # a loss of NaN ends the run; the last good checkpoint stays
     finite=dict(type='FiniteHook', patience=3),
+    # a step's numbers come from the device at once
+    logged_scalars=dict(type='LoggedScalarsHook'),
     worker_exit=dict(type='WorkerExitHook'))
 
 # views have one size; mask rounds, whose images do not, turn it off

@@ -7,6 +7,7 @@ from .epoch_seed_hook import EpochSeedHook
 from .finite_hook import FiniteHook
 from .foreach_lars import ForeachLARS
 from .late_step_lr import LateStepLR
+from .logged_scalars_hook import LoggedScalarsHook
 from .mask_update_hook import MaskUpdateHook
 from .mask_visualization_hook import MaskVisualizationHook
 from .pretrained_check_hook import PretrainedCheckHook
@@ -19,8 +20,7 @@ from .worker_exit_hook import WorkerExitHook
 __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'DeviceDataHook',
     'DriftHook', 'EpochSeedHook', 'FiniteHook', 'ForeachLARS', 'LateStepLR',
-    'MaskUpdateHook', 'MaskVisualizationHook',
+    'LoggedScalarsHook', 'MaskUpdateHook', 'MaskVisualizationHook',
     'PretrainedCheckHook', 'ScheduleHook', 'TargetUpdateHook',
-    'TrainedParametersConstructor', 'WorkDirHook',
-    'WorkerExitHook'
+    'TrainedParametersConstructor', 'WorkDirHook', 'WorkerExitHook'
 ]

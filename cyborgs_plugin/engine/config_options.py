@@ -164,11 +164,12 @@ def move_colours(cfg: Config) -> None:
                 one for one in transforms if one not in colours
             ]
     kind = (cfg.get('model') or {}).get('data_preprocessor', {}).get('type')
-    if not any(views) or kind != 'SelfSupDataPreprocessor':
+    replaced = ('SceneDataPreprocessor', 'SelfSupDataPreprocessor')
+    if not any(views) or kind not in replaced:
         raise UserError(
             f'colours_on_device=True: {cfg.filename} has '
-            + (f'the data preprocessor {kind}; only SelfSupDataPreprocessor '
-               'is replaced' if any(views) else
+            + (f'the data preprocessor {kind}; only {" and ".join(replaced)} '
+               'are replaced' if any(views) else
                'no views with colours to augment'))
     cfg.model.data_preprocessor.update(
         type='ColourDataPreprocessor', views=views)

@@ -14,6 +14,7 @@ from .mask_contrast_head import MaskContrastHead
 from .mask_contrastive_loss import MaskContrastiveLoss, mask_contrastive_loss
 from .mask_grounded_neck import MaskGroundedNeck
 from .published import PublishedMaskContrastHead, PublishedMaskGroundedNeck
+from .scene_data_preprocessor import SceneDataPreprocessor
 from .vmf_loss import VMFSegmentationLoss
 
 __all__ = [
@@ -21,6 +22,6 @@ __all__ = [
     'DistillationHead', 'FeatureAnchorLoss', 'ForeachEMA',
     'FrozenTarget', 'FrozenTeacher', 'MaskContrastHead', 'MaskContrastiveLoss',
     'MaskGroundedNeck', 'PublishedMaskContrastHead',
-    'PublishedMaskGroundedNeck', 'RegionDistillation', 'VMFSegmentationLoss',
-    'mask_contrastive_loss'
+    'PublishedMaskGroundedNeck', 'RegionDistillation',
+    'SceneDataPreprocessor', 'VMFSegmentationLoss', 'mask_contrastive_loss'
 ]

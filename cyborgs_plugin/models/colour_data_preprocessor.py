@@ -2,12 +2,12 @@
 from typing import Any
 
 import numpy as np
-from mmpretrain.models import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 
 from ..errors import UserError
 from ..ops.batch_views import recolour_batch
 from ..ops.view_draws import NUM_COLOURS, ViewLaw, draw_colours
+from .scene_data_preprocessor import SceneDataPreprocessor
 
 
 def _law(**colours: Any) -> ViewLaw:
@@ -19,7 +19,7 @@ def _law(**colours: Any) -> ViewLaw:
 
 
 @MODELS.register_module()
-class ColourDataPreprocessor(SelfSupDataPreprocessor):
+class ColourDataPreprocessor(SceneDataPreprocessor):
     """Jitter, make grey, blur and solarise the views, then normalise them.
 
     So that data workers decode and crop only; ``colours_on_device=True``
@@ -30,7 +30,7 @@ class ColourDataPreprocessor(SelfSupDataPreprocessor):
         views (list[dict]): Of each view, what of
             :class:`~cyborgs_plugin.ops.view_draws.ViewLaw` concerns colours,
             such as ``dict(jitter=0.8, brightness=(0.6, 1.4), grey=0.2)``.
-        **kwargs: Arguments of ``SelfSupDataPreprocessor``.
+        **kwargs: Arguments of :class:`SceneDataPreprocessor`.
     """
 
     def __init__(self, views: list[dict], **kwargs: Any) -> None:

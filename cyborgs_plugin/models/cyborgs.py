@@ -105,22 +105,21 @@ class CYBORGS(BaseSelfSupervisor):
                for cell in cells]
         rows = used_rows(*ids)
 
+        # First, before the online network's outputs are held for its gradient.
+        target, target_feats = [], []
+        with torch.no_grad():
+            for view, *regions in zip(inputs, cells, ids[2:], rows[2:]):
+                feats = target_neck.channels_first(target_backbone(view))
+                target.append(target_neck(feats, *regions))
+                target_feats.append(feats if self.head.uses_feats else ())
+                del feats
         online_feats = [
             self.neck.channels_first(self.backbone(view)) for view in inputs
         ]
         online = [
-            self.neck(*inputs)
-            for inputs in zip(online_feats, cells, ids[:2], rows[:2])
+            self.neck(*regions)
+            for regions in zip(online_feats, cells, ids[:2], rows[:2])
         ]
-        with torch.no_grad():
-            target_feats = [
-                target_neck.channels_first(target_backbone(view))
-                for view in inputs
-            ]
-            target = [
-                target_neck(*inputs)
-                for inputs in zip(target_feats, cells, ids[2:], rows[2:])
-            ]
         return self.head.loss(online, target, online_feats, target_feats,
                               rows[:2])
 

@@ -49,6 +49,12 @@ class MaskContrastHead(BaseModule):
             self.segmentation_loss = MODELS.build(segmentation_loss)
         self.anchor_loss = MODELS.build(anchor_loss) if anchor_loss else None
 
+    @property
+    def uses_feats(self) -> bool:
+        """Whether the loss reads feature maps, which are held until then."""
+        return (self.segmentation_loss is not None
+                or self.anchor_loss is not None)
+
     def predict(self, online: Regions, rows: Tensor | None = None) -> Tensor:
         """Predict the target projections.
 
@@ -77,7 +83,8 @@ class MaskContrastHead(BaseModule):
             target (tuple[Regions, Regions]): Target regions of views 1 and 2.
             online_feats (Tuple): The online backbone's outputs of views 1
                 and 2, each a tuple of (B, C_i, H_i, W_i).
-            target_feats (Tuple): The target backbone's, likewise.
+            target_feats (Tuple): The target backbone's, likewise; empty
+                where :attr:`uses_feats` is False.
             rows (Sequence[Tensor, optional]): ``used_rows`` of the online
                 regions of views 1 and 2. Defaults to (None, None), computed.
 

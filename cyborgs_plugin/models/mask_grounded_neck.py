@@ -181,10 +181,31 @@ class MaskGroundedNeck(BaseModule):
         """
         if region_ids is None:
             region_ids = self.sample(cells)  # (B, N)
-        features = self.fuse(
-            feats, (cells.shape[1], cells.shape[2]))  # (B, C, h, w)
-        regions = pool_regions(features, cells, region_ids)  # (B, N, C)
+        regions = self.pool(feats, cells, region_ids)  # (B, N, C)
         return self.project(regions, region_ids >= 0, rows), region_ids
+
+    def pool(self, feats: tuple[Tensor, ...], cells: Tensor,
+             region_ids: Tensor) -> Tensor:
+        """Average all stages over the regions, as of :meth:`fuse`.
+
+        Args:
+            feats (tuple[Tensor, ...]): Outputs of the backbone, each
+                (B, C_i, H_i, W_i).
+            cells (Tensor): The label of each cell, shape (B, h, w), int64.
+            region_ids (Tensor): Shape (B, num_regions), int64.
+
+        Returns:
+            Tensor: Shape (B, num_regions, sum of C_i).
+        """
+        feats = self.channels_first(feats)
+        grid_size = cells.shape[1], cells.shape[2]
+        chosen = [feats[index] for index in self.in_indices]
+        return torch.cat([
+            pool_regions(
+                feature if _divides(grid_size, feature) else
+                F.adaptive_avg_pool2d(feature, grid_size), cells, region_ids)
+            for feature in chosen
+        ], -1)
 
 
 def _average(feature: Tensor, grid_size: tuple[int, int]) -> Tensor:
@@ -194,6 +215,12 @@ def _average(feature: Tensor, grid_size: tuple[int, int]) -> Tensor:
     less time; on a GPU the gradient of adaptive pooling is not deterministic.
     """
     (height, width), (h, w) = feature.shape[2:], grid_size
-    if height % h == 0 and width % w == 0:
+    if _divides(grid_size, feature):
         return F.avg_pool2d(feature, (height // h, width // w))
     return F.adaptive_avg_pool2d(feature, grid_size)
+
+
+def _divides(grid_size: tuple[int, int], feature: Tensor) -> bool:
+    """Whether cells of a grid have whole numbers of a map's locations."""
+    return all(size >= cell and size % cell == 0
+               for size, cell in zip(feature.shape[2:], grid_size))

@@ -92,8 +92,12 @@ def pool_regions(features: Tensor, cells: Tensor,
                  region_ids: Tensor) -> Tensor:
     """Average the feature vectors of the cells of each region.
 
+    Where cells cover several locations of the maps, these are averaged as
+    well, in the same product: the maps are read once.
+
     Args:
-        features (Tensor): Feature maps, shape (B, C, h, w), floating point.
+        features (Tensor): Feature maps, shape (B, C, H, W), floating point;
+            H and W are multiples of h and w.
         cells (Tensor): The label of each cell, shape (B, h, w), integer.
         region_ids (Tensor): The regions to pool, shape (B, N), integer.
 
@@ -103,11 +107,16 @@ def pool_regions(features: Tensor, cells: Tensor,
     """
     member = cells[:, None] == region_ids[:, :, None, None]  # (B, N, h, w)
     member &= (region_ids >= 0)[:, :, None, None]
-    member = member.flatten(2)
-    area = member.sum(dim=-1, keepdim=True).clamp(min=1)
+    area = member.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    tall, wide = (size // cell for size, cell in zip(features.shape[2:],
+                                                     cells.shape[1:]))
     # Divided before it is summed: a sum overflows in half precision.
-    weight = member.to(features.dtype) / area  # (B, N, h * w)
-    return weight @ features.flatten(2).transpose(1, 2)
+    weight = member.to(features.dtype) / (area * (tall * wide))
+    if tall * wide > 1:
+        weight = weight.repeat_interleave(tall, 2).repeat_interleave(wide, 3)
+    # (B, C, H * W) @ (B, H * W, N)
+    return (features.flatten(2) @ weight.flatten(2).transpose(1, 2)
+            ).transpose(1, 2)
 
 
 def sample_regions(cells: Tensor,

@@ -59,7 +59,8 @@ def four_einsums(pred_v1: Tensor,
     pred_ids = pred_ids_v1, pred_ids_v2
     target_ids = target_ids_v1, target_ids_v2
     own = slice(image_offset, image_offset + len(pred_v1))
-    image = torch.arange(len(pred_v1)) + image_offset
+    image = torch.arange(
+        len(pred_v1), device=pred_v1.device) + image_offset
     same_image = F.one_hot(image, len(target_v1))[:, None, :, None]
 
     def same_region(view: int, other: int) -> Tensor:  # (B, N, T, N)
@@ -70,7 +71,7 @@ def four_einsums(pred_v1: Tensor,
         torch.einsum('bnd,tmd->bntm', pred, target) / temperature
         for target in targets
     ] for pred in preds]
-    loss = torch.zeros(())
+    loss = torch.zeros((), device=pred_v1.device)
     for view in range(2):
         across, within = same_region(view, 1 - view), same_region(view, view)
         labels = torch.cat([across, 0 * within], 2).flatten(2).float()

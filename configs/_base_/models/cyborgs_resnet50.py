@@ -4,7 +4,7 @@ model = dict(
     # decay 0.996, constant
     target_ema=dict(type='ForeachEMA', momentum=0.004),
     data_preprocessor=dict(
-        type='SelfSupDataPreprocessor',
+        type='SceneDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         to_rgb=True),

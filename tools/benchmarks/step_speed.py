@@ -1,0 +1,321 @@
+"""What a training step costs, against that of mmpretrain's BYOL.
+
+Run: python tools/benchmarks/step_speed.py
+     python tools/benchmarks/step_speed.py --depth 18 --size 128 --batch 32
+
+BYOL by its own config, CYBORGS by ours, and CYBORGS in the form of the
+published code make steps in turn; on a CPU in one thread, by CPU time. Printed
+are the ratio of the medians, that of the peaks of memory, and where the time
+goes; and how often the host waits for the device in a step, and how many
+kernels it starts, which are counted on a pretended device. Views and label
+maps are drawn, and nearly every slot holds a region. See docs/performance.md.
+"""
+import argparse
+import logging
+import os
+import os.path as osp
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is loaded
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from loss_memory import four_einsums, peak_memory  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.hub import get_config  # noqa: E402
+from mmengine.logging import MessageHub  # noqa: E402
+from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
+from mmpretrain.registry import MODELS  # noqa: E402
+from mmpretrain.structures import DataSample  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from cyborgs_plugin.engine import LoggedScalarsHook  # noqa: E402
+from cyborgs_plugin.errors import UserError, reported  # noqa: E402
+from cyborgs_plugin.models import (  # noqa: E402
+    MaskContrastiveLoss,
+    PublishedMaskGroundedNeck,
+)
+
+ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
+RECIPE = osp.join(ROOT, 'configs', 'cyborgs_coco.py')
+BYOL = 'mmpretrain::byol/byol_resnet50_16xb256-coslr-200e_in1k.py'
+CHANNELS = {18: (128, 256, 512), 50: (512, 1024, 2048)}
+"""Of the stages 2, 3 and 4."""
+BACKBONES = ('online backbone', 'target backbone', 'backward of backbone')
+
+
+@MODELS.register_module()
+class PublishedFormNeck(PublishedMaskGroundedNeck):
+    """The neck as the published code computes it.
+
+    A float map for each of 81 ids of each view, of which the largest mean
+    tells a cell's label; empty regions; one slot at a time.
+
+    Args:
+        **kwargs: Of ``MaskGroundedNeck``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            num_ids=81, empty_regions=True, project_by_slot=True, **kwargs)
+
+    def cells(self, label_maps: Tensor) -> Tensor:
+        """Reduce label maps (B, H, W) to the grid (B, h, w), int64."""
+        ids = label_maps.long()
+        maps = F.one_hot(ids.masked_fill(ids >= 81, 0), 81)
+        grid = [-(-size // self.grid_stride) for size in label_maps.shape[1:]]
+        return F.adaptive_avg_pool2d(
+            maps.permute(0, 3, 1, 2).float(), grid).argmax(1)
+
+    def fuse(self, feats: tuple[Tensor, ...],
+             grid_size: tuple[int, int]) -> Tensor:
+        """Bring the stages to one grid, (B, sum of C, h, w)."""
+        return torch.cat([F.adaptive_avg_pool2d(feats[index], grid_size)
+                          for index in self.in_indices], 1)
+
+
+@MODELS.register_module()
+class PublishedFormLoss(MaskContrastiveLoss):
+    """The loss as the published code computes it, on one process."""
+
+    def forward(self, preds: tuple[Tensor, Tensor],
+                targets: tuple[Tensor, Tensor], pred_ids: tuple[Tensor,
+                                                                Tensor],
+                target_ids: tuple[Tensor, Tensor]) -> Tensor:
+        """As of ``MaskContrastiveLoss``."""
+        return four_einsums(*preds, *targets, *pred_ids, *target_ids,
+                            temperature=self.temperature)
+
+
+def config_of(method: str, depth: int, size: int) -> Config:
+    """A method's own config, for a network and views of a size."""
+    channels = CHANNELS[depth]
+    if method == 'byol':
+        cfg = get_config(BYOL)
+        # without other processes it is the same, and a CPU has no SyncBN
+        cfg.model.backbone.norm_cfg = dict(type='BN')
+        cfg.model.neck.norm_cfg = dict(type='BN1d')
+        cfg.model.head.predictor.norm_cfg = dict(type='BN1d')
+        cfg.model.neck.in_channels = channels[-1]
+        cfg.model.data_preprocessor = dict(
+            Config.fromfile(RECIPE).model.data_preprocessor,
+            type='SelfSupDataPreprocessor')
+    else:
+        cfg = Config.fromfile(RECIPE)
+        cfg.model.neck.grid_stride = 32 if size > 160 else 16
+        cfg.model.neck.projector.in_channels = sum(channels)
+    if method == 'published':
+        cfg.model.neck.type = 'PublishedFormNeck'
+        cfg.model.head.type = 'PublishedMaskContrastHead'
+        cfg.model.head.loss.type = 'PublishedFormLoss'
+        cfg.model.target_ema.type = 'ExponentialMovingAverage'
+        cfg.optim_wrapper.optimizer.type = 'LARS'
+    cfg.model.backbone.depth = depth
+    return cfg
+
+
+def draw_batch(batch: int, size: int) -> dict[str, Any]:
+    """Views (B, 3, S, S), uint8, and blobs of 24 ids as label maps."""
+    random = torch.Generator().manual_seed(0)
+    noise = torch.rand(2 * batch, 24, size // 16, size // 16, generator=random)
+    maps = F.interpolate(noise, size=(size, size), mode='bilinear').argmax(1)
+    return dict(
+        inputs=[torch.randint(256, (batch, 3, size, size), generator=random,
+                              dtype=torch.uint8) for _ in range(2)],
+        data_samples=[DataSample().set_mask(pair)
+                      for pair in maps.byte().unflatten(0, (batch, 2))])
+
+
+class Trainer:
+    """Makes steps of a method, as the runner and its hooks do.
+
+    Args:
+        method (str): 'byol', 'cyborgs' or 'published'.
+        depth (int): Of the ResNet, 18 or 50. Defaults to 50.
+        size (int): Side of a view. Defaults to 224.
+        batch (int): Images. Defaults to 8.
+        amp (str, optional): 'bfloat16' or 'float16'. Defaults to None.
+        channels_last (bool): Defaults to False.
+        compiled (bool): As ``compile=True``. Defaults to False.
+        device (str): Defaults to 'cpu'.
+    """
+
+    def __init__(self, method: str, depth: int = 50, size: int = 224,
+                 batch: int = 8, amp: str | None = None,
+                 channels_last: bool = False, compiled: bool = False,
+                 device: str = 'cpu') -> None:
+        init_default_scope('mmpretrain')
+        # of which BYOL's target takes its momentum
+        MessageHub.get_current_instance().update_info('max_iters', 10000)
+        cfg = config_of(method, depth, size)
+        torch.manual_seed(0)
+        self.model = MODELS.build(cfg.model)
+        self.model.init_weights()
+        if device == 'pretended':
+            import pretended_device
+            pretended_device.to_device(self.model)
+        else:
+            self.model.to(device)
+        if amp is not None:
+            cfg.optim_wrapper.update(
+                dict(type='BFloat16OptimWrapper') if device == 'cpu' else
+                dict(type='AmpOptimWrapper', dtype=amp))
+        self.wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
+        self.data = draw_batch(batch, size)
+        self.log = LoggedScalarsHook() if method == 'cyborgs' else None
+        self.device = device
+        self.follows = hasattr(self.model, 'update_target')
+        if self.follows:
+            self.model.update_target()
+        if compiled:
+            self.model.forward = torch.compile(self.model.forward)
+        self.parts: dict[str, float] = defaultdict(float)
+        # of the parts that are running: when begun, and what is not theirs
+        self._begins: list[float] = []
+        self._inner: list[float] = []
+
+    def step(self) -> dict[str, float]:
+        """Make one; returns what is logged."""
+        logged = self.model.train_step(self.data, self.wrapper)
+        if self.follows:
+            self.model.update_target()
+        if self.log is not None:
+            self.log.after_train_iter(None, 0, outputs=logged)
+        return {name: value if isinstance(value, float) else value.item()
+                for name, value in logged.items()}
+
+    def clock(self) -> float:
+        """Seconds: of CPU time, or when the device has done its work."""
+        if self.device == 'cuda':
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    def timed_step(self) -> float:
+        """Seconds of a step."""
+        begin = self.clock()
+        self.step()
+        return self.clock() - begin
+
+    def watch(self) -> None:
+        """From now on keep the seconds of each part in ``parts``."""
+        model, target = self.model, self.model.target_net.module
+        self._time(model.data_preprocessor, 'forward', 'views to the device')
+        self._time(model.backbone, 'forward', 'online backbone')
+        self._time(target[0], 'forward', 'target backbone')
+        for neck in (model.neck, target[1]):
+            self._time(neck, 'forward', 'necks')
+            if self.follows:
+                self._time(neck, 'cells', 'cells and draws')
+                self._time(neck, 'sample', 'cells and draws')
+        self._time(model.head.predictor, 'forward', 'predictor')
+        self._time(model.head, 'loss', 'loss')
+        self._time(self.wrapper, 'backward', 'backward of backbone')
+        self._time(self.wrapper, 'step', 'optimizer')
+        self._time(self.wrapper, 'zero_grad', 'optimizer')
+        self._time(model.target_net, 'update_parameters', 'target follows')
+
+        if self.follows:  # BYOL's necks and backbones take turns
+            model.backbone.register_forward_hook(self._split_backward)
+
+    def _split_backward(self, module: nn.Module, inputs: Any,
+                        outputs: Sequence[Tensor]) -> None:
+        """Tell the backward of neck and head from that of the backbone."""
+        def arrived(gradient: Tensor) -> None:
+            if self._inner[-1] == 0:  # the first of both views
+                self._inner[-1] = self.clock() - self._begins[-1]
+                self.parts['backward of neck and head'] += self._inner[-1]
+
+        outputs[-1].register_hook(arrived)
+
+    def _time(self, owner: Any, name: str, part: str) -> None:
+        """Count the time of a method, less that of others in it."""
+        original = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._begins.append(self.clock())
+            self._inner.append(0.)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                whole = self.clock() - self._begins.pop()
+                self.parts[part] += whole - self._inner.pop()
+                if self._inner:
+                    self._inner[-1] += whole
+
+        setattr(owner, name, timed)
+
+
+def in_turn(trainers: dict[str, Trainer], rounds: int,
+            forget: int = 1) -> dict[str, float]:
+    """Median seconds of a step of each, after the first ones."""
+    seconds: dict[str, list[float]] = {name: [] for name in trainers}
+    for number in range(forget + rounds):
+        for name in list(trainers)[::1 if number % 2 else -1]:
+            if number == forget:
+                trainers[name].parts.clear()
+            spent = trainers[name].timed_step()
+            if number >= forget:
+                seconds[name].append(spent)
+    return {name: float(np.median(spent))
+            for name, spent in seconds.items()}
+
+
+def peak_mib(trainer: Trainer) -> float:
+    """MiB of weights and what is kept for them, and the most of a step."""
+    states = trainer.wrapper.optimizer.state.values()
+    kept = [*trainer.model.parameters(), *trainer.model.buffers(),
+            *(value for state in states for value in state.values()
+              if isinstance(value, Tensor))]
+    held = sum({one.data_ptr(): one.nbytes for one in kept}.values())
+    trainer.model.zero_grad()
+    if trainer.device == 'cpu':
+        held += peak_memory(trainer.step)
+    else:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        trainer.step()
+        held += torch.cuda.max_memory_allocated() - before
+    return held / 2**20
+
+
+def measure(depth: int = 50, size: int = 224, batch: int = 8,
+            amp: str | None = None, channels_last: bool = False,
+            compiled: bool = False, device: str = 'cpu',
+            rounds: int | None = None) -> dict[str, Any]:
+    """Compare a step of CYBORGS with one of BYOL.
+
+    Args:
+        depth (int): Of the ResNet, 18 or 50. Defaults to 50.
+        size (int): Side of a view. Defaults to 224.
+        batch (int): Images. Defaults to 8.
+        amp (str, optional): 'bfloat16' or 'float16'. Defaults to None.
+        channels_last (bool): Of both. Defaults to False.
+        compiled (bool): Both. Defaults to False.
+        device (str): Defaults to 'cpu', where it is CPU time.
+        rounds (int, optional): Steps of each that are measured.
+            Defaults to None, 5 on a CPU, 15 elsewhere.
+
+    Returns:
+        dict: Medians ``byol_ms`` and ``cyborgs_ms``, their ``ratio``,
+        ``images_per_s`` of CYBORGS, and ``peak_mib`` of each method.
+    """
+    trainers = {
+        name: Trainer(name, depth, size, batch, amp, channels_last, compiled,
+                      device) for name in ('byol', 'cyborgs')
+    }
+    on_cpu = device == 'cpu'
+    seconds = in_turn(trainers, rounds or (5 if on_cpu else 15),
+                      1 if on_cpu else 5)
+    return dict(
+        byol_ms=seconds['byol'] * 1e3,
+        cyborgs_ms=seconds['cyborgs'] * 1e3,
+        ratio=seconds['cyborgs'] / seconds['byol'],
+        images_per_s=batch / seconds['cyborgs'],
+        peak_mib={name: peak_mib(one) for name, one in trainers.items()})
