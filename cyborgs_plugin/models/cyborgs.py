@@ -40,6 +40,10 @@ class CYBORGS(BaseSelfSupervisor):
             Defaults to None.
         data_preprocessor (dict, optional): Config of the data preprocessor.
             Defaults to None, ``SelfSupDataPreprocessor``.
+        channels_last (bool): Keep the convolutions' weights, and so the maps,
+            with their channels last in memory, which many processors convolve
+            faster. The values are those of other kernels, equal but for
+            rounding. Defaults to False.
         init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
     """
@@ -51,6 +55,7 @@ class CYBORGS(BaseSelfSupervisor):
                  target_ema: dict = dict(type='ForeachEMA', momentum=0.004),
                  pretrained: str | None = None,
                  data_preprocessor: dict | None = None,
+                 channels_last: bool = False,
                  init_cfg: list[dict] | dict | None = None) -> None:
         refuse_moved_keys('neck', neck)
         refuse_moved_keys('head', head)
@@ -61,6 +66,8 @@ class CYBORGS(BaseSelfSupervisor):
             pretrained=pretrained,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
+        if channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
         self.target_net: BaseAveragedModel = MODELS.build(
             target_ema, default_args=dict(model=self._online()))
         self._losses_since_update = 0

@@ -8,7 +8,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..errors import UserError
-from .regions import cell_labels, map_regions, pool_regions, sample_regions
+from .regions import cell_labels, map_regions, pool_stages, sample_regions
 
 
 @MODELS.register_module()
@@ -200,12 +200,10 @@ class MaskGroundedNeck(BaseModule):
         feats = self.channels_first(feats)
         grid_size = cells.shape[1], cells.shape[2]
         chosen = [feats[index] for index in self.in_indices]
-        return torch.cat([
-            pool_regions(
-                feature if _divides(grid_size, feature) else
-                F.adaptive_avg_pool2d(feature, grid_size), cells, region_ids)
-            for feature in chosen
-        ], -1)
+        return pool_stages([
+            stage if _divides(grid_size, stage) else F.adaptive_avg_pool2d(
+                stage, grid_size) for stage in chosen
+        ], cells, region_ids)
 
 
 def _average(feature: Tensor, grid_size: tuple[int, int]) -> Tensor:

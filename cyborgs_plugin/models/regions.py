@@ -4,7 +4,7 @@ A *region* is one id of an image's label map. The network sees it on the
 coarse grid of its feature map, where every cell belongs to exactly one region
 (CYBORGS, Sec. 3.1; the pooling itself is DetCon's, Sec. 3.2).
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -92,12 +92,9 @@ def pool_regions(features: Tensor, cells: Tensor,
                  region_ids: Tensor) -> Tensor:
     """Average the feature vectors of the cells of each region.
 
-    Where cells cover several locations of the maps, these are averaged as
-    well, in the same product: the maps are read once.
-
     Args:
         features (Tensor): Feature maps, shape (B, C, H, W), floating point;
-            H and W are multiples of h and w.
+            see :func:`pool_stages`.
         cells (Tensor): The label of each cell, shape (B, h, w), integer.
         region_ids (Tensor): The regions to pool, shape (B, N), integer.
 
@@ -105,18 +102,40 @@ def pool_regions(features: Tensor, cells: Tensor,
         Tensor: One vector a region, shape (B, N, C), dtype of ``features``.
         Zeros where the id is negative (an unused slot) or absent.
     """
+    return pool_stages([features], cells, region_ids)
+
+
+def pool_stages(stages: Sequence[Tensor], cells: Tensor,
+                region_ids: Tensor) -> Tensor:
+    """Average several maps over the cells of each region, side by side.
+
+    Where a cell covers several locations of a map these are averaged as well,
+    in the same product, so that a map is read once.
+
+    Args:
+        stages (Sequence[Tensor]): Feature maps, each (B, C_i, H_i, W_i),
+            floating point; H_i and W_i are multiples of h and w.
+        cells (Tensor): The label of each cell, shape (B, h, w), integer.
+        region_ids (Tensor): The regions to pool, shape (B, N), integer.
+
+    Returns:
+        Tensor: Shape (B, N, sum of C_i), as of :func:`pool_regions`.
+    """
     member = cells[:, None] == region_ids[:, :, None, None]  # (B, N, h, w)
     member &= (region_ids >= 0)[:, :, None, None]
     area = member.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    tall, wide = (size // cell for size, cell in zip(features.shape[2:],
-                                                     cells.shape[1:]))
-    # Divided before it is summed: a sum overflows in half precision.
-    weight = member.to(features.dtype) / (area * (tall * wide))
-    if tall * wide > 1:
-        weight = weight.repeat_interleave(tall, 2).repeat_interleave(wide, 3)
-    # (B, C, H * W) @ (B, H * W, N)
-    return (features.flatten(2) @ weight.flatten(2).transpose(1, 2)
-            ).transpose(1, 2)
+    pooled = []
+    for maps in stages:
+        height, width = (size // cell for size, cell in zip(
+            maps.shape[2:], cells.shape[1:]))
+        # Divided before it is summed: a sum overflows in half precision.
+        weight = member.to(maps.dtype) / (area * (height * width))
+        # (B, N, h, height, w, width): each location has its cell's weight
+        weight = weight[:, :, :, None, :, None].expand(
+            -1, -1, -1, height, -1, width).flatten(2)
+        # (B, C, H * W) @ (B, H * W, N)
+        pooled.append(maps.flatten(2) @ weight.transpose(1, 2))
+    return torch.cat(pooled, 1).transpose(1, 2)
 
 
 def sample_regions(cells: Tensor,

@@ -74,11 +74,12 @@ class _Held(Tensor):
         tensor.held = held
         return tensor
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (),
-                           kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+            cls, function: Any, types: Any, args: Any = (),
+            kwargs: Any = None) -> Any:
         return _run(function, args, kwargs or {})
 
     def tolist(self) -> Any:
@@ -218,13 +219,14 @@ def to_device(module: nn.Module) -> nn.Module:
         for name, buffer in part._buffers.items():
             if buffer is not None and not there(buffer):
                 part._buffers[name] = _Held(buffer)
-    for part in module.modules():
-        if hasattr(part, 'avg_parameters'):  # an averaged model's own dict
-            part.avg_parameters = (
-                part.module.state_dict() if part.update_buffers else dict(
-                    part.module.named_parameters()))
-        if hasattr(part, '_device'):  # a data preprocessor
-            part._device = DEVICE
+    parts: Any = module.modules()
+    for one in parts:
+        if hasattr(one, 'avg_parameters'):  # an averaged model's own dict
+            one.avg_parameters = (
+                one.module.state_dict() if one.update_buffers else dict(
+                    one.module.named_parameters()))
+        if hasattr(one, '_device'):  # a data preprocessor
+            one._device = DEVICE
     return module
 
 

@@ -16,8 +16,8 @@ import os
 import os.path as osp
 import time
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is loaded
@@ -47,6 +47,7 @@ RECIPE = osp.join(ROOT, 'configs', 'cyborgs_coco.py')
 BYOL = 'mmpretrain::byol/byol_resnet50_16xb256-coslr-200e_in1k.py'
 CHANNELS = {18: (128, 256, 512), 50: (512, 1024, 2048)}
 """Of the stages 2, 3 and 4."""
+METHODS = ('byol', 'cyborgs', 'published')
 BACKBONES = ('online backbone', 'target backbone', 'backward of backbone')
 
 
@@ -69,9 +70,10 @@ class PublishedFormNeck(PublishedMaskGroundedNeck):
         """Reduce label maps (B, H, W) to the grid (B, h, w), int64."""
         ids = label_maps.long()
         maps = F.one_hot(ids.masked_fill(ids >= 81, 0), 81)
-        grid = [-(-size // self.grid_stride) for size in label_maps.shape[1:]]
+        height, width = (-(-size // self.grid_stride)
+                         for size in label_maps.shape[1:])
         return F.adaptive_avg_pool2d(
-            maps.permute(0, 3, 1, 2).float(), grid).argmax(1)
+            maps.permute(0, 3, 1, 2).float(), (height, width)).argmax(1)
 
     def fuse(self, feats: tuple[Tensor, ...],
              grid_size: tuple[int, int]) -> Tensor:
@@ -143,7 +145,7 @@ class Trainer:
         amp (str, optional): 'bfloat16' or 'float16'. Defaults to None.
         channels_last (bool): Defaults to False.
         compiled (bool): As ``compile=True``. Defaults to False.
-        device (str): Defaults to 'cpu'.
+        device (str): 'cpu', 'cuda' or 'pretended'. Defaults to 'cpu'.
     """
 
     def __init__(self, method: str, depth: int = 50, size: int = 224,
@@ -156,16 +158,18 @@ class Trainer:
         cfg = config_of(method, depth, size)
         torch.manual_seed(0)
         self.model = MODELS.build(cfg.model)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
         self.model.init_weights()
         if device == 'pretended':
-            import pretended_device
-            pretended_device.to_device(self.model)
+            from pretended_device import to_device
+            to_device(self.model)
         else:
             self.model.to(device)
         if amp is not None:
             cfg.optim_wrapper.update(
-                dict(type='BFloat16OptimWrapper') if device == 'cpu' else
-                dict(type='AmpOptimWrapper', dtype=amp))
+                dict(type='AmpOptimWrapper', dtype=amp) if device == 'cuda'
+                else dict(type='BFloat16OptimWrapper'))
         self.wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         self.data = draw_batch(batch, size)
         self.log = LoggedScalarsHook() if method == 'cyborgs' else None
@@ -319,3 +323,121 @@ def measure(depth: int = 50, size: int = 224, batch: int = 8,
         ratio=seconds['cyborgs'] / seconds['byol'],
         images_per_s=batch / seconds['cyborgs'],
         peak_mib={name: peak_mib(one) for name, one in trainers.items()})
+
+
+def count(method: str, depth: int, batch: int) -> tuple[Counter, Counter]:
+    """Waits of the host and kernels of a step, on a pretended device.
+
+    Neither depends on the size of views. torch takes no new device once it
+    has computed a gradient.
+
+    Args:
+        method (str): 'byol', 'cyborgs' or 'published'.
+        depth (int): Of the ResNet, 18 or 50.
+        batch (int): Images.
+
+    Returns:
+        tuple[Counter, Counter]: How often the host waits, by kind and place;
+        and how often each operator is started.
+    """
+    from pretended_device import KERNELS, WAITS, Pretended
+    with Pretended():
+        trainer = Trainer(method, depth, 64, batch, device='pretended')
+        trainer.step()
+        WAITS.clear()
+        KERNELS.clear()
+        trainer.step()
+        return WAITS.copy(), KERNELS.copy()
+
+
+def outside(parts: dict[str, float]) -> float:
+    """Seconds outside of the backbones."""
+    return sum(spent for part, spent in parts.items()
+               if part not in BACKBONES)
+
+
+def table(trainers: dict[str, Trainer], rounds: int) -> str:
+    """Milliseconds of each part of a step, as Markdown."""
+    names = list(dict.fromkeys(
+        part for trainer in trainers.values() for part in trainer.parts))
+    lines = [f'| ms | {" | ".join(trainers)} |',
+             f'|---|{"---|" * len(trainers)}']
+    for name in names:
+        cells = [f'{trainer.parts[name] / rounds * 1e3:.1f}'
+                 if name in trainer.parts else ''
+                 for trainer in trainers.values()]
+        lines.append(f'| {name} | {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='A step of CYBORGS against one of BYOL')
+    parser.add_argument(
+        '--depth', type=int, choices=list(CHANNELS), default=50,
+        help='of the ResNet (default: 50)')
+    parser.add_argument(
+        '--size', type=int, default=224,
+        help='side of a view, a multiple of 32 (default: 224)')
+    parser.add_argument(
+        '--batch', type=int, default=8, help='images (default: 8)')
+    parser.add_argument(
+        '--rounds', type=int, default=5,
+        help='steps of each, of which the median counts (default: 5)')
+    parser.add_argument('--amp', choices=['bfloat16', 'float16'])
+    parser.add_argument('--channels-last', action='store_true')
+    parser.add_argument('--compiled', action='store_true')
+    parser.add_argument(
+        '--device', choices=['cpu', 'cuda'], default='cpu',
+        help='default: cpu')
+    return parser.parse_args()
+
+
+@reported()
+def main() -> None:
+    """Print what was found."""
+    args = parse_args()
+    if args.rounds < 1 or args.batch < 1 or args.size < 32 or args.size % 32:
+        raise UserError('--rounds and --batch must be 1 or more, and --size '
+                        'a multiple of 32')
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings('ignore')
+    if args.device == 'cpu':
+        torch.set_num_threads(1)
+    for name in METHODS:  # first, since torch must hear of the device first
+        waits, kernels = count(name, args.depth, args.batch)
+        print(f'{name}: the host waits {sum(waits.values())} times a step, '
+              f'{sum(kernels.values())} kernels (pretended device)')
+        for (kind, place), times in waits.most_common():
+            print(f'  {times:4d} x {kind}, {place}')
+    trainers = {
+        name: Trainer(name, args.depth, args.size, args.batch, args.amp,
+                      args.channels_last, args.compiled, args.device)
+        for name in METHODS
+    }
+    if args.device == 'cpu':  # where looking at the clock costs nothing
+        for trainer in trainers.values():
+            trainer.watch()
+    seconds = in_turn(trainers, args.rounds)
+    if args.device != 'cpu':
+        for trainer in trainers.values():
+            trainer.watch()
+        in_turn(trainers, args.rounds)
+    print(f'ResNet-{args.depth}, views of {args.size}, {args.batch} images, '
+          f'{args.device}: ' + ', '.join(
+              f'{name} {spent * 1e3:.0f} ms'
+              for name, spent in seconds.items()))
+    print(f'CYBORGS / BYOL: {seconds["cyborgs"] / seconds["byol"]:.3f}')
+    ours, theirs = (outside(trainers[name].parts)
+                    for name in ('cyborgs', 'published'))
+    print(f'published / CYBORGS, outside of the backbones: '
+          f'{theirs / ours:.2f}\n\n{table(trainers, args.rounds)}\n')
+    peaks = {name: peak_mib(trainer) for name, trainer in trainers.items()}
+    print('peak memory, MiB: ' + ', '.join(
+        f'{name} {peak:.0f}' for name, peak in peaks.items())
+        + f'; CYBORGS / BYOL: {peaks["cyborgs"] / peaks["byol"]:.3f}')
+
+
+if __name__ == '__main__':
+    main()
