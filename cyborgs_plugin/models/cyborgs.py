@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .published import refuse_moved_keys
 from .regions import used_rows
+from .unused_parameters import freeze_unused
 
 # More steps than anyone accumulates gradients over.
 _MAX_LOSSES_WITHOUT_UPDATE = 4096
@@ -68,6 +69,7 @@ class CYBORGS(BaseSelfSupervisor):
             init_cfg=init_cfg)
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
+        freeze_unused(self.backbone, self.neck)
         self.target_net: BaseAveragedModel = MODELS.build(
             target_ema, default_args=dict(model=self._online()))
         self._losses_since_update = 0

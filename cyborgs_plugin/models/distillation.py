@@ -14,7 +14,8 @@ from ..errors import MissingFileError, UserError
 from ..start_file import content_hash, load_start
 from .cyborgs import stack_label_maps
 from .mask_contrastive_loss import count_matches
-from .regions import pool_regions
+from .regions import pool_regions, used_rows
+from .unused_parameters import freeze_unused
 
 Views = Sequence[Tensor]
 """Something of view 1 and view 2."""
@@ -287,6 +288,7 @@ class RegionDistillation(BaseSelfSupervisor):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
         self.teacher = MODELS.build(teacher)
+        freeze_unused(self.backbone, self.neck)
 
     def loss(self, inputs: list[Tensor], data_samples: list[DataSample],
              **kwargs: object) -> dict[str, Tensor]:
@@ -308,6 +310,9 @@ class RegionDistillation(BaseSelfSupervisor):
             self.neck.cells(label_map)
             for label_map in stack_label_maps(inputs, data_samples)
         ]
+        # Drawn while the device has nothing to do yet: here the host waits.
+        ids = [self.neck.sample(grid) for grid in grids]
+        rows = used_rows(*ids)
         maps = [
             self.neck.fuse(self.backbone(view), tuple(grid.shape[1:]))
             for view, grid in zip(inputs, grids)
@@ -322,13 +327,12 @@ class RegionDistillation(BaseSelfSupervisor):
                 'model.neck.projector.out_channels gives '
                 f'{preds.shape[1]} channels, but the outputs of the teacher '
                 f'have {targets[0].shape[1]} together: set it to that')
-        ids = [self.neck.sample(grid) for grid in grids]
         regions, target_regions = (
             [pool_regions(one, grid, drawn)
              for one, grid, drawn in zip(both, grids, ids)]
             for both in (maps, targets))
-        regions = [self.neck.project(region, drawn >= 0)
-                   for region, drawn in zip(regions, ids)]
+        regions = [self.neck.project(region, drawn >= 0, used)
+                   for region, drawn, used in zip(regions, ids, rows)]
         return self.head.loss(
             (preds, _rows(*targets)), regions, target_regions, ids)
 

@@ -8,10 +8,14 @@ import time
 import pytest
 import torch
 import torch.distributed as torch_dist
+from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
 from ..helpers import (
+    RECIPE,
     ROOT,
     TOY,
     fake_batch,
@@ -147,3 +151,40 @@ def test_one_image_of_one_region_fills_a_batch_norm():
     assert rows and min(rows) >= 2, rows
     assert all(torch.isfinite(value).all() for value in losses.values()
                if isinstance(value, torch.Tensor))
+
+
+@pytest.mark.slow
+def test_ranks_train_without_the_last_stage(tmp_path):
+    """Its parameters get no gradient, for which DDP would wait."""
+    def step(rank):
+        torch.manual_seed(0)
+        init_default_scope('mmpretrain')
+        config = model_config()
+        config.neck.in_indices = (0, 1)
+        config.neck.projector.in_channels = 384
+        model = MODELS.build(config)
+        model.init_weights()
+        unused = {name for name, parameter in model.backbone.named_parameters()
+                  if not parameter.requires_grad}
+        assert unused == {name for name, _ in model.backbone.named_parameters()
+                          if name.startswith('layer4.')}
+        before = model.backbone.layer4[0].conv1.weight.clone()
+        model.update_target()
+        model = MMDistributedDataParallel(model, broadcast_buffers=False)
+        wrapper = build_optim_wrapper(
+            model, Config.fromfile(RECIPE).optim_wrapper)
+        for seed in range(3):
+            model.train_step(fake_batch(batch=2, seed=2 * seed + rank),
+                             wrapper)
+            model.module.update_target()
+        weights = dict(model.module.backbone.named_parameters())
+        assert torch.equal(weights['layer4.0.conv1.weight'], before)
+        own = weights['layer3.0.conv1.weight'].detach()
+        assert not torch.equal(own, torch.zeros_like(own))
+        others = [torch.zeros_like(own) for _ in range(2)]
+        torch_dist.all_gather(others, own.contiguous())
+        assert torch.equal(*others)
+
+    codes, logs = in_processes(2, step, tmp_path / 'log', waits=120)
+    assert codes == [0, 0], logs
+    assert 'model.neck.in_indices=(0, 1): 15 parameters' in logs[0], logs

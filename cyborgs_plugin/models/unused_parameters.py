@@ -1,0 +1,47 @@
+"""Parameters of a backbone that no output in use depends on."""
+import torch
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
+from torch import nn
+
+from .mask_grounded_neck import MaskGroundedNeck
+
+
+def freeze_unused(backbone: nn.Module, neck: MaskGroundedNeck) -> None:
+    """Freeze what ``model.neck.in_indices`` leaves without a gradient.
+
+    Such as stage 4 where only stages 2 and 3 are fused. One process leaves
+    that alone; several would wait for its gradient, unless they know before
+    the model is wrapped. So it is found out where there are several, by the
+    gradient of one image.
+
+    Args:
+        backbone (nn.Module): The backbone.
+        neck (MaskGroundedNeck): What reads its outputs.
+    """
+    trained = {name: parameter for name, parameter
+               in backbone.named_parameters() if parameter.requires_grad}
+    if get_world_size() == 1 or not trained:
+        return
+    values = list(trained.values())
+    training = backbone.training
+    backbone.eval()  # no statistics move, nothing is drawn
+    try:
+        with torch.enable_grad():
+            feats = neck.channels_first(
+                backbone(values[0].new_zeros(1, 3, 224, 224)))
+            sums = [feats[index].sum() for index in neck.in_indices]
+            gradients = torch.autograd.grad(sums, values, allow_unused=True)
+    except Exception:
+        return  # such as one for another size; what is wrong shows in training
+    finally:
+        backbone.train(training)
+    unused = [name for name, gradient in zip(trained, gradients)
+              if gradient is None]
+    for name in unused:
+        trained[name].requires_grad_(False)
+    if unused:
+        print_log(
+            f'model.neck.in_indices={neck.in_indices}: {len(unused)} '
+            f'parameters of the backbone, such as {unused[0]}, reach none of '
+            'these outputs and stay as they are', logger='current')
