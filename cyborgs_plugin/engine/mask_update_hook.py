@@ -75,8 +75,9 @@ class MaskUpdateHook(Hook):
         max_keep_rounds (int): How many of the newest rounds stay on disk,
             beside those that a checkpoint on disk refers to; -1 keeps all.
             Defaults to -1.
-        decode_threads (int): Threads of each rank that decode images.
-            Defaults to 2.
+        decode_threads (int, optional): Threads of each rank that decode
+            images. Defaults to None: with a GPU the rank's share of the
+            cores, at most ``group_size``, without one 2.
         exact_resume (bool): Whether a resumed run refuses a round that is
             whole but not the very one of the checkpoint, such as one that
             was made again on other hardware. Defaults to True.
@@ -104,7 +105,7 @@ class MaskUpdateHook(Hook):
                  group_size: int = 16,
                  bank_root: str | None = None,
                  max_keep_rounds: int = -1,
-                 decode_threads: int = 2,
+                 decode_threads: int | None = None,
                  exact_resume: bool = True,
                  resume_data: str = 'exact',
                  max_broken: float = 0.1,

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 _CHUNK = 4096
-"""Points whose distances are held at a time."""
+"""Points whose distances are held at a time; on a GPU as many more ..."""
+_DISTANCES = 1 << 23
+"""... as keep so many distances."""
 _SAMPLE = 4096
 """Fewest points of a sample, and ..."""
 _SAMPLE_PER_CLUSTER = 32
@@ -112,10 +114,11 @@ def kmeans(points: Tensor,
         # As the caller's rounding has it, so that labels are the nearest.
         centroids = result.to(mean.dtype) - mean
         nearest, distances = _assign(shuffled, centroids)
-        empty = _empty(nearest, num_clusters)
-        if not len(empty) or distances.max() <= 0:
+        empty = _sizes(nearest, num_clusters) == 0
+        holes = int((empty * (distances.max() > 0)).sum())
+        if not holes:
             break
-        centroids[empty] = _farthest(shuffled, distances, len(empty))
+        centroids[empty] = _farthest(shuffled, distances, holes)
     labels = torch.empty_like(nearest)
     labels[order] = nearest
     return labels, result
@@ -208,23 +211,27 @@ def _squared(points: Tensor, norms: Tensor, others: list[int]) -> Tensor:
 def _lloyd(points: Tensor, centroids: Tensor, num_iters: int,
            step: float, weights: Tensor | None = None) -> Tensor:
     """Iterate from centroids (K, D) to better ones."""
-    previous = None
+    labels = torch.full_like(points[:, 0], -1, dtype=torch.int64)
     weighted = points if weights is None else points * weights[:, None]
     for _ in range(num_iters):
-        labels, distances = _assign(points, centroids)
-        if previous is not None and torch.equal(labels, previous):
-            break
         previous = labels
+        labels, distances = _assign(points, centroids)
+        sizes = _sizes(labels, len(centroids))
+        empty = sizes == 0
+        # The only wait for the device.
+        changed, holes = torch.stack(
+            [(labels != previous).sum(), empty.sum()]).tolist()
+        if not changed:
+            break
         if weights is None:
-            counts = torch.bincount(labels, minlength=len(centroids))[:, None]
+            counts = sizes[:, None]
         else:  # in double, which TF32 leaves alone
             counts = sums_by_label(weights[:, None].double(), labels,
                                    len(centroids)).to(points.dtype)
         means = sums_by_label(weighted, labels, len(centroids)) / counts
         centroids = torch.lerp(centroids, means, step)
-        empty = _empty(labels, len(centroids))
-        if len(empty):
-            centroids[empty] = _farthest(points, distances, len(empty))
+        if holes:
+            centroids[empty] = _farthest(points, distances, holes)
     return centroids
 
 
@@ -233,7 +240,7 @@ def _assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     norms = centroids.square().sum(dim=1)
     nearest = [
         torch.addmm(norms, chunk, centroids.T, alpha=-2).min(dim=1)
-        for chunk in points.split(_CHUNK)
+        for chunk in points.split(_chunk(points, len(centroids)))
     ]
     return (torch.cat([part.indices for part in nearest]),
             torch.cat([part.values for part in nearest]))
@@ -263,15 +270,28 @@ def _sums_by_products(points: Tensor, labels: Tensor,
     """The same by matrix products."""
     sums = points.new_zeros(num_clusters, points.shape[1])
     ids = torch.arange(num_clusters, device=points.device)
-    for part, chunk in zip(labels.split(_CHUNK), points.split(_CHUNK)):
+    size = _chunk(points, num_clusters)
+    for part, chunk in zip(labels.split(size), points.split(size)):
         sums.addmm_((part == ids[:, None]).to(chunk.dtype), chunk)
     return sums
 
 
-def _empty(labels: Tensor, num_clusters: int) -> Tensor:
-    """Clusters without points."""
-    counts = torch.bincount(labels, minlength=num_clusters)
-    return (counts == 0).nonzero().squeeze(1)
+def _sizes(labels: Tensor, num_clusters: int) -> Tensor:
+    """How many points each cluster has, (K, ), int64."""
+    if labels.device.type == 'cpu':
+        return torch.bincount(labels, minlength=num_clusters)
+    # There bincount makes the host wait.
+    ids = torch.arange(num_clusters, device=labels.device)[:, None]
+    return torch.stack([(part == ids).sum(dim=1)
+                        for part in labels.split(
+                            _chunk(labels, num_clusters))]).sum(dim=0)
+
+
+def _chunk(points: Tensor, num_clusters: int) -> int:
+    """How many points are worked on at a time."""
+    if points.device.type == 'cpu':
+        return _CHUNK
+    return max(_CHUNK, _DISTANCES // num_clusters)
 
 
 def _farthest(points: Tensor, distances: Tensor, count: int) -> Tensor:

@@ -1,5 +1,6 @@
 """A mask round: images to label maps to a published ``MaskBank`` round."""
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,6 +33,27 @@ Pixels = dict[int, Any]
 BGR image itself, (H, W, 3), or more; None for a broken one."""
 
 
+def own_cores(most: int) -> int:
+    """How many threads of this process decode images.
+
+    With a GPU its share of the cores, which have nothing else to do in a
+    round; on a CPU 2, since the network takes all of them.
+
+    Args:
+        most (int): The most that are of use, at least 1.
+
+    Returns:
+        int: At least 2.
+    """
+    if not torch.cuda.is_available():
+        return 2
+    cores = (len(os.sched_getaffinity(0))
+             if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 2)
+    # torchrun sets it; slurm gives each process cores of its own
+    share = cores // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    return max(2, min(share, most))
+
+
 def make_round(source: MaskSource,
                images: Sequence[tuple[str, str]],
                root: str,
@@ -40,7 +62,7 @@ def make_round(source: MaskSource,
                group_size: int = 16,
                previous: MaskBank | None = None,
                read_args: ReadArgs = None,
-               decode_threads: int = 2,
+               decode_threads: int | None = None,
                max_broken: float = 0.1,
                meta: dict[str, Any] | None = None) -> MaskBank:
     """Segment all images and publish the label maps as a round.
@@ -62,8 +84,8 @@ def make_round(source: MaskSource,
             of one region.
         read_args (dict or Callable, optional): Arguments of ``read_image``,
             or what gives those of the image at an index. Defaults to None.
-        decode_threads (int): Threads that decode the next group meanwhile.
-            Defaults to 2.
+        decode_threads (int, optional): Threads that decode the next group
+            meanwhile. Defaults to None, :func:`own_cores`.
         max_broken (float): Largest share of the images, 0 to 1, that may be
             broken; one may be unless this is 0, all only if it is 1.
             Defaults to 0.1.
@@ -86,7 +108,7 @@ def make_round(source: MaskSource,
         group_size=group_size,
         previous=previous,
         read_args=read_args,
-        decode_threads=decode_threads,
+        decode_threads=decode_threads or own_cores(group_size),
         max_broken=max_broken)
     on_main(lambda: clear_leftovers(root))
     done = together(work.segment)

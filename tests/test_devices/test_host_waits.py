@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from pretended_device import (DEVICE, KERNELS, WAITS, DeviceMixError,
                               Pretended, to_device)
 from cyborgs_plugin.models import CYBORGS
+from cyborgs_plugin.ops import kmeans
 
 found, batch = dict(waits=[], kernels=[]), {}
 
@@ -70,6 +71,12 @@ with Pretended():
         model(**inputs, mode='loss')
     except DeviceMixError as error:
         found['mixing'] = str(error)
+    WAITS.clear()
+    points = torch.randn(9000, 32)
+    labels, _ = kmeans(points.to(DEVICE), 16, num_iters=12, seed=1)
+    found['k-means'] = sum(WAITS.values())
+    found['same labels'] = torch.equal(
+        labels.cpu(), kmeans(points, 16, num_iters=12, seed=1)[0])
 print(json.dumps(found))
 """
 
@@ -104,3 +111,5 @@ def test_waits_of_the_recipe_on_one_gpu(photo_root, tmp_path):
     # The device tells what it should.
     assert found['asking'] == found['as it is'] + 1
     assert 'cpu' in found['mixing'] and 'gpu:0' in found['mixing']
+    # One an iteration, and three before and after.
+    assert found['k-means'] <= 12 + 3 and found['same labels']

@@ -1,5 +1,6 @@
 """Mask rounds: complete, reproducible, and safe, alone and in parallel."""
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cyborgs_plugin.segmentation import (
     make_round,
     mask_round,
 )
+from cyborgs_plugin.segmentation.mask_round import own_cores
 
 from ..helpers import (
     IMAGENET,
@@ -252,3 +254,16 @@ def test_a_round_leaves_no_memory_of_the_device(photo_root, tmp_path,
         lambda *args: freed.append('published') or publish(*args))
     make_round(GridMasks(), images_of(photo_root), str(tmp_path / 'm'), 0, 0)
     assert freed == [1, 'published']
+
+
+def test_threads_that_decode(monkeypatch):
+    """With a GPU the cores of the process have nothing else to do."""
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(24))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert own_cores(16) == 2
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert (own_cores(16), own_cores(8)) == (16, 8)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
+    assert own_cores(16) == 6
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '24')
+    assert own_cores(16) == 2

@@ -132,7 +132,7 @@ def test_without_a_gpu_the_pretended_one_is_tested(tmp_path, call,
     said = call(gpu_check, '--out', tmp_path / 'g.json')
     assert said.startswith('No CUDA GPU here')
     assert '| tests on a pretended GPU | 9 passed |' in said
-    assert asked == ['not gpu and not slow']
+    assert asked == ['not gpu']
     monkeypatch.setattr(gpu_check, 'run_tests', lambda *_: 'FAILED: 1 failed')
     with pytest.raises(SystemExit, match='not as it should be'):
         call(gpu_check, '--out', tmp_path / 'g.json')

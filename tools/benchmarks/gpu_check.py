@@ -46,6 +46,7 @@ from cyborgs_plugin.segmentation import (
     kmeans,
     make_round,
 )
+from cyborgs_plugin.segmentation.mask_round import own_cores
 from cyborgs_plugin.version import require_mmcv_ops
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -158,8 +159,9 @@ def find_photos(root: str | None, number: int, folder: str) -> list[str]:
 
 def mask_round(paths: Sequence[str], device: str, depth: int = 50,
                layer: str = 'layer2.2', group_size: int = 16,
-               threads: int = 2) -> dict[str, Any]:
+               threads: int | None = None) -> dict[str, Any]:
     """Seconds an image of a round, and of its parts by themselves."""
+    threads = threads or own_cores(group_size)
     source = NetworkMasks(layer, num_clusters=129)
     source.prepare(resnet(depth).to(device),
                    SelfSupDataPreprocessor(**IMAGENET).to(device))
@@ -462,7 +464,7 @@ def check(args: argparse.Namespace, device: str) -> dict[str, Any]:
     part('machine', lambda: machine(device), 0)
     if device == 'cpu':
         part('tests on a pretended GPU', lambda: run_tests(
-            'not gpu and not slow', remaining()), 20)
+            'not gpu', remaining()), 20)
         return result
     with tempfile.TemporaryDirectory() as folder:
         paths = find_photos(args.data_root, 64, folder)
