@@ -122,13 +122,12 @@ class CYBORGS(BaseSelfSupervisor):
                 target.append(target_neck(feats, *regions))
                 target_feats.append(feats if self.head.uses_feats else ())
                 del feats
-        online_feats = [
-            self.neck.channels_first(self.backbone(view)) for view in inputs
-        ]
-        online = [
-            self.neck(*regions)
-            for regions in zip(online_feats, cells, ids[:2], rows[:2])
-        ]
+        # One after the other, so that in the backward all of view 2 is done
+        # and freed before the gradient of the neck in view 1.
+        online, online_feats = [], []
+        for view, *regions in zip(inputs, cells, ids[:2], rows[:2]):
+            online_feats.append(self.neck.channels_first(self.backbone(view)))
+            online.append(self.neck(online_feats[-1], *regions))
         return self.head.loss(online, target, online_feats, target_feats,
                               rows[:2])
 

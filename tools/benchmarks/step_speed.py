@@ -183,6 +183,7 @@ class Trainer:
         # of the parts that are running: when begun, and what is not theirs
         self._begins: list[float] = []
         self._inner: list[float] = []
+        self._since = 0.
 
     def step(self) -> dict[str, float]:
         """Make one; returns what is logged."""
@@ -225,18 +226,31 @@ class Trainer:
         self._time(self.wrapper, 'zero_grad', 'optimizer')
         self._time(model.target_net, 'update_parameters', 'target follows')
 
-        if self.follows:  # BYOL's necks and backbones take turns
-            model.backbone.register_forward_hook(self._split_backward)
+        model.neck.register_forward_hook(self._neck_began)
+        model.backbone.register_forward_hook(self._neck_ended)
 
-    def _split_backward(self, module: nn.Module, inputs: Any,
-                        outputs: Sequence[Tensor]) -> None:
-        """Tell the backward of neck and head from that of the backbone."""
+    def _neck_began(self, module: nn.Module, inputs: Any,
+                    outputs: Sequence[Tensor]) -> None:
+        """In the backward: when the gradient of its output is there."""
         def arrived(gradient: Tensor) -> None:
-            if self._inner[-1] == 0:  # the first of both views
-                self._inner[-1] = self.clock() - self._begins[-1]
-                self.parts['backward of neck and head'] += self._inner[-1]
+            self._since = self.clock()
+            if not self._inner[-1]:  # the first of both views
+                self._inner[-1] = self._since - self._begins[-1]
+                self.parts['backward of head'] += self._inner[-1]
 
-        outputs[-1].register_hook(arrived)
+        if outputs[0].requires_grad:
+            outputs[0].register_hook(arrived)
+
+    def _neck_ended(self, module: nn.Module, inputs: Any,
+                    outputs: Sequence[Tensor]) -> None:
+        """In the backward: when the gradient of its input is there."""
+        def arrived(gradient: Tensor) -> None:
+            spent = self.clock() - self._since
+            self._inner[-1] += spent
+            self.parts['backward of necks'] += spent
+
+        if outputs[-1].requires_grad:
+            outputs[-1].register_hook(arrived)
 
     def _time(self, owner: Any, name: str, part: str) -> None:
         """Count the time of a method, less that of others in it."""
@@ -257,8 +271,8 @@ class Trainer:
 
 
 def in_turn(trainers: dict[str, Trainer], rounds: int,
-            forget: int = 1) -> dict[str, float]:
-    """Median seconds of a step of each, after the first ones."""
+            forget: int = 1) -> dict[str, np.ndarray]:
+    """Seconds of each step of each, after the first ones."""
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for number in range(forget + rounds):
         for name in list(trainers)[::1 if number % 2 else -1]:
@@ -267,8 +281,12 @@ def in_turn(trainers: dict[str, Trainer], rounds: int,
             spent = trainers[name].timed_step()
             if number >= forget:
                 seconds[name].append(spent)
-    return {name: float(np.median(spent))
-            for name, spent in seconds.items()}
+    return {name: np.array(spent) for name, spent in seconds.items()}
+
+
+def compared(seconds: dict[str, np.ndarray]) -> float:
+    """CYBORGS over BYOL: median of the ratios of steps next to each other."""
+    return float(np.median(seconds['cyborgs'] / seconds['byol']))
 
 
 def peak_mib(trainer: Trainer) -> float:
@@ -307,8 +325,9 @@ def measure(depth: int = 50, size: int = 224, batch: int = 8,
             Defaults to None, 5 on a CPU, 15 elsewhere.
 
     Returns:
-        dict: Medians ``byol_ms`` and ``cyborgs_ms``, their ``ratio``,
-        ``images_per_s`` of CYBORGS, and ``peak_mib`` of each method.
+        dict: Medians ``byol_ms`` and ``cyborgs_ms``, the ``ratio`` of
+        neighbouring steps, ``images_per_s`` of CYBORGS, and ``peak_mib`` of
+        each method.
     """
     trainers = {
         name: Trainer(name, depth, size, batch, amp, channels_last, compiled,
@@ -317,11 +336,13 @@ def measure(depth: int = 50, size: int = 224, batch: int = 8,
     on_cpu = device == 'cpu'
     seconds = in_turn(trainers, rounds or (5 if on_cpu else 15),
                       1 if on_cpu else 5)
+    median = {name: float(np.median(spent))
+              for name, spent in seconds.items()}
     return dict(
-        byol_ms=seconds['byol'] * 1e3,
-        cyborgs_ms=seconds['cyborgs'] * 1e3,
-        ratio=seconds['cyborgs'] / seconds['byol'],
-        images_per_s=batch / seconds['cyborgs'],
+        byol_ms=median['byol'] * 1e3,
+        cyborgs_ms=median['cyborgs'] * 1e3,
+        ratio=compared(seconds),
+        images_per_s=batch / median['cyborgs'],
         peak_mib={name: peak_mib(one) for name, one in trainers.items()})
 
 
@@ -426,9 +447,9 @@ def main() -> None:
         in_turn(trainers, args.rounds)
     print(f'ResNet-{args.depth}, views of {args.size}, {args.batch} images, '
           f'{args.device}: ' + ', '.join(
-              f'{name} {spent * 1e3:.0f} ms'
+              f'{name} {np.median(spent) * 1e3:.0f} ms'
               for name, spent in seconds.items()))
-    print(f'CYBORGS / BYOL: {seconds["cyborgs"] / seconds["byol"]:.3f}')
+    print(f'CYBORGS / BYOL: {compared(seconds):.3f}')
     ours, theirs = (outside(trainers[name].parts)
                     for name in ('cyborgs', 'published'))
     print(f'published / CYBORGS, outside of the backbones: '
