@@ -43,8 +43,8 @@ class CYBORGS(BaseSelfSupervisor):
             Defaults to None, ``SelfSupDataPreprocessor``.
         channels_last (bool): Keep the convolutions' weights, and so the maps,
             with their channels last in memory, which many processors convolve
-            faster. The values are those of other kernels, equal but for
-            rounding. Defaults to False.
+            faster. Initial weights are drawn in another order; else values
+            are equal but for rounding. Defaults to False.
         init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
     """

@@ -17,6 +17,7 @@ from mmpretrain.registry import MODELS
 from cyborgs_plugin.engine import TargetUpdateHook
 from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.models import VMFSegmentationLoss, mask_contrastive_loss
+from cyborgs_plugin.models.regions import pool_regions
 
 from ..helpers import RECIPE, fake_batch, model_config
 
@@ -374,6 +375,50 @@ def test_neck_fuses_and_checks():
     with pytest.raises(ValueError, match='out_indices'):
         model.neck.fuse(feats[:2], (4, 4))
     assert model.neck.cells(torch.zeros(1, 50, 64).long()).shape == (1, 4, 4)
+
+
+def test_neck_pools_what_it_fuses():
+    """Finer, equal, coarser, and where the grid does not divide a map."""
+    torch.manual_seed(0)
+    feats = [torch.randn(2, 128 * 2**i, 12 // 2**i, 12 // 2**i)
+             for i in range(3)]
+    neck = small_neck((2, 0, 1), 896)
+    for grid in (6, 4):
+        cells = torch.randint(5, (2, grid, grid))
+        ids = neck.sample(cells)
+        torch.testing.assert_close(
+            neck.pool(tuple(feats), cells, ids),
+            pool_regions(neck.fuse(tuple(feats), (grid, grid)), cells, ids),
+            rtol=1e-5, atol=1e-5)
+
+
+def test_channels_last_changes_no_loss():
+    losses, gradients, weights = [], [], None
+    for last in (False, True):
+        config = model_config()
+        config.channels_last = last
+        model = MODELS.build(config)
+        if weights is not None:  # drawn in another order
+            model.load_state_dict(weights)
+        weights = copy.deepcopy(model.state_dict())
+        model.update_target()
+        convolutions = [
+            parameter for network in (model.backbone, model.target_net)
+            for parameter in network.parameters()
+            if parameter.ndim == 4 and parameter.shape[2] > 1]
+        assert convolutions and all(
+            one.is_contiguous(memory_format=torch.channels_last) == last
+            for one in convolutions)
+        torch.manual_seed(0)
+        model.double()  # in which rounding flips no ReLU
+        data = model.data_preprocessor(fake_batch(), True)
+        data['inputs'] = [view.double() for view in data['inputs']]
+        loss = model(**data, mode='loss')['loss_contrast']
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(model.backbone.layer1[0].conv1.weight.grad)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
 
 
 def small_neck(in_indices, in_channels):

@@ -19,6 +19,7 @@ from cyborgs_plugin.models.regions import (
     cell_labels,
     map_regions,
     pool_regions,
+    pool_stages,
     sample_regions,
 )
 
@@ -128,6 +129,31 @@ def test_pool_regions(seed, num_ids):
     new_ids = torch.where(region_ids >= 0, renamed[region_ids], -1)
     torch.testing.assert_close(
         pool_regions(features, renamed[cells], new_ids), pooled)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.sampled_from([(1, 1), (2, 1), (3, 4)]))
+def test_pool_stages_averages_the_locations_of_a_cell(seed, finer):
+    torch.manual_seed(seed)
+    cells = torch.randint(5, (3, 4, 6))
+    region_ids = torch.randint(-1, 7, (3, 7))
+    stages = [torch.randn(3, 5, 4 * finer[0], 6 * finer[1]),
+              torch.randn(3, 2, 4, 6)]
+    fused = torch.cat([F.avg_pool2d(stages[0], finer), stages[1]], 1)
+    found = pool_stages(stages, cells, region_ids)
+    torch.testing.assert_close(
+        found, naive_pool(fused, cells, region_ids), rtol=1e-6, atol=1e-6)
+    last = [stage.contiguous(memory_format=torch.channels_last)
+            for stage in stages]
+    torch.testing.assert_close(pool_stages(last, cells, region_ids), found)
+
+
+def test_pool_stages_in_half_precision():
+    """A sum over 784 locations would be infinite from 84 on."""
+    pooled = pool_stages([torch.full((1, 2, 28, 28), 3e4).half()],
+                         torch.zeros(1, 7, 7).long(), torch.tensor([[0]]))
+    torch.testing.assert_close(pooled, torch.full((1, 1, 2), 3e4).half(),
+                               rtol=2e-3, atol=0)
 
 
 @settings(deadline=None, max_examples=30)
