@@ -5,10 +5,10 @@ Run: python tools/benchmarks/step_speed.py
 
 BYOL by its own config, CYBORGS by ours, and CYBORGS in the form of the
 published code make steps in turn; on a CPU in one thread, by CPU time. Printed
-are the ratio of the medians, that of the peaks of memory, and where the time
-goes; and how often the host waits for the device in a step, and how many
-kernels it starts, which are counted on a pretended device. Views and label
-maps are drawn, and nearly every slot holds a region. See docs/performance.md.
+are the ratio of steps next to each other, that of the peaks of memory, and
+where the time goes; and how often the host waits for the device in a step, and
+how many kernels it starts, which are counted on a pretended device. Views and
+label maps are drawn, and all slots hold a region. See docs/performance.md.
 """
 import argparse
 import logging
@@ -122,10 +122,11 @@ def config_of(method: str, depth: int, size: int) -> Config:
     return cfg
 
 
-def draw_batch(batch: int, size: int) -> dict[str, Any]:
-    """Views (B, 3, S, S), uint8, and blobs of 24 ids as label maps."""
+def draw_batch(batch: int, size: int, ids: int = 24) -> dict[str, Any]:
+    """Views (B, 3, S, S), uint8, and label maps of blobs of some ids."""
     random = torch.Generator().manual_seed(0)
-    noise = torch.rand(2 * batch, 24, size // 16, size // 16, generator=random)
+    noise = torch.rand(
+        2 * batch, ids, size // 16, size // 16, generator=random)
     maps = F.interpolate(noise, size=(size, size), mode='bilinear').argmax(1)
     return dict(
         inputs=[torch.randint(256, (batch, 3, size, size), generator=random,
@@ -146,12 +147,13 @@ class Trainer:
         channels_last (bool): Defaults to False.
         compiled (bool): As ``compile=True``. Defaults to False.
         device (str): 'cpu', 'cuda' or 'pretended'. Defaults to 'cpu'.
+        ids (int): Of a label map. Defaults to 24, which fill all slots.
     """
 
     def __init__(self, method: str, depth: int = 50, size: int = 224,
                  batch: int = 8, amp: str | None = None,
                  channels_last: bool = False, compiled: bool = False,
-                 device: str = 'cpu') -> None:
+                 device: str = 'cpu', ids: int = 24) -> None:
         init_default_scope('mmpretrain')
         # of which BYOL's target takes its momentum
         MessageHub.get_current_instance().update_info('max_iters', 10000)
@@ -171,7 +173,7 @@ class Trainer:
                 dict(type='AmpOptimWrapper', dtype=amp) if device == 'cuda'
                 else dict(type='BFloat16OptimWrapper'))
         self.wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
-        self.data = draw_batch(batch, size)
+        self.data = draw_batch(batch, size, ids)
         self.log = LoggedScalarsHook() if method == 'cyborgs' else None
         self.device = device
         self.follows = hasattr(self.model, 'update_target')
@@ -406,6 +408,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--rounds', type=int, default=5,
         help='steps of each, of which the median counts (default: 5)')
+    parser.add_argument(
+        '--ids', type=int, default=24,
+        help='of a label map (default: 24, which fill all slots)')
     parser.add_argument('--amp', choices=['bfloat16', 'float16'])
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compiled', action='store_true')
@@ -419,9 +424,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Print what was found."""
     args = parse_args()
-    if args.rounds < 1 or args.batch < 1 or args.size < 32 or args.size % 32:
-        raise UserError('--rounds and --batch must be 1 or more, and --size '
-                        'a multiple of 32')
+    if (min(args.rounds, args.batch, args.ids, args.size) < 1
+            or args.size % 32):
+        raise UserError('--rounds, --batch and --ids must be 1 or more, and '
+                        '--size a multiple of 32')
     logging.disable(logging.WARNING)
     warnings.filterwarnings('ignore')
     if args.device == 'cpu':
@@ -434,7 +440,8 @@ def main() -> None:
             print(f'  {times:4d} x {kind}, {place}')
     trainers = {
         name: Trainer(name, args.depth, args.size, args.batch, args.amp,
-                      args.channels_last, args.compiled, args.device)
+                      args.channels_last, args.compiled, args.device,
+                      args.ids)
         for name in METHODS
     }
     if args.device == 'cpu':  # where looking at the clock costs nothing
