@@ -6,6 +6,7 @@ from .drift_hook import DriftHook
 from .epoch_seed_hook import EpochSeedHook
 from .finite_hook import FiniteHook
 from .foreach_lars import ForeachLARS
+from .heads_first_hook import HeadsFirstHook
 from .late_step_lr import LateStepLR
 from .logged_scalars_hook import LoggedScalarsHook
 from .mask_update_hook import MaskUpdateHook
@@ -19,8 +20,9 @@ from .worker_exit_hook import WorkerExitHook
 
 __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'DeviceDataHook',
-    'DriftHook', 'EpochSeedHook', 'FiniteHook', 'ForeachLARS', 'LateStepLR',
-    'LoggedScalarsHook', 'MaskUpdateHook', 'MaskVisualizationHook',
+    'DriftHook', 'EpochSeedHook', 'FiniteHook', 'ForeachLARS',
+    'HeadsFirstHook', 'LateStepLR', 'LoggedScalarsHook', 'MaskUpdateHook',
+    'MaskVisualizationHook',
     'PretrainedCheckHook', 'ScheduleHook', 'TargetUpdateHook',
     'TrainedParametersConstructor', 'WorkDirHook', 'WorkerExitHook'
 ]

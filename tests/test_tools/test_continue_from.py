@@ -1,5 +1,6 @@
 """tools/benchmarks/continue_from.py: from a start to paired differences."""
 import copy
+import json
 import os.path as osp
 import sys
 
@@ -9,6 +10,7 @@ from mmengine.config import Config
 from torchvision.models import mobilenet_v2
 
 from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
+from cyborgs_plugin.errors import UserError
 
 from ..helpers import ROOT
 from ..test_evaluation.test_paired import collected as probe_features
@@ -130,7 +132,7 @@ def test_from_a_start_to_differences(bench, monkeypatch, capsys):
     ]
     monkeypatch.setattr(sys, 'argv', [
         'tool', *arguments, '--methods', 'continue', 'anchored', '--blend',
-        '0.5', '--masks', '4', '--cfg-options', *options
+        '0.5', '--recalibrate', '--masks', '4', '--cfg-options', *options
     ])
     continue_from.main()
     said = capsys.readouterr().out
@@ -140,11 +142,86 @@ def test_from_a_start_to_differences(bench, monkeypatch, capsys):
     for rows, score in ((probes, 'regions'), (masks, 'mBO, K=4')):
         assert {
             'method', '---', 'start', 'continue', 'anchored',
-            'continue, blended 0.5', 'anchored, blended 0.5'
+            'continue, blended 0.5', 'anchored, blended 0.5',
+            'continue, norms anew', 'anchored, norms anew'
         } == set(rows)
         assert '±' in rows['anchored'] and score in rows['method']
     continue_from.main()  # all is done by now
     assert capsys.readouterr().out.count('±') == said.count('±')
+    drifts = {
+        row: [float(cell) for cell in line.split('|')[-3:-1]]
+        for row, line in probes.items() if row in ('continue', 'anchored')
+    }
+    assert all(0 < drift < 1 and seen <= 1 for drift, seen in drifts.values())
+    assert drifts['continue'] != drifts['anchored']
     sys.argv[-1] = 'view_size=96'
     with pytest.raises(SystemExit, match='other settings.*--work-dir'):
         continue_from.main()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', continue_from.METHODS)
+def test_a_method_trains(bench, monkeypatch, method):
+    _, arguments = bench
+    made = continue_from.Benchmark(
+        parsed(monkeypatch, [
+            *arguments, '--pictures', 'annotated', '--methods', method,
+            '--cfg-options', 'train_dataloader.batch_size=6',
+            'train_dataloader.num_workers=0'
+        ]))
+    file = made.train(method, 0)
+    before, after = (made.scores.backbone(path).state_dict()
+                     for path in (made.start, file))
+    moved = {name for name in before if not before[name].equal(after[name])}
+    assert 'layer7.0.conv.2.conv.weight' in moved
+    assert ('conv1.conv.weight' in moved) == (method != 'frozen-stem')
+    assert ('conv1.bn.running_mean' in moved) == (method == 'continue')
+    assert 0 < torch.load(file)['drift']['drift'] < 1
+
+
+def test_annotated_pictures(bench, monkeypatch, tmp_path, capsys):
+    _, arguments = bench
+    (tmp_path / 'toy' / 'train2017' / 'more.jpg').write_bytes(b'')
+    for pictures, count in (('all', 13), ('annotated', 12)):
+        made = continue_from.Benchmark(
+            parsed(monkeypatch, [*arguments, '--pictures', pictures]))
+        with open(made.images) as file:
+            names = [one['file_name'] for one in json.load(file)['images']]
+        assert len(names) == count
+        assert ('train2017/more.jpg' in names) == (pictures == 'all')
+    monkeypatch.setattr(
+        sys, 'argv', ['tool', *arguments, '--methods', 'annotated'])
+    with pytest.raises(SystemExit) as stopped:
+        continue_from.main()
+    assert '--pictures annotated' in str(stopped.value)
+
+
+def test_a_name_in_timm(bench, monkeypatch):
+    network, arguments = bench
+    asked = []
+    monkeypatch.setattr(
+        continue_from, 'find_cached',
+        lambda name: asked.append(name) or arguments[1])
+    for name in ('timm:mobilenetv2_100.ra_in1k', 'resnet18.a1_in1k',
+                 'resnet18'):
+        made = continue_from.Benchmark(
+            parsed(monkeypatch, ['--start', name, *arguments[2:]]))
+        assert asked.pop() == name
+        state = torch.load(made.start)['state_dict']
+        assert state['conv1.conv.weight'].equal(
+            network.state_dict()['features.0.0.weight'])
+    with pytest.raises(UserError, match='weights.pth: no such file'):
+        continue_from.Benchmark(
+            parsed(monkeypatch, ['--start', 'weights.pth', *arguments[2:]]))
+    assert not asked
+
+
+def test_norms_anew(bench, monkeypatch):
+    _, arguments = bench
+    made = continue_from.Benchmark(parsed(monkeypatch, arguments))
+    file = made.recalibrated(made.start)
+    before, after = (made.scores.backbone(path).state_dict()
+                     for path in (made.start, file))
+    for name in before:
+        kept = name.rpartition('.')[2] in ('weight', 'bias')
+        assert before[name].equal(after[name]) == kept, name

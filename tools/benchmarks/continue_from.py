@@ -16,8 +16,10 @@ import os.path as osp
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from continue_score import Protocol, Scores
 from mmengine.config import Config, DictAction
@@ -25,21 +27,24 @@ from mmengine.registry import init_default_scope
 
 from cyborgs_plugin.commands import at_least
 from cyborgs_plugin.config_path import load_config
-from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS
+from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS, read_image
 from cyborgs_plugin.engine.config_options import merge_options
 from cyborgs_plugin.errors import MissingFileError, UserError, reported
 from cyborgs_plugin.evaluation.paired import paired_difference
 from cyborgs_plugin.files import written_aside
 from cyborgs_plugin.safe_load import load_weights, tensors_of
 from cyborgs_plugin.start_file import fit_names, read_start
-from cyborgs_plugin.transfer.blending import blend
+from cyborgs_plugin.timm_cache import PREFIX, find_cached
+from cyborgs_plugin.transfer.blending import blend, centre, recalibrated
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 CONFIG = osp.join(ROOT, 'configs', 'cyborgs_continue_mobilenetv2.py')
+_ENDINGS = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors')
 _MOVING = dict(
     _delete_=True, type='ForeachEMA', momentum=0.01)
 _NO_ANCHOR = {'model.head.anchor_loss': None}
 _MASKS = 'default_hooks.mask_update.source'
+_SUPERPIXELS = osp.join(ROOT, 'configs', '_base_', 'masks', 'superpixels.py')
 
 
 def _views(place: str, value: Any) -> dict[str, Any]:
@@ -78,9 +83,36 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     # variants of `anchored`
     'larger': _views('0.scale', 128),
+    'heads-first': {  # the backbone stands still for the first tenth
+        'custom_hooks': [dict(type='DriftHook'), dict(type='HeadsFirstHook')]
+    },
+    'layer-decay': {  # the rate falls with depth, as in configs/ablations
+        'optim_wrapper.paramwise_cfg.custom_keys': dict(
+            _delete_=True,
+            **{
+                'backbone': dict(lr_mult=0.0125),  # to stride 4
+                'backbone.layer3': dict(lr_mult=0.025),
+                'backbone.layer4': dict(lr_mult=0.05),
+                'backbone.layer5': dict(lr_mult=0.05),
+                'backbone.layer6': dict(lr_mult=0.1),
+                'backbone.layer7': dict(lr_mult=0.1)
+            })
+    },
+    # The stem and the stage of stride 4.
+    'frozen-stem': {'model.backbone': dict(frozen_stages=2)},
+    'superpixels': {  # clusters of superpixels in place of cells
+        _MASKS: Config.fromfile(_SUPERPIXELS).superpixel_masks.to_dict()
+    },
     'felzenszwalb': {  # masks without a network, as DetCon
         _MASKS: dict(
             _delete_=True, type='FelzenszwalbMasks', scale=500, min_size=250)
+    },
+    'annotated': {  # the ground truth; for --pictures annotated
+        _MASKS: dict(
+            _delete_=True,
+            type='AnnotatedMasks',
+            ann_file='annotations/instances_train2017.json',
+            key_prefix='train2017/')
     },
 }
 
@@ -93,7 +125,8 @@ def parse_args() -> argparse.Namespace:
         '--start',
         required=True,
         help='weights of the backbone, by name or in its order, as those of '
-        'MobileNetV2 elsewhere are')
+        "MobileNetV2 elsewhere are; or a model's name in timm (timm:NAME), "
+        'whose weights it has on this machine')
     parser.add_argument('--data-root', required=True)
     parser.add_argument('--config', default=CONFIG)
     parser.add_argument(
@@ -101,6 +134,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', type=at_least(1), default=1)
     parser.add_argument(
         '--epochs', type=at_least(1), help='instead of the recipe')
+    parser.add_argument(
+        '--pictures', choices=['all', 'annotated'], default='all',
+        help='annotated: train on those of train2017 that have annotations '
+        'alone, as the method of this name must')
     parser.add_argument(
         '--splits',
         type=at_least(1),
@@ -116,6 +153,10 @@ def parse_args() -> argparse.Namespace:
         '--blend', type=float, nargs='+', default=[],
         help='score the start and the end averaged too, with this part of '
         'the end')
+    parser.add_argument(
+        '--recalibrate', action='store_true',
+        help='score the end with batch norms computed anew on plain pictures '
+        'too')
     parser.add_argument(
         '--masks', type=int, nargs='*', default=[],
         help='score the masks of this many regions per image too')
@@ -135,6 +176,11 @@ class Benchmark:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
+        if 'annotated' in args.methods and args.pictures != 'annotated':
+            raise UserError(
+                'The method annotated has masks of annotated pictures alone: '
+                'give --pictures annotated, so that all methods train on '
+                'these')
         self.root = osp.abspath(args.data_root)
         self.work = osp.abspath(args.work_dir)
         os.makedirs(self.work, exist_ok=True)
@@ -149,6 +195,9 @@ class Benchmark:
 
     def _convert(self, path: str) -> str:
         """The start with the names of our backbone."""
+        if path.startswith(PREFIX) or not (osp.isfile(path) or
+                                           osp.splitext(path)[1] in _ENDINGS):
+            path = find_cached(path)
         found, _ = fit_names(
             read_start(path),
             self.scores.backbone().state_dict(), path)
@@ -165,6 +214,11 @@ class Benchmark:
             for name in sorted(os.listdir(osp.join(self.root, folder)))
             if name.lower().endswith(IMG_EXTENSIONS)
         ]
+        if self.args.pictures == 'annotated':
+            known = {
+                f'train2017/{name}' for name in self.scores.annotated('train')
+            }
+            names = [name for name in names if name['file_name'] in known]
         if not names:
             raise MissingFileError(
                 f'{self.root} has no pictures in train2017/ or '
@@ -199,15 +253,39 @@ class Benchmark:
             file.write(text)
         self._run(name, 'train.py', config, '--work-dir', folder, '--resume')
         last = osp.join(folder, f'epoch_{cfg.train_cfg.max_epochs}.pth')
-        state = tensors_of(load_weights(last, log=True), last)
+        checkpoint = load_weights(last, log=True)
+        state = tensors_of(checkpoint, last)
         with written_aside(result) as aside:
             torch.save(
-                dict(state_dict={
-                    key[len('backbone.'):]: value
-                    for key, value in state.items()
-                    if key.startswith('backbone.')
-                }), aside)
+                dict(
+                    state_dict={
+                        key[len('backbone.'):]: value
+                        for key, value in state.items()
+                        if key.startswith('backbone.')
+                    },
+                    # {} where the recipe has no DriftHook
+                    drift=checkpoint['message_hub']['runtime_info'].get(
+                        'drift', {})), aside)
         return result
+
+    def recalibrated(self, file: str) -> str:
+        """Write a backbone with batch norms computed anew beside it.
+
+        They are those of 512 pictures at most, as by publish_backbone.py.
+        """
+        with open(self.images, encoding='utf-8') as opened:
+            names = [one['file_name'] for one in json.load(opened)['images']]
+        order = np.random.default_rng(0).permutation(len(names))[:512]
+        pictures = [
+            centre(read_image(osp.join(self.root, names[index])))
+            for index in order
+        ]
+        tensors, _ = recalibrated(
+            tensors_of(load_weights(file), file), self.cfg, pictures, file)
+        path = f'{osp.splitext(file)[0]}@norms.pth'
+        with written_aside(path) as aside:
+            torch.save(dict(state_dict=tensors), aside)
+        return path
 
     def _config(self, changes: dict[str, Any], seed: int) -> Config:
         """The recipe on these pictures, with the changes of a method."""
@@ -222,6 +300,9 @@ class Benchmark:
         merge_options(cfg, self.args.cfg_options, work_dir=self.work)
         if self.args.epochs:
             cfg.train_cfg.max_epochs = self.args.epochs
+        source = cfg.default_hooks.mask_update.source
+        if source.type == 'AnnotatedMasks':
+            source.ann_file = osp.join(self.root, source.ann_file)
         return cfg
 
     def _masks(self, method: str) -> str:
@@ -271,49 +352,59 @@ def average(start: str, end: str, share: float) -> str:
     return path
 
 
-def differences(bench: Benchmark, method: str,
-                part: float | None = None) -> dict[str, dict[str, Any]]:
+def differences(bench: Benchmark,
+                files: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What a method changes, over all seeds and splits.
 
     Args:
         bench (Benchmark): The trainings.
-        method (str): Its name.
-        part (float, optional): Of the end, in the average with the start.
-            Defaults to None, the end itself.
+        files (Sequence[str]): A backbone of each seed.
 
     Returns:
         dict[str, dict[str, Any]]: See :func:`paired_difference`, for each
         share of the labels, and for the masks.
     """
-    start = bench.scores.of(bench.start)
-    end = []
-    for seed in range(bench.args.seeds):
-        file = bench.train(method, seed)
-        end.append(
-            bench.scores.of(
-                file if part is None else average(bench.start, file, part)))
+    end = [bench.scores.of(file) for file in files]
     return {
         kind: paired_difference(
             scores * len(end), [one for run in end for one in run[kind]])
-        for kind, scores in start.items()
+        for kind, scores in bench.scores.of(bench.start).items()
     }
 
 
+def mean_drift(files: Sequence[str]) -> str:
+    """How far trainings went from the start, as DriftHook measured it.
+
+    Args:
+        files (Sequence[str]): A backbone of each seed.
+
+    Returns:
+        str: The mean of ``drift`` at the end, and of the variance that is
+        ``recovered``.
+    """
+    found = [load_weights(file)['drift'] for file in files]
+    return ' | '.join(
+        f'{sum(one[name] for one in found) / len(found):.{digits}f}'
+        if all(found) else ''
+        for name, digits in (('drift', 3), ('recovered', 2)))
+
+
 def _table(kind: str, rows: dict[str, dict[str, Any]],
-           start: list[dict[str, float]], alone: bool) -> str:
+           start: list[dict[str, float]], drifts: dict[str, str],
+           alone: bool) -> str:
     """Print the differences of each method from the start."""
     names = [*start[0]]
     title = 'method' if alone or kind == 'masks' else (
         f'method, {float(kind):.0%} of the labels')
-    lines = [f'| {title} | ' + ' | '.join(names) + ' |',
-             '|---' * (len(names) + 1) + '|']
+    lines = [f'| {title} | ' + ' | '.join(names) + ' | drift | recovered |',
+             '|---' * (len(names) + 3) + '|']
     lines.append('| start | ' + ' | '.join(
         f'{sum(score[name] for score in start) / len(start):.3f}'
-        for name in names) + ' |')
+        for name in names) + ' | 0 | 1 |')
     for row, found in rows.items():
         lines.append(f'| {row} | ' + ' | '.join(
             f'{found[kind][name][0]:+.4f} ± {found[kind][name][1]:.4f}'
-            for name in names) + ' |')
+            for name in names) + f' | {drifts.get(row, " | ")} |')
     return '\n'.join(lines)
 
 
@@ -324,17 +415,25 @@ def main() -> None:
     bench = Benchmark(args)
     start = bench.scores.of(bench.start)
     rows: dict[str, dict[str, Any]] = {}
+    drifts: dict[str, str] = {}
     for method in args.methods:
         clock = time.time()
-        rows[method] = differences(bench, method)
+        files = [bench.train(method, seed) for seed in range(args.seeds)]
+        rows[method] = differences(bench, files)
+        drifts[method] = mean_drift(files)
         for part in args.blend:
             rows[f'{method}, blended {part:g}'] = differences(
-                bench, method, part)
+                bench, [average(bench.start, file, part) for file in files])
+        if args.recalibrate:
+            rows[f'{method}, norms anew'] = differences(
+                bench, [bench.recalibrated(file) for file in files])
         print(f'{method}: {time.time() - clock:.0f} s', flush=True)
     for kind, scores in start.items():
-        print('\n' + _table(kind, rows, scores, len(args.labels) == 1))
+        print('\n' + _table(kind, rows, scores, drifts,
+                            len(args.labels) == 1))
     print(f'\nDifferences from the start, ± standard error over {args.seeds} '
-          f'seeds and {args.splits} splits each (masks: seeds). '
+          f'seeds and {args.splits} splits each (masks: seeds). Drift, and '
+          "the start's variance that is recovered: as DriftHook's. "
           f'Backbones: {bench.work}')
 
 

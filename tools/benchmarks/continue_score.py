@@ -100,6 +100,10 @@ class Scores:
             json.dump(dict(settings=settings, scores=found), opened)
         return found
 
+    def annotated(self, split: str) -> list[str]:
+        """The names of a split's pictures that have annotations."""
+        return CocoTruth(self._annotations(split)[0]).names
+
     def _probes(self, backbone: torch.nn.Module
                 ) -> dict[str, list[dict[str, float]]]:
         features = FrozenFeatures(

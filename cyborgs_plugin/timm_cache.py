@@ -1,0 +1,71 @@
+"""Weights that timm has brought to this machine before, by a model's name."""
+import os.path as osp
+from urllib.parse import urlparse
+
+from torch.hub import get_dir
+
+from .errors import MissingFileError, UserError
+
+PREFIX = 'timm:'
+_HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+
+
+def find_cached(name: str) -> str:
+    """Find the file of a model's weights; nothing is downloaded.
+
+    Looks where timm itself does: in the cache of the Hugging Face Hub
+    (``HF_HOME``), and in that of torch (``TORCH_HOME``).
+
+    Args:
+        name (str): As ``timm.create_model`` takes it, with its tag or
+            without (``resnet18.a1_in1k``); ``timm:`` may stand before it.
+
+    Returns:
+        str: Path of the file.
+
+    Raises:
+        UserError: If timm is missing, knows no such model or has no weights
+            of it, or if these are not on this machine. Says where they come
+            from and where to put them.
+    """
+    name = name.removeprefix(PREFIX)
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f'{name} is neither a file nor, without timm, a name: '
+                        'pip install timm') from error
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if not timm.is_model(name):
+        raise MissingFileError(
+            f'{name}: no such file, and timm has no model of this name '
+            '(timm.list_models() has all)')
+    try:
+        cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # of its tag
+        raise UserError(f'{error} timm.list_pretrained() has those that there '
+                        'are') from error
+    if not (cfg.hf_hub_id or cfg.url):
+        raise UserError(f'timm has no weights of {name}, only its '
+                        'architecture: timm.list_pretrained() has those that '
+                        'have some')
+    lacking = []
+    if cfg.hf_hub_id:
+        for file in _HUB_FILES:
+            path = try_to_load_from_cache(cfg.hf_hub_id, file)
+            if isinstance(path, str):
+                return path
+        lacking.append(
+            f'https://huggingface.co/{cfg.hf_hub_id} (`hf download '
+            f'{cfg.hf_hub_id} {_HUB_FILES[0]}` puts them into '
+            f'{constants.HF_HUB_CACHE})')
+    if cfg.url:
+        path = osp.join(get_dir(), 'checkpoints',
+                        osp.basename(urlparse(cfg.url).path))
+        if osp.isfile(path):
+            return path
+        lacking.append(f'{cfg.url} (to {path})')
+    raise MissingFileError(
+        f"The weights of timm's {name} are not on this machine, and nothing "
+        f'is downloaded for you. They are at {", or at ".join(lacking)}; or '
+        'give the path of the file, wherever it lies')
