@@ -65,7 +65,6 @@ def test_not_on_this_machine(caches):
 @pytest.mark.parametrize('name, said', [
     ('resnet19', 'no such file, and timm has no model'),
     ('timm:weights', 'no such file, and timm has no model'),
-    ('resnet18.pth', 'no such file, and timm has no model'),
     ('resnet18.none', 'Invalid pretrained tag'),
     ('botnet50ts_256', 'no weights of botnet50ts_256'),
 ])
