@@ -45,26 +45,27 @@ def find_cached(name: str) -> str:
     except RuntimeError as error:  # of its tag
         raise UserError(f'{error} timm.list_pretrained() has those that there '
                         'are') from error
-    if not (cfg.hf_hub_id or cfg.url):
+    repo, url = (str(getattr(cfg, key, None) or '')
+                 for key in ('hf_hub_id', 'url'))
+    if not (repo or url):
         raise UserError(f'timm has no weights of {name}, only its '
                         'architecture: timm.list_pretrained() has those that '
                         'have some')
     lacking = []
-    if cfg.hf_hub_id:
+    if repo:
         for file in _HUB_FILES:
-            path = try_to_load_from_cache(cfg.hf_hub_id, file)
+            path = try_to_load_from_cache(repo, file)
             if isinstance(path, str):
                 return path
         lacking.append(
-            f'https://huggingface.co/{cfg.hf_hub_id} (`hf download '
-            f'{cfg.hf_hub_id} {_HUB_FILES[0]}` puts them into '
-            f'{constants.HF_HUB_CACHE})')
-    if cfg.url:
+            f'https://huggingface.co/{repo} (`hf download {repo} '
+            f'{_HUB_FILES[0]}` puts them into {constants.HF_HUB_CACHE})')
+    if url:
         path = osp.join(get_dir(), 'checkpoints',
-                        osp.basename(urlparse(cfg.url).path))
+                        osp.basename(urlparse(url).path))
         if osp.isfile(path):
             return path
-        lacking.append(f'{cfg.url} (to {path})')
+        lacking.append(f'{url} (to {path})')
     raise MissingFileError(
         f"The weights of timm's {name} are not on this machine, and nothing "
         f'is downloaded for you. They are at {", or at ".join(lacking)}; or '

@@ -28,7 +28,10 @@ from mmengine.registry import init_default_scope
 from cyborgs_plugin.commands import at_least
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS, read_image
-from cyborgs_plugin.engine.config_options import merge_options, use_mixed_precision
+from cyborgs_plugin.engine.config_options import (
+    merge_options,
+    use_mixed_precision,
+)
 from cyborgs_plugin.errors import MissingFileError, UserError, reported
 from cyborgs_plugin.evaluation.paired import paired_difference
 from cyborgs_plugin.files import written_aside
