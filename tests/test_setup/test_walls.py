@@ -22,7 +22,7 @@ ROOMS = {
 # Files of no room, which import no room: all may use them.
 COMMON = {
     'commands', 'errors', 'files', 'precision', 'safe_load', 'start_file',
-    'version'
+    'timm_cache', 'version'
 }
 RUNNER = ('mmengine.runner', 'mmengine.hooks')
 FORBIDDEN = {

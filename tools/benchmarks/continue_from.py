@@ -28,10 +28,7 @@ from mmengine.registry import init_default_scope
 from cyborgs_plugin.commands import at_least
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS, read_image
-from cyborgs_plugin.engine.config_options import (
-    merge_options,
-    use_mixed_precision,
-)
+from cyborgs_plugin.engine.config_options import merge_options
 from cyborgs_plugin.errors import MissingFileError, UserError, reported
 from cyborgs_plugin.evaluation.paired import paired_difference
 from cyborgs_plugin.files import written_aside
@@ -164,8 +161,6 @@ def parse_args() -> argparse.Namespace:
         '--masks', type=int, nargs='*', default=[],
         help='score the masks of this many regions per image too')
     parser.add_argument('--max-eval-images', type=at_least(1))
-    parser.add_argument(
-        '--amp', action='store_true', help='train in mixed precision')
     parser.add_argument('--work-dir', default='work_dirs/continue_from')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={})
@@ -305,8 +300,6 @@ class Benchmark:
         merge_options(cfg, self.args.cfg_options, work_dir=self.work)
         if self.args.epochs:
             cfg.train_cfg.max_epochs = self.args.epochs
-        if self.args.amp:
-            use_mixed_precision(cfg)
         source = cfg.default_hooks.mask_update.source
         if source.type == 'AnnotatedMasks':
             source.ann_file = osp.join(self.root, source.ann_file)
