@@ -59,7 +59,9 @@ class FrozenTeacher(BaseModule):
                 'model.teacher.backbone has weights of its own (pretrained '
                 'or init_cfg): name their file by model.teacher.checkpoint, '
                 'which is read whole and downloads nothing')
-        self.backbone = MODELS.build(backbone)
+        # A CPU is faster at depthwise convolutions with channels last.
+        self.backbone = MODELS.build(backbone).to(
+            memory_format=torch.channels_last)
         self.backbone.requires_grad_(False)
         self.checkpoint = checkpoint
         self.prefix = prefix
@@ -118,7 +120,8 @@ class FrozenTeacher(BaseModule):
                 [round(scale * side) for side in view.shape[2:]],
                 mode='bicubic',
                 antialias=True)
-        feats = self.backbone(view)
+        feats = self.backbone(
+            view.contiguous(memory_format=torch.channels_last))
         chosen = range(len(feats)) if (
             self.in_indices is None) else self.in_indices
         if isinstance(feats, Tensor) or max(chosen) >= len(feats) or any(
