@@ -17,7 +17,6 @@ model = dict(
         init_cfg=dict(
             type='Pretrained',
             checkpoint=os.environ.get('START', 'torchvision://resnet50'))),
-    neck=dict(projector=dict(in_channels=3584)),
     # Regions predict those of the network as it came.
     target_ema=dict(_delete_=True, type='FrozenTarget'),
     # Features stay near: less of it gains segments and loses regions.

@@ -11,6 +11,5 @@ model = dict(
         norm_eval=True,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint=os.environ.get('START', 'mobilenet_v2.pth'))),
-    neck=dict(projector=dict(in_channels=448)))
+            checkpoint=os.environ.get('START', 'mobilenet_v2.pth'))))
 default_hooks = dict(mask_update=dict(source=dict(layer='layer3')))

@@ -7,6 +7,5 @@ model = dict(
     backbone=dict(
         depth=18,
         init_cfg=dict(
-            checkpoint=os.environ.get('START', 'torchvision://resnet18'))),
-    neck=dict(projector=dict(in_channels=896)))
+            checkpoint=os.environ.get('START', 'torchvision://resnet18'))))
 default_hooks = dict(mask_update=dict(source=dict(layer='layer2.1')))

@@ -47,7 +47,6 @@ model = dict(
         # Linear, so that what is learnt lies in the backbone.
         projector=dict(
             type='LinearNeck',
-            in_channels=3584,
             out_channels=1152,
             norm_cfg=None)),
     head=dict(

@@ -20,7 +20,7 @@ file = os.environ.get('TEACHER', 'mobilenet_v2.pth')
 model = dict(
     backbone=dict(depth=18),
     teacher=dict(backbone=teacher, checkpoint=file, input_size=192),
-    neck=dict(projector=dict(in_channels=896, out_channels=448)))
+    neck=dict(projector=dict(out_channels=448)))
 default_hooks = dict(
     mask_update=dict(
         source=dict(

@@ -14,11 +14,10 @@ _base_ = [
 # docs/small_data.md
 model = dict(
     target_ema=dict(momentum=0.01),  # decay 0.99: the run is short
-    # ResNet-18: its stages have 128, 256 and 512 channels.
     backbone=dict(depth=18),
     neck=dict(
         grid_stride=16,  # a view of 96 pixels has 6x6 cells
-        projector=dict(in_channels=896, hid_channels=512, out_channels=128)),
+        projector=dict(hid_channels=512, out_channels=128)),
     head=dict(
         predictor=dict(in_channels=128, hid_channels=512, out_channels=128)))
 

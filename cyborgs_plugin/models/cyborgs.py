@@ -12,6 +12,7 @@ from ..errors import UserError
 from .published import refuse_moved_keys
 from .regions import used_rows
 from .unused_parameters import freeze_unused
+from .widths import build_to_fit
 
 # More steps than anyone accumulates gradients over.
 _MAX_LOSSES_WITHOUT_UPDATE = 4096
@@ -32,7 +33,8 @@ class CYBORGS(BaseSelfSupervisor):
     Args:
         backbone (dict): Config of the backbone. It must give all stages that
             the neck fuses.
-        neck (dict): Config of the mask-grounded neck.
+        neck (dict): Config of the mask-grounded neck. Without
+            ``projector.in_channels`` it is the backbone's.
         head (dict): Config of the mask contrast head.
         target_ema (dict): Config of the target's moving average.
             ``momentum`` is 1 - decay. Defaults to
@@ -60,8 +62,9 @@ class CYBORGS(BaseSelfSupervisor):
                  init_cfg: list[dict] | dict | None = None) -> None:
         refuse_moved_keys('neck', neck)
         refuse_moved_keys('head', head)
+        built, neck = build_to_fit(backbone, neck)
         super().__init__(
-            backbone=backbone,
+            backbone=built,
             neck=neck,
             head=head,
             pretrained=pretrained,

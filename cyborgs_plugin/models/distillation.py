@@ -16,6 +16,7 @@ from .cyborgs import stack_label_maps
 from .mask_contrastive_loss import count_matches
 from .regions import pool_regions, used_rows
 from .unused_parameters import freeze_unused
+from .widths import build_to_fit
 
 Views = Sequence[Tensor]
 """Something of view 1 and view 2."""
@@ -263,7 +264,8 @@ class RegionDistillation(BaseSelfSupervisor):
     Args:
         backbone (dict): Config of the student.
         neck (dict): Config of a ``MaskGroundedNeck``. Its projector gives as
-            many channels as the teacher's outputs have together.
+            many channels as the teacher's outputs have together; without
+            ``in_channels`` it takes those of the backbone.
         head (dict): Config of the ``DistillationHead``.
         teacher (dict): Config of the ``FrozenTeacher``.
         pretrained (str, optional): Path of a checkpoint to start from.
@@ -283,8 +285,9 @@ class RegionDistillation(BaseSelfSupervisor):
                  pretrained: str | None = None,
                  data_preprocessor: dict | None = None,
                  init_cfg: list[dict] | dict | None = None) -> None:
+        built, neck = build_to_fit(backbone, neck)
         super().__init__(
-            backbone=backbone,
+            backbone=built,
             neck=neck,
             head=head,
             pretrained=pretrained,

@@ -27,7 +27,7 @@ class MaskGroundedNeck(BaseModule):
     Args:
         projector (dict): Config of the projector, a neck that maps a 1-tuple
             (M, C) to a 1-tuple (M, D). C is the sum of the channels of the
-            chosen stages.
+            chosen stages; :class:`CYBORGS` finds it where it is not given.
         num_regions (int): Regions drawn for each image and view.
             Defaults to 16.
         grid_stride (int): Pixels of a view on each side of a grid cell.
@@ -114,18 +114,7 @@ class MaskGroundedNeck(BaseModule):
             ValueError: If the backbone gives too few stages, or stages whose
                 channels are not those of the projector.
         """
-        if max(self.in_indices) >= len(feats):
-            raise UserError(
-                f'model.neck.in_indices={self.in_indices} needs '
-                f'{max(self.in_indices) + 1} outputs of the backbone, but it '
-                f'gives {len(feats)}: set model.backbone.out_indices')
-        shapes = [tuple(feats[index].shape) for index in self.in_indices]
-        if any(len(shape) != 4 for shape in shapes):
-            raise UserError(
-                f'model.neck.in_indices={self.in_indices} needs maps '
-                '(B, C, H, W) or (B, H, W, C), but the backbone gives '
-                f"{shapes}: set model.backbone.out_type='featmap' (a "
-                'transformer of mmpretrain) or features_only=True (of timm)')
+        shapes = stage_shapes(feats, self.in_indices)
         first, last = (sum(shape[axis] for shape in shapes)
                        for axis in (1, -1))
         if self._in_channels in (None, first):
@@ -204,6 +193,36 @@ class MaskGroundedNeck(BaseModule):
             stage if _divides(grid_size, stage) else F.adaptive_avg_pool2d(
                 stage, grid_size) for stage in chosen
         ], cells, region_ids)
+
+
+def stage_shapes(feats: Sequence[Tensor],
+                 in_indices: Sequence[int]) -> list[tuple[int, ...]]:
+    """Check that a backbone gives the maps that are chosen.
+
+    Args:
+        feats (Sequence[Tensor]): Outputs of the backbone.
+        in_indices (Sequence[int]): Which of them to fuse.
+
+    Returns:
+        list[tuple[int, ...]]: The shapes of those, each of four axes.
+
+    Raises:
+        UserError: If there are too few, or one is no map.
+    """
+    if max(in_indices) >= len(feats):
+        raise UserError(
+            f'model.neck.in_indices={tuple(in_indices)} needs '
+            f'{max(in_indices) + 1} outputs of the backbone, but it gives '
+            f'{len(feats)}: set model.backbone.out_indices')
+    shapes = [tuple(feats[index].shape) for index in in_indices]
+    if any(len(shape) != 4 for shape in shapes):
+        raise UserError(
+            f'model.neck.in_indices={tuple(in_indices)} needs maps '
+            '(B, C, H, W) or (B, H, W, C), but the backbone gives '
+            f"{shapes}: set model.backbone.out_type='featmap' (a transformer "
+            'of mmpretrain), gap_before_final_norm=False (its ConvNeXt) or '
+            'features_only=True (of timm)')
+    return shapes
 
 
 def _average(feature: Tensor, grid_size: tuple[int, int]) -> Tensor:

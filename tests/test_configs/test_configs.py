@@ -84,9 +84,10 @@ def test_numbers_of_the_recipe():
     assert model.neck.num_regions == 16 and model.neck.grid_stride == 32
     assert model.head.loss.temperature == 0.1
     assert model.head.segmentation_loss.loss_weight == 0
-    for mlp, width in ((model.neck.projector, 3584),
+    # the width of ResNet-50 is asked of it
+    for mlp, width in ((model.neck.projector, None),
                        (model.head.predictor, 256)):
-        assert (mlp.in_channels, mlp.hid_channels,
+        assert (mlp.get('in_channels'), mlp.hid_channels,
                 mlp.out_channels) == (width, 4096, 256)
         assert mlp.with_bias and mlp.with_last_bias and not mlp.with_last_bn
     assert (update.interval, update.group_size) == (100, 16)
