@@ -35,5 +35,5 @@ param_scheduler[0]['end'] = 1  # the warm-up: one epoch
 default_hooks = dict(
     checkpoint=dict(interval=1),
     # Good features make good masks at once: those of round 0 stay.
-    mask_update=dict(interval=-1, source=dict(layer='layer2.2')))
+    mask_update=dict(interval=-1))
 custom_hooks = [dict(type='DriftHook')]

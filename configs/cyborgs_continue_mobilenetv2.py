@@ -12,4 +12,3 @@ model = dict(
         init_cfg=dict(
             type='Pretrained',
             checkpoint=os.environ.get('START', 'mobilenet_v2.pth'))))
-default_hooks = dict(mask_update=dict(source=dict(layer='layer3')))

@@ -8,4 +8,3 @@ model = dict(
         depth=18,
         init_cfg=dict(
             checkpoint=os.environ.get('START', 'torchvision://resnet18'))))
-default_hooks = dict(mask_update=dict(source=dict(layer='layer2.1')))

@@ -31,7 +31,7 @@ default_hooks = dict(
         group_size=16,
         source=dict(
             type='NetworkMasks',
-            layer='layer2.1',  # the last of two blocks
+            # layer is chosen: of ResNet-18 the end of stage 2
             num_clusters=(4, 32),
             num_iters=20,
             reflect=32,  # so that the border is no region of its own

@@ -58,7 +58,7 @@ def run_to_layer(network: nn.Module, layer: str, images: Tensor) -> Any:
         'submodule that is')
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """How an output lies over its image."""
 
     axes: str
@@ -156,9 +156,9 @@ class LayerOutput:
                             f'but it gives {list(output.shape[2:])}')
         return output
 
-    def _recognise(self, network: nn.Module) -> tuple[_Layout, int]:
+    def _recognise(self, network: nn.Module) -> tuple[Layout, int]:
         """Find the layout, and a side of which multiples are taken."""
-        found: tuple[_Layout, int] | None = None
+        found: tuple[Layout, int] | None = None
         seen, failure = '', None
         for side in SIDES:
             sizes = [(2 * side, 3 * side), (3 * side, 4 * side)]
@@ -172,8 +172,7 @@ class LayerOutput:
             except Exception as error:
                 failure = error
                 continue
-            shapes = [tuple(_tensor(output).shape) for output in outputs]
-            layout = _layout(shapes, sizes)
+            layout = layout_of(outputs, sizes)
             if layout is not None and layout.stride is not None:
                 return layout, side
             if layout is not None and found is None:
@@ -212,13 +211,21 @@ class LayerOutput:
         return self.side
 
 
-def _layout(shapes: Sequence[tuple[int, ...]],
-            sizes: Sequence[tuple[int, int]]) -> _Layout | None:
-    """Recognise a layout by the outputs' shapes for images of two sizes.
+def layout_of(outputs: Sequence[Any],
+              sizes: Sequence[tuple[int, int]]) -> Layout | None:
+    """Recognise a layout by the outputs for images of two sizes.
 
     The sizes differ in both sides, and are higher than wide by less than the
     other way round: no axis can be taken for another.
+
+    Args:
+        outputs (Sequence): What a layer gives for each of two images.
+        sizes (Sequence[tuple[int, int]]): Their heights and widths.
+
+    Returns:
+        Layout or None: None of what is no map.
     """
+    shapes = [tuple(_tensor(output).shape) for output in outputs]
     first, second = shapes
     if not len(first) == len(second) or not first[0] == second[0] == 1:
         return None
@@ -235,12 +242,12 @@ def _layout(shapes: Sequence[tuple[int, ...]],
                 }
                 stride = strides.pop()
                 whole = not strides and stride == int(stride)
-                return _Layout(axes, int(stride) if whole else None)
+                return Layout(axes, int(stride) if whole else None)
     elif len(first) == 3 and first[2] == second[2] and first[1] < second[1]:
         cell = (pixels[1] - pixels[0]) / (second[1] - first[1])
         stride, num_prefix = cell**0.5, first[1] - pixels[0] / cell
         if stride == int(stride) and num_prefix == int(num_prefix) >= 0:
-            return _Layout('NLC', int(stride), int(num_prefix))
+            return Layout('NLC', int(stride), int(num_prefix))
     return None
 
 

@@ -17,6 +17,7 @@ from ..ops.superpixels import check_superpixels, find_superpixels
 from ..precision import warn_if_bfloat16_is_slow
 from ..start_file import load_start
 from .features import FeatureExtractor, resized
+from .layer_choice import choose_layer
 from .network_state import copy_of
 from .parts import Parts, Preprocessed
 from .sources import MaskSource, NonFiniteFeaturesError
@@ -33,7 +34,9 @@ class NetworkMasks(MaskSource):
     are clustered by k-means; K is drawn anew for each group.
 
     Args:
-        layer (str): Name of the backbone's submodule. Defaults to 'layer2.2'.
+        layer (str, optional): Name of the backbone's submodule. Defaults to
+            None: the end of its stage of stride 8, for a ResNet-50 the
+            published 'layer2.2' (:func:`choose_layer`).
         num_clusters (int or tuple[int, int]): K, or the closed range from
             which it is drawn uniformly; lowered to the number of locations of
             the smallest image, which is logged once a round. Tiny images do
@@ -96,9 +99,10 @@ class NetworkMasks(MaskSource):
 
     uses_network = True
     layer: str
+    """'' until the network that is clustered is known."""
 
     def __init__(self,
-                 layer: str = 'layer2.2',
+                 layer: str | None = None,
                  num_clusters: int | tuple[int, int] = (2, 256),
                  num_iters: int = 20,
                  kmeans_init: str = 'random',
@@ -157,7 +161,7 @@ class NetworkMasks(MaskSource):
                 "default_hooks.mask_update.source.backend='faiss', but faiss "
                 'is not installed: pip install faiss-cpu, or take '
                 "backend='torch'")
-        self.layer = layer
+        self.layer = layer or ''
         self.num_clusters = span
         self.num_iters = num_iters
         self.num_clusterings = num_clusterings
@@ -191,11 +195,14 @@ class NetworkMasks(MaskSource):
         Raises:
             UserError: If the checkpoint's weights do not fit.
         """
-        if self.checkpoint is None:
-            return backbone
-        copy = copy_of(self.architecture(backbone))
-        load_start(copy, self.checkpoint)
-        return copy
+        if self.checkpoint is not None:
+            backbone = copy_of(self.architecture(backbone))
+            load_start(backbone, self.checkpoint)
+        self._know_layer(backbone)
+        return backbone
+
+    def _know_layer(self, backbone: nn.Module) -> None:
+        self.layer = self.layer or choose_layer(backbone)
 
     def prepare(self, backbone: nn.Module,
                 data_preprocessor: BaseDataPreprocessor) -> None:
@@ -209,6 +216,7 @@ class NetworkMasks(MaskSource):
             warn_if_bfloat16_is_slow(
                 "Take default_hooks.mask_update.source.dtype='float32'",
                 next(backbone.parameters()).device.type)
+        self._know_layer(backbone)
         self._extractor = FeatureExtractor(backbone, self.layer,
                                            data_preprocessor, self._dtype,
                                            self.reflect, self.smooth,

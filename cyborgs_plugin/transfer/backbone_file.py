@@ -5,7 +5,9 @@ share its storage: the toolbox's own (``conv1.weight``), and the same after the
 architecture (``resnet50.conv1.weight``). With ``init_cfg=dict(
 type='Pretrained', checkpoint=FILE, prefix='resnet50.')`` mmengine itself
 refuses each file that is not of a whole ResNet-50; without a prefix the plain
-names are loaded. ``meta`` says how the file was made.
+names are loaded. Of other networks the second name begins with ``backbone.``,
+as in a detector's checkpoint: some of mmdet's read such names alone. ``meta``
+says how the file was made.
 """
 import json
 import os
@@ -29,6 +31,10 @@ DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (True, (3, 4, 23, 3)): 101,
     (True, (3, 8, 36, 3)): 152
 }
+_PARTS = re.compile(
+    r'(conv1|bn1|layer\d\.\d+\.((conv|bn)\d|downsample\.[01]))\.')
+OTHERS = 'backbone.'
+"""What second names of networks other than ResNets begin with."""
 
 
 def read_backbone(path: str) -> tuple[Tensors, dict[str, Any], str]:
@@ -69,6 +75,12 @@ def read_backbone(path: str) -> tuple[Tensors, dict[str, Any], str]:
                             'with publish_backbone.py or from_published.py')
         state = tensors_of(content, path)
     arch = find_arch(state)
+    if arch is None and 'source_sha256' in meta:
+        raise UserError(
+            f'{path} holds the backbone {meta.get("backbone")}, but only '
+            'ResNets have names in other libraries that are known here. In '
+            "the toolbox it is loaded by init_cfg=dict(type='Pretrained', "
+            f'checkpoint={path!r}, prefix={OTHERS!r})')
     if arch is None:
         raise UserError(
             f'{path} holds no ResNet under the plain names (conv1.weight, '
@@ -87,8 +99,14 @@ def find_arch(tensors: Tensors) -> str | None:
 
     Returns:
         Optional[str]: ``resnet18`` to ``resnet152``, or None for another
-        network.
+        network. ResNeXt, SEResNet and narrow ones have the same names of
+        blocks, but other widths or more parts.
     """
+    narrow = tensors.get('layer1.0.conv2.weight')
+    if narrow is None or tuple(narrow.shape) != (64, 64, 3, 3) or any(
+            key.startswith('layer') and not _PARTS.match(key)
+            for key in tensors):
+        return None
     blocks = []
     for stage in range(1, 5):
         found = [
@@ -99,6 +117,19 @@ def find_arch(tensors: Tensors) -> str | None:
         blocks.append(max(found, default=-1) + 1)
     depth = DEPTHS.get(('layer1.0.conv3.weight' in tensors, tuple(blocks)))
     return f'resnet{depth}' if depth and 'conv1.weight' in tensors else None
+
+
+def prefix_of(tensors: Tensors) -> str:
+    """What the second names in a published file begin with.
+
+    Args:
+        tensors (Tensors): By the toolbox's names.
+
+    Returns:
+        str: Such as ``resnet50.``; ``backbone.`` of another network.
+    """
+    arch = find_arch(tensors)
+    return f'{arch}.' if arch else OTHERS
 
 
 def build_resnet(tensors: Tensors, arch: str, source: str) -> ResNet:
@@ -122,13 +153,17 @@ def build_resnet(tensors: Tensors, arch: str, source: str) -> ResNet:
     except RuntimeError as error:
         raise UserError(f'{source} is no whole {arch}: '
                         f'{one_line(error)}') from error
+    _expect_finite(tensors, source)
+    network.eval()  # mmpretrain's gives nothing back
+    return network
+
+
+def _expect_finite(tensors: Tensors, source: str) -> None:
     bad = [k for k, v in tensors.items() if not v.float().isfinite().all()]
     if bad:
         raise UserError(f'{source}: {len(bad)} tensors hold NaN or infinite '
                         f'values, such as {bad[0]}: the training has '
                         'diverged; take an earlier checkpoint')
-    network.eval()  # mmpretrain's gives nothing back
-    return network
 
 
 def load_frozen(source: str, out_indices: Sequence[int],
@@ -202,14 +237,16 @@ def write_backbone(tensors: Tensors, made: dict[str, Any], folder: str,
         SHA-256 in its name.
 
     Raises:
-        UserError: If they are no whole ResNet, or not finite.
+        UserError: If they are a ResNet that is not whole, or not finite.
     """
     arch = find_arch(tensors)
     tensors = {key: value.contiguous() for key, value in tensors.items()}
     state = dict(tensors)
+    _expect_finite(tensors, made['source'])
     if arch is not None:
         build_resnet(tensors, arch, made['source'])
-        state.update((f'{arch}.{k}', v) for k, v in tensors.items())
+    prefix = prefix_of(tensors)
+    state.update((f'{prefix}{k}', v) for k, v in tensors.items())
     made = dict(made, arch=arch)
     return [
         write_hashed(folder, stem, '.pth', lambda path: torch.save(

@@ -96,7 +96,7 @@ def check_files(model: nn.Module) -> list[str]:
         found = read_pretrained(init['checkpoint'], init.get('prefix'))
         lacking, wrong = _misfits(found, wanted)
         added = _added(lacking, found)
-        if _loads_its_own_way(module):
+        if (lacking or wrong) and _loads_its_own_way(module):
             lines.append(f'model.{name} renames or resizes what it loads: '
                          f'{init["checkpoint"]} is not compared with it')
             continue
@@ -132,9 +132,10 @@ def check_loaded(model: nn.Module) -> list[str]:
     check_files(model)
     lines = []
     for name, module, init in pretrained_modules(model):
-        if _loads_its_own_way(module):
-            continue
         found = read_pretrained(init['checkpoint'], init.get('prefix'))
+        if any(_misfits(found, _tensors(module))) and (
+                _loads_its_own_way(module)):
+            continue
         wanted = {k: v for k, v in _tensors(module).items() if k in found}
         other = [
             key for key, value in wanted.items()

@@ -5,6 +5,7 @@ normalised otherwise, or the strides sit elsewhere.
 """
 import ast
 import inspect
+import re
 from typing import Any
 
 from mmengine.config import Config
@@ -115,10 +116,17 @@ def recipe_of(meta: Any) -> dict[str, Any]:
     if found['mean']:
         found['to_rgb'] = bool(
             images.get('to_rgb') or images.get('bgr_to_rgb'))
-    if 'ResNe' in str(backbone.get('type')):
+    if re.search('ResNe|RegNet', str(backbone.get('type'))):
         found['style'] = backbone.get('style', 'pytorch')
     found.update((key, meta[key]) for key in RECIPE if key in meta)
     return {k: v for k, v in found.items() if _plausible(k, v)}
+
+
+def backbone_type(meta: dict[str, Any]) -> str | None:
+    """Name of the backbone's class in a checkpoint's config, if it tells."""
+    settings = read_settings(meta.get('config') or meta.get('cfg'))
+    kind = _as_dict(settings.get('model', {}).get('backbone')).get('type')
+    return kind if isinstance(kind, str) else None
 
 
 def read_settings(text: Any) -> dict[str, dict]:

@@ -313,11 +313,8 @@ def _widen(cfg: Config) -> None:
     cfg.model.backbone.depth = 50
     neck = cfg.model.neck
     target = neck.projector if 'projector' in neck else neck
-    target.in_channels *= 4
-    update = cfg.default_hooks.get('mask_update')
-    if (update and update.source.type == 'NetworkMasks'
-            and 'backbone' not in update.source):  # else a teacher's layer
-        update.source.layer = 'layer2.2'
+    if 'in_channels' in target:  # else those of the backbone
+        target.in_channels *= 4
 
 
 def read(path: str) -> Any:

@@ -22,14 +22,14 @@ from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.files import sha256
 from cyborgs_plugin.safe_load import Tensors, load_weights, tensors_of
 from cyborgs_plugin.start_file import read_start
-from cyborgs_plugin.transfer.backbone_file import find_arch, write_backbone
+from cyborgs_plugin.transfer.backbone_file import prefix_of, write_backbone
 from cyborgs_plugin.transfer.blending import (
     MIN_PICTURES,
     blend,
     centre,
     recalibrated,
 )
-from cyborgs_plugin.transfer.recipe_check import recipe_of
+from cyborgs_plugin.transfer.recipe_check import backbone_type, recipe_of
 from cyborgs_plugin.version import __version__
 
 PREFIXES = dict(online='backbone.', target='target_net.module.0.')
@@ -160,6 +160,7 @@ def main() -> None:
         except UserError as error:
             raise UserError(f'--recalibrate {args.recalibrate}: {error}'
                             ) from error
+    made['backbone'] = backbone_type(meta)
     # what a fine-tuning must do alike: mean, std, to_rgb, style
     made.update(recipe_of(meta))
     folder = args.out_dir or osp.dirname(path)
@@ -168,11 +169,9 @@ def main() -> None:
         tensors, dict(made, config=str(meta.get('cfg', ''))), folder, stem)
     print(f'Wrote {files[0]} and {osp.basename(files[1])}: {len(tensors)} '
           f'tensors, {made}')
-    arch = find_arch(tensors)
     file = osp.abspath(files[0])  # configs anywhere name it
-    init = dict(type='Pretrained', checkpoint=file)
-    if arch:
-        init['prefix'] = f'{arch}.'
+    init = dict(
+        type='Pretrained', checkpoint=file, prefix=prefix_of(tensors))
     key = 'model.backbone.init_cfg'
     words = ', '.join(f'{name}={value!r}' for name, value in init.items())
     options = ' '.join(

@@ -1,0 +1,8 @@
+"""As cyborgs_coco.py with ResNeXt-50 32x4d.
+
+The same widths, strides and mask layer as ResNet-50, but groups inside of the
+blocks.
+"""
+_base_ = '../cyborgs_coco.py'
+
+model = dict(backbone=dict(type='ResNeXt', groups=32, width_per_group=4))
