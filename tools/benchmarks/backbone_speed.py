@@ -1,0 +1,98 @@
+"""Time of a training step with each backbone, against ResNet-50's.
+
+Run: OMP_NUM_THREADS=1 python tools/benchmarks/backbone_speed.py
+
+Processor time, on drawn pictures: the steps of a recipe and of
+configs/cyborgs_coco.py take turns, so that what else the machine does counts
+for both.
+"""
+import argparse
+import os.path as osp
+import statistics
+import time
+from collections.abc import Callable
+from glob import glob
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+
+from cyborgs_plugin.config_path import load_config
+from cyborgs_plugin.errors import reported
+from cyborgs_plugin.segmentation.layer_choice import choose_layer
+
+CONFIGS = osp.join(osp.dirname(osp.abspath(__file__)), '../../configs')
+BASE = 'cyborgs_coco.py'
+
+
+def batch(size: int, number: int) -> dict:
+    """Two views of drawn pictures, with label maps of 16 regions."""
+    side = size // 4
+    regions = torch.arange(16).view(4, 4).repeat_interleave(
+        side, 0).repeat_interleave(side, 1)
+    sample = DataSample()
+    sample.set_mask(torch.stack([regions, regions]))
+    views = torch.randint(256, (2, number, 3, size, size), dtype=torch.uint8)
+    return dict(inputs=[*views], data_samples=[sample] * number)
+
+
+def steps_of(cfg: Config, data: dict) -> tuple[Callable[[], float], str]:
+    """What makes a step and gives its seconds, and what is trained."""
+    torch.manual_seed(0)
+    # Not that of a recipe: the projectors are the same, the backbones differ.
+    cfg.model.neck.projector.update(hid_channels=4096, out_channels=256)
+    cfg.model.head.predictor.update(
+        in_channels=256, hid_channels=4096, out_channels=256)
+    cfg.model.backbone.pop('init_cfg', None)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    model.update_target()
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    source = cfg.default_hooks.mask_update.source
+    layer = source.get('layer') or choose_layer(model.backbone)
+    width = model.neck.projector.fc0.in_features
+    size = sum(one.numel() for one in model.backbone.parameters()) / 1e6
+
+    def step() -> float:
+        start = time.process_time()
+        model.train_step(data, optimizer)
+        model.update_target()
+        return time.process_time() - start
+
+    return step, (f'{size:.1f} M parameters, {width} channels to '
+                  f'{cfg.model.neck.grid_stride} pixels a cell, masks of '
+                  f'{layer}')
+
+
+@reported()
+def main() -> None:
+    """Time the recipes in turn with that of ResNet-50."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument(
+        'configs', nargs='*', help='by default those of configs/backbones')
+    parser.add_argument('--view-size', type=int, default=128)
+    parser.add_argument('--batch', type=int, default=4)
+    parser.add_argument('--steps', type=int, default=3)
+    args = parser.parse_args()
+    init_default_scope('mmpretrain')
+    MMLogger.get_instance('backbone_speed', log_level='ERROR')
+    data = batch(args.view_size, args.batch)
+    base, _ = steps_of(load_config(osp.join(CONFIGS, BASE)), data)
+    base()  # what is made once
+    for path in args.configs or sorted(glob(
+            osp.join(CONFIGS, 'backbones', '*.py'))):
+        step, what = steps_of(load_config(path), data)
+        step()
+        ratios = [step() / base() for _ in range(args.steps)]
+        print(f'{osp.basename(path)}: {statistics.median(ratios):.2f} times '
+              f'{BASE} ({min(ratios):.2f} to {max(ratios):.2f}); {what}',
+              flush=True)
+
+
+if __name__ == '__main__':
+    main()
