@@ -82,6 +82,11 @@ RUN = {
     Run(says=('Wrote work_dirs/cyborgs_coco/epoch_800_online-backbone-', )),
     'README.md: python tools/benchmarks/mask_update_speed.py --data-ro':
     Run(replace={'--num-images 64': '--num-images 4'}, says=('ratio: ', )),
+    'docs/backbones.md: OMP_NUM_THREADS=1 python tools/benchmarks/backbone_spe':
+    Run(replace={
+        'backbone_speed.py': 'backbone_speed.py --view-size 64 --batch 2 '
+        '--steps 1 configs/backbones/mobilenetv2.py'
+    }, says=('mobilenetv2.py: ', 'times cyborgs_coco.py')),
     'docs/configs.md: python tools/train.py configs/cyborgs_small_data.py --c':
     Run(options={'tools/train.py': SMALL}, says=('loss_contrast', )),
     'docs/configs.md: python -m cyborgs_plugin train cyborgs_plugin::ablat':
@@ -189,6 +194,8 @@ RUN = {
 # Configs: `test_ways_to_write_a_config` trains a step of each.
 CONFIGS = {
     "README.md: _base_ = 'cyborgs_plugin::cyborgs_coco.py'": SHORT,
+    "docs/backbones.md: _base_ = 'cyborgs_plugin::cyborgs_small_data.py'":
+    SHORT,
     "docs/configs.md: _base_ = 'cyborgs_plugin::cyborgs_coco.py'": SHORT,
     "docs/configs.md: _base_ = 'cyborgs_plugin::ablations/masks_layer3.py'":
     SHORT,

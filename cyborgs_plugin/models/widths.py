@@ -33,32 +33,32 @@ def build_to_fit(backbone: dict | nn.Module,
             missing and the backbone takes no picture that is tried; if the
             backbone gives other than the maps that the neck fuses.
     """
-    if not isinstance(backbone, nn.Module):
-        backbone = MODELS.build(backbone)
+    built: nn.Module = backbone if isinstance(
+        backbone, nn.Module) else MODELS.build(backbone)
     if isinstance(neck, nn.Module) or not isinstance(
             neck.get('projector'), dict):
-        return backbone, neck
+        return built, neck
     given = neck['projector'].get('in_channels')
     indices = tuple(neck.get('in_indices', (0, 1, 2)))
-    pictures = _try(backbone)
+    pictures = _try(built)
     if isinstance(pictures, Exception):
         if given is None:
             raise UserError(
                 f'{_KEY} is not given, and the backbone '
-                f'{type(backbone).__name__} takes none of the pictures that '
+                f'{type(built).__name__} takes none of the pictures that '
                 f'would tell it ({type(pictures).__name__}: {pictures}): set '
                 'it to the sum of the channels of its outputs '
                 f'{indices}') from pictures
-        return backbone, neck
+        return built, neck
     shapes = [stage_shapes(outputs, indices) for outputs in pictures]
     widths = [_width(*stage) for stage in zip(*shapes)]
     if given not in (None, sum(widths)):
         raise UserError(
             f'{_KEY}={given}, but the outputs {indices} of the backbone '
-            f'{type(backbone).__name__} have {widths} channels: leave it out, '
+            f'{type(built).__name__} have {widths} channels: leave it out, '
             f'or set it to {sum(widths)}')
     projector = dict(neck['projector'], in_channels=sum(widths))
-    return backbone, dict(neck, projector=projector)
+    return built, dict(neck, projector=projector)
 
 
 @torch.no_grad()

@@ -76,6 +76,7 @@ def _strides(network: nn.Module) -> dict[str, int]:
         for name in names
     ]
     sample = next(network.parameters())
+    best: dict[str, int] = {}
     try:
         for side in SIDES:
             sizes = [(2 * side, 3 * side), (3 * side, 4 * side)]
@@ -93,16 +94,18 @@ def _strides(network: nn.Module) -> dict[str, int]:
                 name: layout_of([found[0][name], found[1][name]], sizes)
                 for name in found[0] if name in found[1]
             }
-            strides = {
-                name: layout.stride for name, layout in layouts.items()
-                if layout is not None and layout.stride is not None
-            }
-            if strides:  # of a picture that is not padded inside
-                return strides
+            maps = {name: layout.stride for name, layout in layouts.items()
+                    if layout is not None}
+            whole = {name: stride for name, stride in maps.items()
+                     if stride is not None}
+            best = max(best, whole, key=len)
+            # Sides that strides do not divide tell some of them wrongly.
+            if whole and len(whole) == len(maps):
+                return whole
     finally:
         for handle in handles:
             handle.remove()
-    return {}
+    return best
 
 
 def _stages(network: nn.Module) -> list[str]:

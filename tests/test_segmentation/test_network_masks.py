@@ -299,3 +299,40 @@ def test_start_of_kmeans(images):
 def test_bad_ranges_of_k(bad):
     with pytest.raises(ValueError, match='num_clusters'):
         NetworkMasks(num_clusters=bad)
+
+
+class Patches(torch.nn.Module):
+    """Averages patches, as tokens behind class tokens or as maps."""
+
+    def __init__(self, stride, layout):
+        super().__init__()
+        self.embed = torch.nn.Conv2d(3, 6, stride, stride)
+        self.layer = torch.nn.Identity()
+        self.layout = layout
+        torch.nn.init.normal_(self.embed.weight)
+
+    def forward(self, x):
+        x = self.embed(x)
+        if self.layout == 'NHWC':
+            x = x.permute(0, 2, 3, 1)
+        elif self.layout.startswith('NLC'):
+            x = x.flatten(2).transpose(1, 2)
+            x = torch.cat([x[:, :int(self.layout[3:])], x], 1)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize('stride', [4, 14, 16])
+@pytest.mark.parametrize('layout', ['NLC0', 'NLC1', 'NLC5', 'NHWC', 'NCHW'])
+@pytest.mark.parametrize('more', [(0, 0), (3, 1)])
+def test_a_bright_square_is_labelled_where_it_is(stride, layout, more):
+    """Sizes that are no multiples of the stride too."""
+    torch.manual_seed(0)
+    image = np.full((7 * stride + more[0], 9 * stride + more[1], 3), 60,
+                    np.uint8)
+    image[2 * stride:4 * stride, 5 * stride:8 * stride] = 240
+    source = NetworkMasks('layer', 2, kmeans_init='k-means++')
+    source.prepare(Patches(stride, layout), IMAGENET)
+    labels, = source.label_maps([image], ['a'], [0, 0, 0])
+    expected = np.zeros((7 + (more[0] > 0), 9 + (more[1] > 0)), bool)
+    expected[2:4, 5:8] = True
+    np.testing.assert_array_equal(labels == labels[2, 5], expected)
