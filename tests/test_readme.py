@@ -82,7 +82,7 @@ RUN = {
     Run(says=('Wrote work_dirs/cyborgs_coco/epoch_800_online-backbone-', )),
     'README.md: python tools/benchmarks/mask_update_speed.py --data-ro':
     Run(replace={'--num-images 64': '--num-images 4'}, says=('ratio: ', )),
-    'docs/backbones.md: OMP_NUM_THREADS=1 python tools/benchmarks/backbone_spe':
+    'docs/backbones.md: OMP_NUM_THREADS=1 python tools/benchmarks/backbone':
     Run(replace={
         'backbone_speed.py': 'backbone_speed.py --view-size 64 --batch 2 '
         '--steps 1 configs/backbones/mobilenetv2.py'

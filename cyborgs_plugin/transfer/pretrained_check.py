@@ -28,6 +28,9 @@ from ..safe_load import (
 )
 from ..start_file import content_hash, converter_of, fit_names, read_start
 
+_OUTPUT_NORM = re.compile(r'norm\d+\.')
+"""Of ConvNeXt and Swin: behind each stage that gives an output."""
+
 
 def adapt_files(model: nn.Module, folder: str) -> dict[str, str]:
     """Bring pretrained files of other sources to the names of their modules.
@@ -101,14 +104,19 @@ def check_files(model: nn.Module) -> list[str]:
                          f'{init["checkpoint"]} is not compared with it')
             continue
         if wrong or len(added) < len(lacking) or len(added) == len(wanted):
+            mend = ('These are norms of outputs that it was not pretrained '
+                    'with: pretrain with all of out_indices and '
+                    'model.neck.in_indices'
+                    if not wrong and all(_OUTPUT_NORM.match(key)
+                                         for key in lacking) else
+                    "Set init_cfg.prefix and the backbone's depth to the "
+                    f"file's, or take another file. {converter_of(found)}")
             raise UserError(
                 f'{init["checkpoint"]} does not fit model.{name} (init_cfg '
                 f'prefix={init.get("prefix")!r}): of {len(wanted)} tensors '
                 f'{len(lacking)} are missing ({some(lacking)}) and '
                 f'{len(wrong)} have other shapes ({some(wrong)}). The file '
-                f'has {some(sorted(found), 4)}. Set init_cfg.prefix and the '
-                "backbone's depth to the file's, or take another file. "
-                f'{converter_of(found)}')
+                f'has {some(sorted(found), 4)}. {mend}')
         lines.append(
             f'model.{name}: {len(wanted) - len(added)} of {len(wanted)} '
             f'tensors are in {init["checkpoint"]}' +

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from mmpretrain.models import ResNet
+from mmpretrain.models import RegNet, ResNet, ResNeXt, SEResNet
 from torch import nn
 
 from cyborgs_plugin.transfer.published_weights import _ArraysOnly
@@ -485,13 +485,49 @@ def test_incomplete_or_diverged_networks_are_not_published(
     assert not glob.glob(str(tmp_path / '*backbone-*'))
 
 
-def test_other_networks_are_published_under_their_names_alone(tmp_path, call):
-    path = tmp_path / 'x.pth'
+def other_network(path, network=None, **tensors):
+    """A checkpoint of a backbone that is no ResNet."""
+    state = {} if network is None else network.state_dict()
+    state.update(tensors)
     torch.save(
-        dict(state_dict={'backbone.patch_embed.weight': torch.ones(2)}), path)
-    assert 'prefix' not in call(publish_backbone, path)
+        dict(
+            state_dict={f'backbone.{k}': v for k, v in state.items()},
+            meta=dict(cfg="model = dict(backbone=dict(type='Other'))")), path)
+    return state
+
+
+@pytest.mark.parametrize('make', [
+    lambda: None, lambda: ResNeXt(50), lambda: SEResNet(50),
+    lambda: ResNet(18, base_channels=16, stem_channels=16),
+    lambda: RegNet('regnetx_400mf')
+], ids=['patches', 'ResNeXt', 'SEResNet', 'narrow', 'RegNet'])
+def test_other_networks_are_published_behind_backbone(tmp_path, make, call):
+    """Some have the blocks of a ResNet, and are none."""
+    path = tmp_path / 'x.pth'
+    state = other_network(path, make(), extra=torch.ones(2))
+    said = call(publish_backbone, path)
+    assert "prefix='backbone.'" in said
     file, = glob.glob(str(tmp_path / '*backbone-*.pth'))
-    assert list(torch.load(file)['state_dict']) == ['patch_embed.weight']
+    content = torch.load(file, weights_only=True)
+    assert content['meta']['backbone'] == 'Other'
+    assert content['meta']['arch'] is None
+    found = content['state_dict']
+    assert set(found) == set(state) | {f'backbone.{key}' for key in state}
+    for key, value in state.items():
+        assert torch.equal(found[key], value)
+        assert found[f'backbone.{key}'].data_ptr() == found[key].data_ptr()
+    for tool in (to_timm, to_torchvision, to_detectron2):
+        with pytest.raises(SystemExit, match='the backbone Other, but only '
+                           "ResNets .*prefix='backbone.'"):
+            call(tool, file)
+
+
+def test_other_networks_that_diverged_are_not_published(tmp_path, call):
+    path = tmp_path / 'x.pth'
+    other_network(path, extra=torch.full((2, ), float('nan')))
+    with pytest.raises(SystemExit, match='NaN'):
+        call(publish_backbone, path)
+    assert not glob.glob(str(tmp_path / '*backbone-*'))
 
 
 @pytest.mark.parametrize('options, said', [

@@ -132,6 +132,41 @@ def test_networks_that_resize_what_they_load_are_left_alone(tmp_path):
     assert 'renames or resizes' in line and check_loaded(model) == []
 
 
+def test_networks_that_rename_and_need_not_are_compared(tmp_path):
+    """As mmdet's Swin, which reads what begins with `backbone.` alone."""
+    path = write(tmp_path / 'x.pth')
+    model = Model(init(path))
+    model.backbone.convert_weights = False
+    assert len(check_files(model)) == 1
+    model.init_weights()
+    assert len(check_loaded(model)) == 1
+    with torch.no_grad():
+        model.backbone.conv.weight.add_(1)
+    with pytest.raises(ValueError, match='1 of 6 tensors are not.*conv.wei'):
+        check_loaded(model)
+
+
+def test_a_norm_that_the_pretraining_had_not(tmp_path):
+    class Stages(BaseModule):
+
+        def __init__(self, norms, init_cfg=None):
+            super().__init__(init_cfg)
+            self.conv = nn.Conv2d(3, 4, 1)
+            for number in norms:
+                self.add_module(f'norm{number}', nn.LayerNorm(4))
+
+    path = tmp_path / 'x.pth'
+    torch.save(dict(state_dict=Stages((1, 2)).state_dict()), path)
+    model = Model(None)
+    cfg = dict(type='Pretrained', checkpoint=str(path))
+    model.backbone = Stages((0, 1, 2), cfg)
+    with pytest.raises(ValueError, match='2 are missing .norm0.weight, norm0.'
+                       'bias.*norms of outputs.*out_indices'):
+        check_files(model)
+    model.backbone = Stages((1, 2), cfg)
+    assert len(check_files(model)) == 1
+
+
 @pytest.mark.parametrize('drop', [(), ('bn.num_batches_tracked', )])
 def test_without_a_prefix_and_behind_a_wrapper(tmp_path, drop):
     path = write(tmp_path / 'x.pth', 'module.', drop=drop)
