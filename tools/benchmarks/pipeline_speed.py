@@ -40,6 +40,7 @@ from cyborgs_plugin.datasets.image_files import (  # noqa: E402
 )
 from cyborgs_plugin.datasets.view_laws import decoded_side  # noqa: E402
 from cyborgs_plugin.engine.config_options import move_colours  # noqa: E402
+from cyborgs_plugin.engine.view_crops import view_crops  # noqa: E402
 from cyborgs_plugin.errors import UserError, reported  # noqa: E402
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -49,6 +50,7 @@ BYOL = osp.join(osp.dirname(mmpretrain.__file__), '.mim', 'configs', 'byol',
 LABEL_MAP = np.arange(4800, dtype=np.uint8).reshape(60, 80) // 50
 """That of all photographs: cells of 8 pixels of 480 x 640."""
 _FOREIGN = ('mmcv.', 'mmpretrain.')
+"""Of whose transforms the rows have the names."""
 
 
 def build(cfg: Config, size: int | None = None) -> Compose:
@@ -59,14 +61,12 @@ def build(cfg: Config, size: int | None = None) -> Compose:
         size (int, optional): The side of its views. Defaults to None, its
             own.
     """
-    steps = cfg.train_dataloader.dataset.pipeline
-    for step in steps if size else ():
-        for view in step.get('transforms', []):
-            for one in view:
-                if 'RandomResizedCrop' in one['type']:
-                    one['scale'] = size
+    dataset = cfg.train_dataloader.dataset
+    if size is not None:
+        for crop in view_crops(dataset).values():
+            crop.scale = size
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        pipeline = Compose(steps)
+        pipeline = Compose(dataset.pipeline)
     if not any(isinstance(step, MultiView) for step in pipeline.transforms):
         raise UserError(f'{cfg.filename}: its pipeline makes no views '
                         '(MultiView or MaskedMultiView)')
