@@ -82,6 +82,7 @@ class FastRandomResizedCrop(RandomResizedCrop):
                 interpolation=self.interpolation,
                 backend=self.backend)
         rows, columns = self.scale
+        part = np.ascontiguousarray(part)  # torch has no negative strides
         return resize(torch.from_numpy(part), (rows, columns),
                       self.interpolation).numpy()
 
