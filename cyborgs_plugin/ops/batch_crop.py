@@ -50,8 +50,9 @@ def resize(image: Tensor, size: tuple[int, int],
     Returns:
         Tensor: (height, width, 3), uint8.
     """
-    # of channels that lie together there is a kernel for bytes
-    planes = image.permute(2, 0, 1)[None].contiguous(
+    # Of channels that lie together there is a kernel for bytes; torch knows
+    # them by the strides, that of the batch included.
+    planes = image[None].permute(0, 3, 1, 2).contiguous(
         memory_format=torch.channels_last)
     return F.interpolate(
         planes, size, mode=mode, antialias=True)[0].permute(1, 2, 0)
