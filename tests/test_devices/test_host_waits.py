@@ -71,9 +71,10 @@ with Pretended():
         model(**inputs, mode='loss')
     except DeviceMixError as error:
         found['mixing'] = str(error)
-    WAITS.clear()
     points = torch.randn(9000, 32)
-    labels, _ = kmeans(points.to(DEVICE), 16, num_iters=12, seed=1)
+    there = points.to(DEVICE)
+    WAITS.clear()
+    labels, _ = kmeans(there, 16, num_iters=12, seed=1)
     found['k-means'] = sum(WAITS.values())
     found['same labels'] = torch.equal(
         labels.cpu(), kmeans(points, 16, num_iters=12, seed=1)[0])
