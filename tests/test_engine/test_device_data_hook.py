@@ -239,7 +239,7 @@ def test_colours_alone_are_one_option():
     assert [view.blur for view in preprocessor.views] == [1., 0.1]
     merge_options(
         plain := Config.fromfile(TOY), dict(colours_on_device=False))
-    assert plain.model.data_preprocessor.type == 'SelfSupDataPreprocessor'
+    assert plain.model.data_preprocessor.type == 'SceneDataPreprocessor'
     with pytest.raises(UserError, match='no views with colours'):
         merge_options(cfg, dict(colours_on_device=True))
 

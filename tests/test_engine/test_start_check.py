@@ -75,7 +75,7 @@ def test_each_cause_by_itself():
     # the other layers learn at the rate of the heads
     rate = lines(**{'optim_wrapper.paramwise_cfg.custom_keys': {
         '_delete_': True, 'backbone.layer4': dict(lr_mult=0.1)}})
-    assert 'learns at 1 of' in rate
+    assert 'learns at the rate of the new heads' in rate
 
 
 def test_a_backbone_that_has_no_such_key():
