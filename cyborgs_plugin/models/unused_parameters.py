@@ -32,8 +32,13 @@ def freeze_unused(backbone: nn.Module, neck: MaskGroundedNeck) -> None:
                 backbone(values[0].new_zeros(1, 3, 224, 224)))
             sums = [feats[index].sum() for index in neck.in_indices]
             gradients = torch.autograd.grad(sums, values, allow_unused=True)
-    except Exception:
-        return  # such as one for another size; what is wrong shows in training
+    except Exception as error:  # such as one for another size
+        print_log(
+            'Which parameters of the backbone reach no output in use was not '
+            f'found out ({type(error).__name__}: {error}). If processes stop '
+            'for such ones, set find_unused_parameters=True',
+            logger='current')
+        return
     finally:
         backbone.train(training)
     unused = [name for name, gradient in zip(trained, gradients)
