@@ -13,6 +13,8 @@ import setuptools
 from mmengine.config import Config
 from mmengine.config.utils import _get_cfg_metainfo
 
+from cyborgs_plugin.version import __version__
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / 'configs').rglob('*.py'))
@@ -58,7 +60,7 @@ def tree(tmp_path):
     for name in ('cyborgs_plugin', 'configs', 'tools', 'requirements'):
         shutil.copytree(ROOT / name, tree / name, ignore=ignore)
     for name in ('setup.py', 'MANIFEST.in', 'LICENSE', 'CHANGELOG.md',
-                 'model-index.yml', 'README.md'):
+                 'CITATION.cff', 'model-index.yml', 'README.md'):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tree / name)
     return tree
@@ -89,7 +91,8 @@ def test_sdist(tree):
         names = [name.partition('/')[-1] for name in archive.getnames()]
     assert_mim_is_whole(names)
     # What a wheel is built from, and what people look for.
-    for name in [*CONFIGS, 'requirements/onedl.txt', 'setup.py', 'LICENSE']:
+    for name in [*CONFIGS, 'requirements/onedl.txt', 'setup.py', 'LICENSE',
+                 'CITATION.cff', 'cyborgs_plugin/py.typed']:
         assert name in names
     left = [
         path for path in sorted(tree.rglob('*'))
@@ -106,6 +109,7 @@ def test_wheel_built_from_sdist_and_installed(tree, tmp_path):
     wheel, = tmp_path.glob('*.whl')
     with zipfile.ZipFile(wheel) as archive:
         assert_mim_is_whole(archive.namelist())
+        assert 'cyborgs_plugin/py.typed' in archive.namelist()
         top = {name.split('/')[0] for name in archive.namelist()}
         metadata, = (name for name in archive.namelist()
                      if name.endswith('METADATA'))
@@ -184,3 +188,7 @@ def test_model_index(tree):
         assert meta['In Collection'] == 'CYBORGS'
         assert meta['Results'] is None and 'Weights' not in meta
         assert os.path.isfile(os.path.join(package, '.mim', meta['Config']))
+
+
+def test_the_citation_has_this_version():
+    assert f'\nversion: {__version__}\n' in (ROOT / 'CITATION.cff').read_text()
