@@ -124,6 +124,7 @@ setup(
         'onedl': read_requirements('onedl'),
         'openmmlab': read_requirements('openmmlab'),
         'transfer': read_requirements('transfer'),
+        'transfer-openmmlab': read_requirements('transfer-openmmlab'),
         'heif': read_requirements('heif'),
         'dev': read_requirements('dev'),
     },

@@ -1,6 +1,9 @@
 """Version of the package, and checks of the packages that it stands on."""
 
+import functools
 import importlib
+import importlib.util
+from importlib import metadata
 from types import ModuleType
 
 from .errors import MissingPackageError
@@ -18,15 +21,27 @@ _REQUIRED = (
      'mmpretrain>=1.2.0,<2.0.0'),
 )
 
+# Packages of either family, which install files of the same names.
+_FAMILIES = dict(
+    onedl=('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain',
+           'onedl-mmdetection', 'onedl-mmsegmentation'),
+    openmmlab=('mmengine', 'mmengine-lite', 'mmcv', 'mmcv-lite', 'mmpretrain',
+               'mmdet', 'mmsegmentation'))
+
 
 def check_requirements() -> None:
     """Check that torch, mmengine, mmcv and mmpretrain are there and fit.
+
+    What mmpretrain would die of as it is imported, or training later, is
+    looked at before: a mix of both families, and of the original one
+    numpy, setuptools and mmdet.
 
     Raises:
         ImportError: If one is missing, too old, too new or broken. The
             message names what was found, what is expected, and how to mend
             it.
     """
+    _check_families()
     _import('torch', 'torch', '    pip install torch==2.10.0 '
             'torchvision==0.25.0')
     # Needed by torch's and mmengine's own requirements, so there by now.
@@ -45,6 +60,66 @@ def check_requirements() -> None:
             raise ImportError(
                 _message(expected, f'{name} {found} in {_where(module)}',
                          remedy))
+        if name == 'mmcv' and _installed('openmmlab'):
+            _check_beside_original()
+
+
+@functools.cache
+def _installed(family: str) -> dict[str, str]:
+    """Version of each package of a family that is there."""
+    found = {}
+    for name in _FAMILIES[family]:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _check_families() -> None:
+    """Refuse files of one family that lie over those of the other."""
+    both = {family: _installed(family) for family in _FAMILIES}
+    if all(both.values()):
+        there = {
+            family: ', '.join(f'{name} {version}'
+                              for name, version in found.items())
+            for family, found in both.items()
+        }
+        names = ' '.join(name for found in both.values() for name in found)
+        raise ImportError(
+            _message(
+                'one family of OpenMMLab packages',
+                f'both, whose files have the same names: {there["onedl"]} of '
+                f'the maintained and {there["openmmlab"]} of the original '
+                'one',
+                f'    pip uninstall -y {names}\n'
+                'then install one of the extras cyborgs_plugin[onedl] and '
+                'cyborgs_plugin[openmmlab]; detectors are in [transfer] and '
+                '[transfer-openmmlab]'))
+
+
+def _check_beside_original() -> None:
+    """Check what the original family needs of other packages."""
+    from packaging.version import Version
+    numpy = metadata.version('numpy')
+    if Version(numpy) >= Version('2'):
+        raise ImportError(
+            _message('numpy<2 beside the original family of OpenMMLab',
+                     f'numpy {numpy}', '    pip install "numpy<2"'))
+    if importlib.util.find_spec('pkg_resources') is None:
+        raise ImportError(
+            _message(
+                'setuptools<82 beside the original family of OpenMMLab, whose '
+                'mmengine imports pkg_resources', 'none with it',
+                '    pip install "setuptools<82"'))
+    found = _installed('openmmlab')
+    mmcv = found.get('mmcv') or found.get('mmcv-lite')
+    if 'mmdet' in found and mmcv and Version(mmcv) >= Version('2.2.0'):
+        raise ImportError(
+            _message(f'mmcv < 2.2.0 beside mmdet {found["mmdet"]}',
+                     f'mmcv {mmcv}',
+                     '    pip install --no-build-isolation '
+                     '"mmcv>=2.0.0,<2.2.0"'))
 
 
 def require_mmcv_ops() -> None:
@@ -61,6 +136,8 @@ def require_mmcv_ops() -> None:
     try:
         import mmcv.ops  # noqa: F401
     except ImportError as error:
+        package = ('"mmcv>=2.0.0,<2.2.0"' if _installed('openmmlab') else
+                   'onedl-mmcv==2.3.6')
         raise MissingPackageError(
             f'Detectors and segmentors need the compiled ops of mmcv, but '
             f'mmcv {mmcv.__version__} in {_where(mmcv)} has none that load '
@@ -69,7 +146,7 @@ def require_mmcv_ops() -> None:
             f'leave out FORCE_CUDA=0 where a GPU and the CUDA toolkit are):\n'
             f'    pip install "setuptools>=80,<82" wheel ninja psutil\n'
             f'    FORCE_CUDA=0 pip install --no-build-isolation '
-            f'--no-cache-dir --force-reinstall --no-deps onedl-mmcv==2.3.6'
+            f'--no-cache-dir --force-reinstall --no-deps {package}'
         ) from error
 
 
@@ -97,8 +174,13 @@ def _where(module: ModuleType) -> str:
 def _remedy(onedl: str, original: str) -> str:
     # mmcv alone is compiled, against the torch already installed.
     flag = '--no-build-isolation ' if 'mmcv' in onedl else ''
-    return (f'    pip install {flag}"{onedl}"  # maintained family\n'
-            f'    pip install {flag}"{original}"  # original family\n'
-            f'One of the two, never both: they install files of the same '
-            f'names. All at once: `make setup` in a checkout, or the extra '
-            f'cyborgs_plugin[onedl] or cyborgs_plugin[openmmlab].')
+    lines = dict(
+        onedl=f'    pip install {flag}"{onedl}"  # maintained family',
+        openmmlab=f'    pip install {flag}"{original}"  # original family')
+    there = [line for family, line in lines.items() if _installed(family)]
+    if there:
+        return there[0]
+    return '\n'.join(lines.values()) + (
+        '\nOne of the two, never both: they install files of the same names. '
+        'All at once: `make setup` in a checkout, or the extra '
+        'cyborgs_plugin[onedl] or cyborgs_plugin[openmmlab].')

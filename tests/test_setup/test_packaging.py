@@ -117,7 +117,8 @@ def test_wheel_built_from_sdist_and_installed(tree, tmp_path):
     assert top == {'cyborgs_plugin', 'cyborgs_plugin-0.1.0.dist-info'}
     assert 'Requires-Python: >=3.10' in fields
     assert {f'Provides-Extra: {extra}'
-            for extra in ('dev', 'onedl', 'openmmlab', 'transfer')
+            for extra in ('dev', 'onedl', 'openmmlab', 'transfer',
+                          'transfer-openmmlab')
             } <= set(fields)
     # Installing one family over the other would mix their files.
     assert not [

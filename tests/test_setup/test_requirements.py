@@ -1,15 +1,19 @@
 """`import cyborgs_plugin` says what is wrong with what it stands on."""
 
 import ast
+import importlib.util
 import os
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import mmcv
 import pytest
 
 import cyborgs_plugin
+from cyborgs_plugin import version
 from cyborgs_plugin.version import require_mmcv_ops
 
 PACKAGE = Path(cyborgs_plugin.__file__).parent
@@ -51,15 +55,12 @@ def missing(name):
      ['pip install torch==2.10.0 torchvision==0.25.0']),
     (dict(torch='2.10.0', mmengine=missing('mmengine')),
      'needs mmengine >= 0.8.3, < 1.0.0, but found no mmengine.',
-     ['"onedl-mmengine==0.10.12"', '"mmengine>=0.8.3,<1.0.0"']),
+     ['"onedl-mmengine==0.10.12"']),
     (dict(FITTING, mmengine='0.7.4'), 'but found mmengine 0.7.4 in ',
-     ['"onedl-mmengine==0.10.12"', '"mmengine>=0.8.3,<1.0.0"']),
+     ['"onedl-mmengine==0.10.12"']),
     (dict(FITTING, mmcv=missing('mmcv')),
-     'needs mmcv >= 2.0.0, < 2.4.0, but found no mmcv.', [
-         '--no-build-isolation "onedl-mmcv==2.3.6"',
-         '"mmcv>=2.0.0,<2.2.0"', 'cyborgs_plugin[onedl]',
-         'cyborgs_plugin[openmmlab]', 'never both'
-     ]),
+     'needs mmcv >= 2.0.0, < 2.4.0, but found no mmcv.',
+     ['--no-build-isolation "onedl-mmcv==2.3.6"']),
     (dict(FITTING, mmcv='1.7.2'), 'but found mmcv 1.7.2 in ',
      ['"onedl-mmcv==2.3.6"']),
     (dict(FITTING, mmcv='2.4.0'), 'but found mmcv 2.4.0 in ',
@@ -68,7 +69,7 @@ def missing(name):
      ['"onedl-mmcv==2.3.6"']),
     (dict(FITTING, mmpretrain=missing('mmpretrain')),
      'needs mmpretrain >= 1.2.0, < 2.0.0, but found no mmpretrain.',
-     ['"onedl-mmpretrain==1.3.6"', '"mmpretrain>=1.2.0,<2.0.0"']),
+     ['"onedl-mmpretrain==1.3.6"']),
     (dict(FITTING, mmpretrain='1.0.0rc7'),
      'but found mmpretrain 1.0.0rc7 in ', ['"onedl-mmpretrain==1.3.6"']),
     (dict(FITTING, mmpretrain='assert False, "MMCV==2.3.6 is used"'),
@@ -84,6 +85,86 @@ def test_unfit_requirements(tmp_path, modules, found, remedies):
     assert found in error
     for remedy in remedies:
         assert remedy in error
+
+
+@pytest.fixture
+def having(monkeypatch):
+    """Pretend that these packages are installed, and none else."""
+
+    def pretend(**packages):
+        versions = {name.replace('_', '-'): version
+                    for name, version in packages.items()}
+
+        def look_up(name):
+            if name not in versions:
+                raise metadata.PackageNotFoundError(name)
+            return versions[name]
+
+        monkeypatch.setattr(version.metadata, 'version', look_up)
+        version._installed.cache_clear()
+
+    yield pretend
+    version._installed.cache_clear()
+
+
+ORIGINAL = dict(mmengine='0.10.7', mmcv='2.1.0', mmpretrain='1.2.0',
+                numpy='1.26.4')
+
+
+@pytest.mark.parametrize('packages, found, remedy', [
+    (dict(onedl_mmcv='2.3.6', mmcv='2.1.0'),
+     'both, .*onedl-mmcv 2.3.6 of the maintained and mmcv 2.1.0 of the',
+     'pip uninstall -y onedl-mmcv mmcv'),
+    (dict(ORIGINAL, onedl_mmdetection='3.5.1'), 'onedl-mmdetection 3.5.1',
+     r'\[transfer-openmmlab\]'),
+    (dict(ORIGINAL, numpy='2.4.6'), 'found numpy 2.4.6',
+     'pip install "numpy<2"'),
+    (dict(ORIGINAL, mmcv='2.2.0', mmdet='3.3.0'), 'mmcv < 2.2.0 beside mmdet '
+     '3.3.0, but found mmcv 2.2.0', '"mmcv>=2.0.0,<2.2.0"'),
+])
+def test_what_does_not_fit_together(having, packages, found, remedy):
+    having(**packages)
+    with pytest.raises(ImportError, match=f'(?s){found}.*{remedy}'):
+        version.check_requirements()
+
+
+def test_the_original_family_needs_pkg_resources(having, monkeypatch):
+    having(**ORIGINAL)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name, *args: None
+        if name == 'pkg_resources' else find(name, *args))
+    with pytest.raises(ImportError, match='"setuptools<82"'):
+        version.check_requirements()
+
+
+def test_remedies_are_of_the_family_that_is_there(having, monkeypatch):
+    """Or of both, if none is."""
+    monkeypatch.setitem(sys.modules, 'mmengine', None)
+    for packages, said, unsaid in (
+            (ORIGINAL, '"mmengine>=0.8.3,<1.0.0"', 'onedl'),
+            (dict(onedl_mmcv='2.3.6'), 'onedl-mmengine', 'original family'),
+            ({}, 'original family', None), ({}, 'maintained family', None),
+            ({}, 'never both', None)):
+        having(**packages)
+        with pytest.raises(ImportError) as error:
+            version.check_requirements()
+        assert said in str(error.value)
+        assert unsaid is None or unsaid not in str(error.value)
+    monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
+    having(**ORIGINAL)
+    with pytest.raises(ImportError, match='--no-deps "mmcv>=2.0.0,<2.2.0"'):
+        require_mmcv_ops()
+
+
+def test_the_extras_mix_no_families():
+    root = PACKAGE.parent / 'requirements'
+    for file, family in (('onedl', 'onedl'), ('transfer', 'onedl'),
+                         ('openmmlab', ''), ('transfer-openmmlab', '')):
+        for line in (root / f'{file}.txt').read_text().splitlines():
+            name = re.match(r'[\w-]*', line)[0]
+            if 'mm' in name:
+                assert name.startswith('onedl-') == bool(family), line
 
 
 def test_ops_present_or_named(monkeypatch):
