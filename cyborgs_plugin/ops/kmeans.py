@@ -143,15 +143,16 @@ def _fast_products() -> Iterator[None]:
     TF32 on a GPU; oneDNN on a CPU, in bfloat16 where that is built in. Sums
     stay in float32.
     """
+    # In this order: that of CUDA in torch 2.1 must not be asked in vain.
     backends: list[Any] = [
-        torch.backends.cuda.matmul,
-        getattr(torch.backends.mkldnn, 'matmul', None)
+        getattr(torch.backends.mkldnn, 'matmul', None),
+        torch.backends.cuda.matmul
     ]
     if all(hasattr(backend, 'fp32_precision') for backend in backends):
         # torch 2.9: where a program has set these, the older functions raise.
         precisions = [backend.fp32_precision for backend in backends]
         try:
-            for backend, fast in zip(backends, ('tf32', 'bf16')):
+            for backend, fast in zip(backends, ('bf16', 'tf32')):
                 backend.fp32_precision = fast
             yield
         finally:

@@ -1,6 +1,7 @@
 """k-means against scikit-learn, faiss and a naive loop."""
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -195,6 +196,25 @@ def test_threads_do_not_count(num_points, init):
     for labels, centroids in made[1:]:
         assert torch.equal(labels, made[0][0])
         assert torch.equal(centroids, made[0][1])
+
+
+def test_torch_without_fp32_precision(monkeypatch):
+    """That of CUDA in torch 2.1 raises what hasattr does not expect."""
+
+    class Matmul:
+        allow_tf32 = False
+
+        def __getattr__(self, name):
+            raise AssertionError('Unknown attribute ' + name)
+
+    monkeypatch.setattr(torch.backends, 'mkldnn', SimpleNamespace())
+    monkeypatch.setattr(torch.backends.cuda, 'matmul', Matmul())
+    seen = []
+    monkeypatch.setattr(torch, 'get_float32_matmul_precision',
+                        lambda: 'high')
+    monkeypatch.setattr(torch, 'set_float32_matmul_precision', seen.append)
+    kmeans(torch.randn(40, 3), 2)
+    assert seen == ['medium', 'high']
 
 
 def test_precision_of_products_is_put_back():
