@@ -10,6 +10,7 @@ import graphlib
 import io
 import os
 import os.path as osp
+import pickle
 import pickletools
 import re
 import sys
@@ -78,11 +79,9 @@ def load_weights(path: str,
     try:
         check_name_hash(path)
         _check_pickles(path)
-        with torch.serialization.safe_globals(_log_names() if log else []), \
-                warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of other protocols
-            content = torch.load(
-                path, map_location=map_location, weights_only=True)
+            content = _read(path, map_location, _log_names() if log else [])
     except KnotError as error:
         raise UserError(f'{path} is refused: {error}, as in no '
                         'checkpoint') from error
@@ -100,7 +99,7 @@ def load_weights(path: str,
             f'{path} is refused: it holds more than tensors and plain '
             'containers, objects whose code would run as they are read '
             f'({asked}). {mend}') from error
-    except (UserError, torch.OutOfMemoryError):
+    except (UserError, torch.cuda.OutOfMemoryError):
         raise
     except PermissionError as error:
         raise UserError(
@@ -113,6 +112,70 @@ def load_weights(path: str,
             'take an earlier checkpoint') from error
     check_structure(content, path)
     return content
+
+
+def _read(path: str, map_location: Any, names: list) -> Any:
+    """Read tensors, plain containers and what is named."""
+    if hasattr(torch.serialization, 'safe_globals'):
+        with torch.serialization.safe_globals(names):
+            return torch.load(
+                path, map_location=map_location, weights_only=True)
+    # Under which torch would take no other pickle module.
+    forced = os.environ.pop(VARIABLES[0], None)
+    try:
+        return torch.load(
+            path,
+            map_location=map_location,
+            weights_only=False,
+            pickle_module=_Narrow(names))
+    finally:
+        if forced is not None:
+            os.environ[VARIABLES[0]] = forced
+
+
+class _Narrow:
+    """A pickle module for torch before 2.5, which cannot be told of names.
+
+    It finds what that torch takes for weights, and the names. That nothing
+    found is altered (BUILD) has been checked by :func:`check_nesting`.
+
+    Args:
+        names (list): As ``torch.serialization.safe_globals`` takes them.
+    """
+
+    __name__ = 'pickle'  # torch looks for another
+
+    def __init__(self, names: list) -> None:
+        from torch._weights_only_unpickler import _get_allowed_globals
+        known = {
+            **_get_allowed_globals(), '_codecs.encode': _encode, **{
+                one[1] if isinstance(one, tuple) else
+                f'{one.__module__}.{one.__qualname__}':
+                one[0] if isinstance(one, tuple) else one for one in names
+            }
+        }
+
+        class Unpickler(pickle.Unpickler):
+
+            def find_class(self, module: str, name: str) -> Any:
+                module = dict(__builtin__='builtins').get(module, module)
+                if f'{module}.{name}' not in known:
+                    raise UnpicklingError(f'GLOBAL {module}.{name} is none '
+                                          'of weights')
+                return known[f'{module}.{name}']
+
+        self.Unpickler = Unpickler
+
+    def load(self, file: BinaryIO, **options: Any) -> Any:
+        """Read what a file of torch before 1.6 begins with."""
+        return self.Unpickler(file, **options).load()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """As pickles of protocol 2 make bytes."""
+    if encoding != 'latin1':
+        raise UnpicklingError(f'it asks for the codec {str(encoding)[:20]!r}')
+    return text.encode('latin1')
 
 
 def check_structure(content: Any, path: str) -> None:

@@ -30,6 +30,14 @@ from .test_tools.test_evil_files import Canary, evil_checkpoints, saved, zipped
 FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 
 
+@pytest.fixture(autouse=True, params=['', 'before 2.5'])
+def torch_version(request, monkeypatch):
+    """Once with what torch has, once as if it had no list of safe names."""
+    if request.param:
+        monkeypatch.delattr(torch.serialization, 'safe_globals',
+                            raising=False)
+
+
 @pytest.mark.parametrize('name', evil_checkpoints(''))
 def test_nothing_runs(tmp_path, name):
     path, canary = tmp_path / f'{name}.pth', tmp_path / 'canary'
@@ -141,6 +149,7 @@ def test_a_loader_of_mmengine_can_be_told_to_trust(tmp_path):
         load_checkpoint(nn.Linear(1, 1), str(tmp_path / 'x.pth'))
 
 
+@pytest.mark.parametrize('torch_version', [''], indirect=True)
 def test_torch_s_advice_is_left_out(tmp_path):
     (tmp_path / 'x.pth').write_bytes(zipped(b'\x80\x02}}b.'))
     with pytest.raises(UserError, match=r"\(Can only build .*'dict'>\). If"
@@ -265,6 +274,7 @@ def state(**more):
             log_scalars={}, runtime_info={}, resumed_keys={}), **more)
 
 
+@pytest.mark.parametrize('torch_version', [''], indirect=True)
 def test_the_hook_runs_no_code(tmp_path):
     path, canary = tmp_path / 'x.pth', tmp_path / 'canary'
     before = CheckpointLoader._schemes
@@ -282,6 +292,7 @@ def test_the_hook_runs_no_code(tmp_path):
     assert CheckpointLoader._schemes is before and FORCE not in os.environ
 
 
+@pytest.mark.parametrize('torch_version', [''], indirect=True)
 def test_a_config_in_a_checkpoint_is_not_run(tmp_path):
     """mmengine runs the text of ``meta.config`` as it resumes."""
     path, canary = tmp_path / 'x.pth', tmp_path / 'canary'
