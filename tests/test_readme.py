@@ -211,6 +211,8 @@ NOT_RUN = {
     'half an hour; test_demo and the tests of its tools run the stages',
     'README.md: pip install torch':
     'installs gigabytes; make setup, by which CI begins, runs the same files',
+    'docs/compatibility.md: pip install torch==2.1.2':
+    'another environment of gigabytes; what was run in it stands below',
     'CONTRIBUTING.md: make lint':
     'CI runs them all, this test among them',
     'docs/mask_bank.md: bank = MaskBank.open(':
