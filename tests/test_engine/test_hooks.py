@@ -174,11 +174,15 @@ def test_joined_folders_with_equal_names_are_refused(photo_root, tmp_path):
                     for path, more in parts])}).train()
 
     with pytest.raises(UserError, match=f"{folders[0]}/00.png and "
-                       f"{folders[1]}/00.png .*'00.png'.*common data_root"):
+                       f"{folders[1]}/00.png .*'00.png'.*one data set"):
         start('a', (folders[0], {}), (folders[1], {}))
     assert not osp.exists(tmp_path / 'a' / 'masks')
     with pytest.raises(UserError, match='00.png is in two of the data sets'):
         start('b', (folders[0], {}), (folders[0], {}))
+    small_run(photo_root, tmp_path / 'both', experiment_name='both', **{
+        'train_cfg.max_epochs': 1, 'train_dataloader.dataset.data_prefix':
+        dict(img_path=folders)}).train()
+    assert len(MaskBank.open(tmp_path / 'both' / 'masks')) == 24
     common = dict(data_root=osp.commonpath(folders))
     start('c', *((osp.relpath(folder, common['data_root']), common)
                  for folder in folders))
