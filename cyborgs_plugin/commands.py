@@ -1,8 +1,6 @@
-"""Commands that messages give, and numbers that commands take."""
-import argparse
+"""Commands that messages give: they run as they are copied."""
 import os.path as osp
 import shlex
-from collections.abc import Callable
 
 _CHECKOUT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 
@@ -25,26 +23,3 @@ def command(tool: str, *arguments: str) -> str:
     else:
         words = ['python', '-m', 'cyborgs_plugin', osp.basename(tool)]
     return shlex.join([*words, *arguments])
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The ``type`` of an argument that is a whole number.
-
-    Args:
-        least (int): The smallest one that makes sense.
-
-    Returns:
-        Callable: What argparse reads it by.
-    """
-
-    def number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(
-                f'{text!r} is no whole number from {least} on')
-        return value
-
-    return number

@@ -21,6 +21,8 @@ _REQUIRED = (
      'mmpretrain>=1.2.0,<2.0.0'),
 )
 
+_PINS = {name: pins for name, _, _, *pins in _REQUIRED}
+
 # Packages of either family, which install files of the same names.
 _FAMILIES = dict(
     onedl=('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain',
@@ -118,8 +120,8 @@ def _check_beside_original() -> None:
         raise ImportError(
             _message(f'mmcv < 2.2.0 beside mmdet {found["mmdet"]}',
                      f'mmcv {mmcv}',
-                     '    pip install --no-build-isolation '
-                     '"mmcv>=2.0.0,<2.2.0"'))
+                     f'    pip install --no-build-isolation '
+                     f'"{_PINS["mmcv"][1]}"'))
 
 
 def require_mmcv_ops() -> None:
@@ -136,8 +138,7 @@ def require_mmcv_ops() -> None:
     try:
         import mmcv.ops  # noqa: F401
     except ImportError as error:
-        package = ('"mmcv>=2.0.0,<2.2.0"' if _installed('openmmlab') else
-                   'onedl-mmcv==2.3.6')
+        package = _PINS['mmcv'][bool(_installed('openmmlab'))]
         raise MissingPackageError(
             f'Detectors and segmentors need the compiled ops of mmcv, but '
             f'mmcv {mmcv.__version__} in {_where(mmcv)} has none that load '
@@ -146,7 +147,7 @@ def require_mmcv_ops() -> None:
             f'leave out FORCE_CUDA=0 where a GPU and the CUDA toolkit are):\n'
             f'    pip install "setuptools>=80,<82" wheel ninja psutil\n'
             f'    FORCE_CUDA=0 pip install --no-build-isolation '
-            f'--no-cache-dir --force-reinstall --no-deps {package}'
+            f'--no-cache-dir --force-reinstall --no-deps "{package}"'
         ) from error
 
 

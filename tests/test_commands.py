@@ -11,7 +11,8 @@ import pytest
 
 from cyborgs_plugin import commands
 from cyborgs_plugin.__main__ import find_tools
-from cyborgs_plugin.commands import at_least, command
+from cyborgs_plugin.arguments import at_least
+from cyborgs_plugin.commands import command
 
 ROOT = Path(commands.__file__).parents[1]
 PUBLISH = 'model_converters/publish_backbone'

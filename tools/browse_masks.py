@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cyborgs_plugin.commands import at_least
+from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.datasets import BrokenImageError, MaskBank, read_image
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.visualization import contact_sheet

@@ -18,7 +18,7 @@ import numpy as np
 from mmengine.config import DictAction
 from mmengine.utils import track_iter_progress
 
-from cyborgs_plugin.commands import at_least
+from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.datasets import MaskBank, read_image
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.errors import MissingFileError, UserError, reported

@@ -115,6 +115,23 @@ def images_of(folder: str, files: Sequence[str],
             and is_image(osp.join(folder, name))))
 
 
+def list_images(folder: str) -> list[str]:
+    """List the paths of a local folder's images, in the order of their names.
+
+    Args:
+        folder (str): The folder, which is searched with its subfolders.
+
+    Raises:
+        UserError: If it is none, or holds no image.
+    """
+    if not osp.isdir(folder):
+        raise UserError(f'{folder} is no folder of images')
+    names = images_of(folder, find_files(folder).files, None, True)
+    if not names:
+        raise UserError(f'{folder} holds no images')
+    return [osp.join(folder, name) for name in names]
+
+
 def left_out(found: Found, images: Iterable[str]) -> str:
     """Say what of a folder is not used; '' if all is.
 

@@ -7,7 +7,11 @@ import pytest
 from PIL import Image
 
 from cyborgs_plugin.datasets import SceneDataset, image_files, image_io
-from cyborgs_plugin.datasets.image_files import find_files, match_names
+from cyborgs_plugin.datasets.image_files import (
+    find_files,
+    list_images,
+    match_names,
+)
 from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.segmentation import GridMasks, make_round
 
@@ -287,3 +291,17 @@ def test_options_reach_training_and_the_masks(photo_root, tmp_path):
     assert data.prepare_data(0) is None
     data._image_options.update(max_pixels=64 * 48)
     assert data.prepare_data(0) is not None
+
+
+def test_the_images_of_a_folder(tmp_path):
+    """What lies beside them is none."""
+    for name in ('b.jpg', 'a/c.JPG', '.hidden/d.jpg'):
+        picture(tmp_path / name)
+    (tmp_path / 'notes.txt').write_text('no image')
+    assert list_images(str(tmp_path)) == [
+        str(tmp_path / 'a' / 'c.JPG'), str(tmp_path / 'b.jpg')]
+    (tmp_path / 'empty').mkdir()
+    for place, said in (('empty', 'holds no images'), ('notes.txt', 'no fol'),
+                        ('nowhere', 'is no folder')):
+        with pytest.raises(UserError, match=f'{place}.*{said}'):
+            list_images(str(tmp_path / place))

@@ -21,8 +21,8 @@ ROOMS = {
 }
 # Files of no room, which import no room: all may use them.
 COMMON = {
-    'commands', 'errors', 'files', 'precision', 'safe_load', 'start_file',
-    'timm_cache', 'version'
+    'arguments', 'commands', 'errors', 'files', 'precision', 'safe_load',
+    'start_file', 'timm_cache', 'version'
 }
 RUNNER = ('mmengine.runner', 'mmengine.hooks')
 FORBIDDEN = {

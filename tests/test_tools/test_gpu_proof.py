@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from cyborgs_plugin.errors import UserError
 
@@ -90,6 +91,14 @@ def test_seeds_are_compared_one_by_one():
 def test_a_folder_without_results(tmp_path, call):
     with pytest.raises(SystemExit, match='results.json has no scored run'):
         call(gpu_proof, 'score', tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_without_a_gpu_it_says_so(tmp_path, call):
+    with pytest.raises(SystemExit, match='no CUDA GPU here: give --device'):
+        call(gpu_proof, 'train', '--data-root', tmp_path, '--out',
+             tmp_path / 'out')
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

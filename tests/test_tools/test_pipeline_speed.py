@@ -106,7 +106,7 @@ def test_it_prints_tables_rates_and_cores(paths, call):
 
 def test_what_cannot_be_measured_is_refused(tmp_path, paths, call):
     (tmp_path / 'empty').mkdir()
-    for folder, said in (('empty', 'no photographs'), ('none', 'no folder')):
+    for folder, said in (('empty', 'holds no images'), ('none', 'no folder')):
         with pytest.raises(SystemExit, match=said):
             call(pipeline_speed, '--data-root', tmp_path / folder)
     for option in ('--images', '--step-ms', '--workers'):

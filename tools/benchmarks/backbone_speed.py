@@ -19,25 +19,15 @@ from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
+from step_speed import draw_batch
 
+from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.errors import reported
 from cyborgs_plugin.segmentation.layer_choice import choose_layer
 
 CONFIGS = osp.join(osp.dirname(osp.abspath(__file__)), '../../configs')
 BASE = 'cyborgs_coco.py'
-
-
-def batch(size: int, number: int) -> dict:
-    """Two views of drawn pictures, with label maps of 16 regions."""
-    side = size // 4
-    regions = torch.arange(16).view(4, 4).repeat_interleave(
-        side, 0).repeat_interleave(side, 1)
-    sample = DataSample()
-    sample.set_mask(torch.stack([regions, regions]))
-    views = torch.randint(256, (2, number, 3, size, size), dtype=torch.uint8)
-    return dict(inputs=[*views], data_samples=[sample] * number)
 
 
 def steps_of(cfg: Config, data: dict) -> tuple[Callable[[], float], str]:
@@ -75,13 +65,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
         'configs', nargs='*', help='by default those of configs/backbones')
-    parser.add_argument('--view-size', type=int, default=128)
-    parser.add_argument('--batch', type=int, default=4)
-    parser.add_argument('--steps', type=int, default=3)
+    parser.add_argument('--view-size', type=at_least(32), default=128)
+    parser.add_argument('--batch', type=at_least(2), default=4)
+    parser.add_argument('--steps', type=at_least(1), default=3)
     args = parser.parse_args()
     init_default_scope('mmpretrain')
     MMLogger.get_instance('backbone_speed', log_level='ERROR')
-    data = batch(args.view_size, args.batch)
+    data = draw_batch(args.batch, args.view_size, ids=16)
     base, _ = steps_of(load_config(osp.join(CONFIGS, BASE)), data)
     base()  # what is made once
     for path in args.configs or sorted(glob(

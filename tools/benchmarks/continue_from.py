@@ -25,7 +25,7 @@ from continue_score import Protocol, Scores
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
-from cyborgs_plugin.commands import at_least
+from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS, read_image
 from cyborgs_plugin.engine.config_options import merge_options

@@ -12,7 +12,7 @@ import json
 import os
 import os.path as osp
 
-from cyborgs_plugin.commands import at_least
+from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.errors import reported
 from cyborgs_plugin.evaluation import CocoTruth
 from cyborgs_plugin.evaluation.probes import (

@@ -35,9 +35,9 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from cyborgs_plugin.datasets.image_files import find_files
+from cyborgs_plugin.datasets.image_files import list_images
 from cyborgs_plugin.datasets.image_io import read_image
-from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.errors import reported
 from cyborgs_plugin.models.mask_contrastive_loss import mask_contrastive_loss
 from cyborgs_plugin.models.regions import cell_labels, pool_regions
 from cyborgs_plugin.segmentation import (
@@ -147,10 +147,7 @@ def pictures(number: int, size: tuple[int, int] = (480, 640)
 def find_photos(root: str | None, number: int, folder: str) -> list[str]:
     """Photographs of a folder; drawn pictures where there is none."""
     if root is not None:
-        found = find_files(root).files
-        if not found:
-            raise UserError(f'--data-root {root}: no image files found')
-        return [osp.join(root, name) for name in found[:number]]
+        return list_images(root)[:number]
     paths = [osp.join(folder, f'{i:03d}.jpg') for i in range(number)]
     for path, picture in zip(paths, pictures(number)):
         cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, 92])

@@ -1,7 +1,7 @@
 r"""CYBORGS and its baselines in minutes of one GPU, seeds and all.
 
 Run: python tools/benchmarks/gpu_proof.py train --minutes 8 \
-         --data-root data/coco_mini --out proof --work-dir /tmp/proof_runs
+         --data-root data/coco_mini --out proof --work-dir proof_runs
      python tools/benchmarks/gpu_proof.py score proof
 
 `train` times a step of each method, plans as many steps as the minutes allow,
@@ -13,7 +13,6 @@ needs neither a GPU nor, for what is scored already, the data: it compares the
 methods seed by seed and draws how scores grow with the pictures seen.
 """
 import argparse
-import json
 import os
 import os.path as osp
 import signal
@@ -27,13 +26,17 @@ from typing import Any
 
 import gpu_proof_work as work
 import mini_coco_report as report
+import torch
 from gpu_proof_plan import Plan, RunSpeed, Speed, make_plan, paired_table
 from mini_coco_train import read, write
 
+from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.errors import UserError, reported
 
 METHODS = ('cyborgs', 'detcon-fh', 'byol', 'densecl')
 _TIMED = 12  # batches that a method's speed is measured by
+_WHOLE = Plan(1, 1, [])
+"""Of which only the images matter: all of them."""
 _MOST = 4  # runs that are tried at a time
 _SPARE = 0.9
 """Part of the time that is planned for."""
@@ -55,19 +58,22 @@ def parse_args() -> argparse.Namespace:
     train.add_argument('--methods', nargs='+', choices=METHODS,
                        default=[*METHODS])
     train.add_argument(
-        '--seeds', type=int, default=3, help='of each method (default: 3)')
-    train.add_argument('--phases', type=int, default=6,
-                       help='mask rounds of CYBORGS (default: 6)')
-    train.add_argument('--max-epochs', type=int,
-                       help='of a run; by default as many as fit')
-    train.add_argument('--view-size', type=int, default=96)
-    train.add_argument('--batch-size', type=int, default=32)
+        '--seeds', type=at_least(1), default=3, help='of each (default: 3)')
+    train.add_argument(
+        '--phases', type=at_least(1), default=6,
+        help='mask rounds of CYBORGS (default: 6)')
+    train.add_argument(
+        '--max-epochs', type=at_least(1),
+        help='of a run; by default as many as fit')
+    train.add_argument('--view-size', type=at_least(32), default=96)
+    train.add_argument('--batch-size', type=at_least(2), default=32)
     train.add_argument('--depth', type=int, choices=(18, 50), default=18)
-    train.add_argument('--max-images', type=int, help='to train on')
-    train.add_argument('--max-eval-images', type=int)
+    train.add_argument('--max-images', type=at_least(1), help='to train on')
+    train.add_argument('--max-eval-images', type=at_least(1))
     train.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
     train.add_argument(
-        '--at-once', type=int, help='runs at a time; measured by default')
+        '--at-once', type=at_least(1),
+        help='runs at a time; measured by default')
     train.add_argument('--amp', action='store_true')
     score = commands.add_parser('score', help='compare what is scored')
     score.add_argument('folder', help='what train has written')
@@ -194,7 +200,7 @@ class Proof:
             one.shutdown()
         if 'detcon-fh' in self.args.methods:
             found['detcon-fh'] = found['cyborgs']._replace(image=0.)
-        batches, images = work.sizes(self.settings(Plan(1, 1, [])))
+        batches, images = work.sizes(self.settings(_WHOLE))
         return Speed(found, batches, images, at_once, score.result())
 
     def felzenszwalb(self) -> dict[str, str]:
@@ -202,7 +208,7 @@ class Proof:
         if 'detcon-fh' not in self.args.methods:
             return {}
         root = osp.join(self.args.work_dir, 'felzenszwalb')
-        settings = self.settings(Plan(1, 1, []))
+        settings = self.settings(_WHOLE)
         bank = osp.join(root, 'round_0000')
         if not osp.isdir(bank):
             bank = work.felzenszwalb(settings, root, self.scorers)
@@ -299,6 +305,9 @@ def main() -> None:
     if args.command == 'score':
         score(args.folder)
         return
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('There is no CUDA GPU here: give --device cpu, which '
+                        'trains far less in the same minutes')
     args.work_dir = args.work_dir or args.out.rstrip('/') + '_runs'
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     proof = Proof(args)
@@ -310,7 +319,6 @@ def main() -> None:
         raise UserError(f'{args.minutes:g} minutes were too few to finish a '
                         'run: give more, fewer --methods or --seeds 1')
     score(args.out)
-    print(json.dumps({'seconds left': round(proof.remaining())}))
     print(f'Next: python tools/benchmarks/gpu_proof.py score {args.out}, '
           'anywhere')
 

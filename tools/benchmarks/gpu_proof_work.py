@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
+import mini_coco
 import numpy as np
 import torch
 from gpu_proof_plan import Plan, RunSpeed
@@ -85,9 +86,8 @@ class Runs(Trainings):
 
 
 def begin(folder: str, on_device: bool) -> None:
-    """Begin a process: its output goes to a file, and scores need no GPU."""
-    if not on_device:
-        os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    """Begin a process, whose output goes to a file."""
+    if not on_device:  # many score side by side
         torch.set_num_threads(1)
     file = os.open(
         osp.join(folder, f'process_{os.getpid()}.log'),
@@ -104,7 +104,7 @@ def _runs(settings: Settings) -> Runs:
 
 @functools.lru_cache(1)
 def _scores(settings: Settings) -> Scores:
-    return Scores(_runs(settings))
+    return Scores(_runs(settings), 'cpu')  # the GPU trains
 
 
 def sizes(settings: Settings) -> tuple[int, int]:
@@ -215,7 +215,6 @@ def _segment(source: dict[str, Any],
 def about(settings: Settings, plan: Plan,
           args: argparse.Namespace) -> dict[str, Any]:
     """Begin the results: where, when and with what they came about."""
-    import mini_coco
     runs = _runs(settings)
     return dict(
         about=dict(

@@ -27,7 +27,7 @@ from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 import cyborgs_plugin
-from cyborgs_plugin.commands import at_least
+from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.errors import reported
 
 

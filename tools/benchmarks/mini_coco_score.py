@@ -29,9 +29,14 @@ class Scores:
 
     Args:
         trainings (Trainings): Where they come from.
+        device (str, optional): What features are computed on. Defaults to
+            None, a GPU where there is one.
     """
 
-    def __init__(self, trainings: Trainings) -> None:
+    def __init__(self, trainings: Trainings,
+                 device: str | None = None) -> None:
+        self._device = device or (
+            'cuda' if torch.cuda.is_available() else 'cpu')
         self._runs = trainings
         self._budget = trainings.budget
         files = {
@@ -72,7 +77,7 @@ class Scores:
             if not wanted:
                 continue
             start = time.time()
-            backbone = _backbone(cfg, file)
+            backbone = self._backbone(cfg, file)
             if 'masks' in wanted:
                 point['masks'] = self.mask_scores(
                     self.network_maps(cfg, backbone))
@@ -182,25 +187,23 @@ class Scores:
         if 'random_s0' in runs:
             files.insert(0, (0, runs['random_s0']['phases'][0]))
         for epoch, file in files:
-            source = self._source(cfg, _backbone(cfg, file), k)
+            source = self._source(cfg, self._backbone(cfg, file), k)
             columns[f'epoch {epoch}'] = [
                 source.label_maps([image], [key], (0, k))[0]
                 for image, key in zip(images, keys)
             ]
         return report.sheet(images, columns, self._runs.work)
 
-
-def _backbone(cfg: Config, file: str) -> torch.nn.Module:
-    """A frozen backbone that gives all stages."""
-    init_default_scope('mmpretrain')
-    backbone = MODELS.build(
-        dict(cfg.model.backbone, out_indices=(1, 2, 3)))
-    state = load_weights(file)
-    backbone.load_state_dict({
-        key.removeprefix('backbone.'): value
-        for key, value in state['state_dict'].items()
-    })
-    if torch.cuda.is_available():
-        backbone.cuda()
-    backbone.eval()
-    return backbone
+    def _backbone(self, cfg: Config, file: str) -> torch.nn.Module:
+        """A frozen backbone that gives all stages."""
+        init_default_scope('mmpretrain')
+        backbone = MODELS.build(
+            dict(cfg.model.backbone, out_indices=(1, 2, 3)))
+        state = load_weights(file)
+        backbone.load_state_dict({
+            key.removeprefix('backbone.'): value
+            for key, value in state['state_dict'].items()
+        })
+        backbone.to(self._device)
+        backbone.eval()  # mmpretrain's gives nothing back
+        return backbone

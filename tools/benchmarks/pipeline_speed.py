@@ -34,10 +34,7 @@ from mmengine.registry import DefaultScope  # noqa: E402
 from mmpretrain.datasets import MultiView  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
-from cyborgs_plugin.datasets.image_files import (  # noqa: E402
-    find_files,
-    images_of,
-)
+from cyborgs_plugin.datasets.image_files import list_images  # noqa: E402
 from cyborgs_plugin.datasets.view_laws import decoded_side  # noqa: E402
 from cyborgs_plugin.engine.config_options import move_colours  # noqa: E402
 from cyborgs_plugin.engine.view_crops import view_crops  # noqa: E402
@@ -274,16 +271,6 @@ def in_one_thread(_: int) -> None:
     warnings.simplefilter('ignore')
 
 
-def find_photos(folder: str, number: int) -> list[str]:
-    """The first photographs of a folder, in the order of their names."""
-    if not osp.isdir(folder):
-        raise UserError(f'--data-root {folder} is no folder')
-    names = images_of(folder, find_files(folder).files, None, True)[:number]
-    if not names:
-        raise UserError(f'--data-root {folder} holds no photographs')
-    return [osp.join(folder, name) for name in names]
-
-
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -326,7 +313,7 @@ def main() -> None:
         if (value := getattr(args, name)) is not None and value <= 0:
             raise UserError(f'--{name.replace("_", "-")} {value}: expected '
                             'more than 0')
-    paths = find_photos(args.data_root, args.images)
+    paths = list_images(args.data_root)[:args.images]
     built = pipelines(args.config, args.colours_on_device, args.view_size)
     if args.workers:
         for name, pipeline in built.items():

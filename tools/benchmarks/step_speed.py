@@ -111,7 +111,6 @@ def config_of(method: str, depth: int, size: int) -> Config:
     else:
         cfg = Config.fromfile(RECIPE)
         cfg.model.neck.grid_stride = 32 if size > 160 else 16
-        cfg.model.neck.projector.in_channels = sum(channels)
     if method == 'published':
         cfg.model.neck.type = 'PublishedFormNeck'
         cfg.model.head.type = 'PublishedMaskContrastHead'

@@ -6,7 +6,8 @@ import argparse
 
 from mmengine.utils import track_iter_progress
 
-from cyborgs_plugin.commands import at_least, command
+from cyborgs_plugin.arguments import at_least
+from cyborgs_plugin.commands import command
 from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
 from cyborgs_plugin.errors import UserError, reported
 

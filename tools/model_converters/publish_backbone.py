@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cyborgs_plugin.config_path import load_config
-from cyborgs_plugin.datasets.image_files import find_files
+from cyborgs_plugin.datasets.image_files import list_images
 from cyborgs_plugin.datasets.image_io import BrokenImageError, read_image
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.files import sha256
@@ -73,15 +73,14 @@ def start_of(hub: dict[str, Any]) -> dict[str, Any]:
 
 def read_pictures(folder: str, number: int) -> list[np.ndarray]:
     """Read some pictures of a folder, each (H, W, 3), BGR, uint8."""
-    files = find_files(folder).files
+    files = list_images(folder)
     pictures: list[np.ndarray] = []
     # Mixed, so that a batch is not of one scene or camera.
     for index in np.random.default_rng(0).permutation(len(files)):
         if len(pictures) == number:
             break
         try:
-            pictures.append(centre(read_image(
-                osp.join(folder, files[index]))))
+            pictures.append(centre(read_image(files[index])))
         except BrokenImageError as error:
             print(f'Left out: {error}')
     return pictures
@@ -153,8 +152,8 @@ def main() -> None:
             made.get('start_sha256'))
         made['blend'] = args.blend
     if args.recalibrate:
-        pictures = read_pictures(args.recalibrate, args.num_images)
         try:
+            pictures = read_pictures(args.recalibrate, args.num_images)
             tensors, made['recalibrated_on'] = recalibrated(
                 tensors, load_config(args.config), pictures, path)
         except UserError as error:
