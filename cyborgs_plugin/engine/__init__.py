@@ -15,6 +15,7 @@ from .pretrained_check_hook import PretrainedCheckHook
 from .schedule_hook import ScheduleHook
 from .target_update_hook import TargetUpdateHook
 from .trained_parameters import TrainedParametersConstructor
+from .view_size_hook import ViewSizeHook
 from .work_dir_hook import WorkDirHook
 from .worker_exit_hook import WorkerExitHook
 
@@ -22,7 +23,7 @@ __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'DeviceDataHook',
     'DriftHook', 'EpochSeedHook', 'FiniteHook', 'ForeachLARS',
     'HeadsFirstHook', 'LateStepLR', 'LoggedScalarsHook', 'MaskUpdateHook',
-    'MaskVisualizationHook',
-    'PretrainedCheckHook', 'ScheduleHook', 'TargetUpdateHook',
-    'TrainedParametersConstructor', 'WorkDirHook', 'WorkerExitHook'
+    'MaskVisualizationHook', 'PretrainedCheckHook', 'ScheduleHook',
+    'TargetUpdateHook', 'TrainedParametersConstructor', 'ViewSizeHook',
+    'WorkDirHook', 'WorkerExitHook'
 ]

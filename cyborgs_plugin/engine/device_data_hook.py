@@ -1,7 +1,6 @@
 """Photographs that stay on the device while a run trains."""
 import os
 import time
-from collections.abc import Iterator
 from inspect import signature
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..datasets.view_laws import laws_of, source_side
 from ..errors import UserError
 from ..ops.view_draws import ViewLaw
 from ..segmentation.ranks import main_seed, together
+from .view_crops import leaves
 
 
 @HOOKS.register_module()
@@ -169,22 +169,13 @@ def _left_of_group() -> list[int]:
 
 def _shared_laws(dataset: Any) -> list[ViewLaw]:
     """The laws of the views, which all data sets within wrappers share."""
-    found = [laws_of(leaf.pipeline.transforms) for leaf in _leaves(dataset)]
+    found = [laws_of(leaf.pipeline.transforms) for leaf in leaves(dataset)]
     if any(laws != found[0] for laws in found):
         raise UserError(
             'data_on_device=True draws all photographs by one pipeline, but '
             'the data sets of train_dataloader.dataset have several: give '
             'them the same')
     return found[0]
-
-
-def _leaves(dataset: Any) -> Iterator[Any]:
-    """The data sets within wrappers."""
-    if hasattr(dataset, 'pipeline'):
-        yield dataset
-    else:
-        for part in getattr(dataset, 'datasets', None) or [dataset.dataset]:
-            yield from _leaves(part)
 
 
 def _rounds_side(runner: Runner) -> int:

@@ -1,5 +1,8 @@
-"""Where a config says how large the views are."""
+"""What cuts the views, in a config and in a data set."""
+from collections.abc import Iterator
 from typing import Any
+
+from mmpretrain.datasets import MultiView, RandomResizedCrop
 
 
 def view_crops(dataset: Any) -> dict[str, Any]:
@@ -20,3 +23,33 @@ def view_crops(dataset: Any) -> dict[str, Any]:
         for number, transform in enumerate(transforms)
         if 'RandomResizedCrop' in str(transform.get('type'))
     }
+
+
+def leaves(dataset: Any) -> Iterator[Any]:
+    """Find the data sets within wrappers such as ``ConcatDataset``.
+
+    Args:
+        dataset (Any): A data set, wrapped any number of times.
+
+    Yields:
+        Any: Each that has a pipeline.
+    """
+    if hasattr(dataset, 'pipeline'):
+        yield dataset
+    else:
+        for part in getattr(dataset, 'datasets', None) or [dataset.dataset]:
+            yield from leaves(part)
+
+
+def built_crops(dataset: Any) -> list[RandomResizedCrop]:
+    """Find the transforms that crop the views, as they were built.
+
+    Args:
+        dataset (Any): A data set, wrapped any number of times.
+    """
+    return [
+        transform for leaf in leaves(dataset)
+        for step in leaf.pipeline.transforms if isinstance(step, MultiView)
+        for view in step.transforms for transform in view
+        if isinstance(transform, RandomResizedCrop)
+    ]
