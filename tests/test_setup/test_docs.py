@@ -1,6 +1,11 @@
 """What the texts link to and tell to run exists."""
 
+import ast
+import importlib
+import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +69,63 @@ def test_names_of_files(text):
 def test_an_unknown_name_is_seen():
     text = 'as of `ALGORITHM.md`, `no.py`, `data.md`, `x.yaml` and `torch.nn`'
     assert unknown_files(text) == ['ALGORITHM.md', 'no.py']
+
+
+def strings_of_the_code():
+    """All texts in the code; what is filled in at run time is left out."""
+    texts = []
+    for folder in ('cyborgs_plugin', 'tools'):
+        for path in (ROOT / folder).rglob('*.py'):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    texts.append(''.join(
+                        str(part.value) for part in node.values
+                        if isinstance(part, ast.Constant)))
+                elif isinstance(node, ast.Constant):
+                    texts.append(str(node.value))
+    return '\n'.join(texts)
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    table = (ROOT / 'docs/troubleshooting.md').read_text()
+    quoted = [
+        message for message in re.findall(r'^\| `([^`]+)` \|', table, re.M)
+        if not message.startswith('Could not import OneDL')  # mmpretrain's
+    ]
+    assert len(quoted) >= 5
+    code = strings_of_the_code()
+    assert [message for message in quoted if message not in code] == []
+
+
+@pytest.fixture
+def config_keys(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'docs' / '_ext'))
+    return importlib.import_module('config_keys')
+
+
+def test_the_table_of_keys_is_that_of_the_code(config_keys):
+    """`make docs` writes it anew."""
+    table = ROOT / 'docs' / config_keys.PAGE
+    assert table.read_text() == config_keys.page()
+
+
+def test_each_key_is_explained(config_keys):
+    for kind in sum(config_keys.components().values(), []):
+        explained = {name for name, *_ in config_keys.arguments(kind)}
+        taken = {
+            name
+            for name, each in inspect.signature(kind).parameters.items()
+            if each.kind is each.POSITIONAL_OR_KEYWORD
+        } if '__init__' in vars(kind) else set()
+        assert taken <= explained, kind
+
+
+@pytest.mark.slow
+def test_pages_build_without_a_warning(tmp_path):
+    result = subprocess.run([
+        sys.executable, '-m', 'sphinx', '--fail-on-warning', '--keep-going',
+        '--quiet', ROOT / 'docs', tmp_path
+    ], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / 'reference' / 'models.html').read_text()
+    assert 'cyborgs_plugin.models.MaskGroundedNeck' in page
