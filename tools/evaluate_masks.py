@@ -27,7 +27,8 @@ from cyborgs_plugin.ops.superpixels import check_superpixels
 from cyborgs_plugin.segmentation import SuperpixelMasks
 
 COLUMNS = ('regions', 'mBO', 'mBO_small', 'mBO_medium', 'mBO_large', 'ARI',
-           'over_segmentation', 'under_segmentation', 'boundary_F')
+           'over_segmentation', 'under_segmentation', 'boundary_F', 'FG_ARI',
+           'mBO_i', 'mBO_c')
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,6 +66,10 @@ def parse_args() -> argparse.Namespace:
         help='those of --floor: source.superpixels of the masks to compare, '
         'such as scale=250 reduction=4')
     parser.add_argument('--max-images', type=at_least(1))
+    parser.add_argument(
+        '--object-centric',
+        action='store_true',
+        help='FG-ARI, mBO_i and mBO_c of the central squares, too')
     parser.add_argument('--out', help='write the scores to this json')
     args = parser.parse_args()
     if bool(args.bank) == bool(args.floor):
@@ -87,7 +92,8 @@ def main() -> None:
         args.ann,
         key_prefix=args.img_prefix,
         panoptic_file=args.panoptic,
-        max_images=args.max_images)
+        max_images=args.max_images,
+        object_centric=args.object_centric)
     scores = floor(metric, args) if args.floor else rounds(metric, args.bank)
     first = next(iter(scores.values()))
     if not first['objects']:

@@ -18,6 +18,8 @@ from ..datasets.mask_bank import MaskBank
 from ..errors import UserError
 from ..ops.label_maps import resize_label_map
 from .names import find_annotated
+from .object_centric import object_centric_scores
+from .overlaps import best_overlaps
 
 SIZES = dict(small=(0., 32.**2), medium=(32.**2, 96.**2),
              large=(96.**2, float('inf')))
@@ -44,6 +46,8 @@ class MaskQuality(BaseMetric):
       pixels are neither right nor wrong.
     - ``regions``: regions per image. Overlap and ARI depend on it: compare at
       equal numbers only.
+    - ``FG_ARI``, ``mBO_i`` and ``mBO_c`` with ``object_centric``
+      (:func:`object_centric_scores`), averaged over images.
 
     Crowds are no objects and their pixels are unlabelled. Objects of fewer
     than ``min_area`` visible pixels are left out of the overlaps, since no
@@ -68,6 +72,8 @@ class MaskQuality(BaseMetric):
             benchmark (Martin et al., 2004).
         max_images (int, optional): Score so many of the images, evenly
             spread. Defaults to None, all.
+        object_centric (bool): Score the central square of each image by the
+            instances as object-centric papers do, too. Defaults to False.
         collect_device (str): Where results of several ranks are collected.
             Defaults to 'cpu'.
         prefix (str, optional): Prefix of the names of the scores.
@@ -83,6 +89,7 @@ class MaskQuality(BaseMetric):
                  min_area: int = 100,
                  tolerance: float = 0.0075,
                  max_images: int | None = None,
+                 object_centric: bool = False,
                  collect_device: str = 'cpu',
                  prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
@@ -94,6 +101,7 @@ class MaskQuality(BaseMetric):
         self.min_area = min_area
         self.tolerance = tolerance
         self.max_images = max_images
+        self.object_centric = object_centric
         self._turned: list[str] = []
         self._names: dict[str, str] = {}
 
@@ -253,7 +261,7 @@ class MaskQuality(BaseMetric):
         for size, (low, high) in SIZES.items():
             parts[f'mBO_{size}'] = overlaps[(areas >= low) & (areas < high)]
         for name in ('ARI', 'over_segmentation', 'under_segmentation',
-                     'boundary_F', 'regions'):
+                     'boundary_F', 'regions', 'FG_ARI', 'mBO_i', 'mBO_c'):
             parts[name] = np.array(
                 [part[name] for part in results if name in part])
         metrics = {
@@ -273,6 +281,9 @@ class MaskQuality(BaseMetric):
             overlaps=best_overlaps(ids, found.masks[kept]),
             areas=found.areas[kept],
             regions=int(ids.max()) + 1)
+        if self.object_centric:
+            scores.update(object_centric_scores(
+                ids, found.masks, found.classes, found.crowd))
         labelled = segments > 0
         if len(np.unique(segments[labelled])) > 1:
             over, under = variation_of_information(
@@ -283,27 +294,6 @@ class MaskQuality(BaseMetric):
                 under_segmentation=under,
                 boundary_F=boundary_f(ids, segments, self.tolerance))
         return scores
-
-
-def best_overlaps(ids: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Find how well the best region fits each object.
-
-    Args:
-        ids (np.ndarray): Region of each pixel, 0 to R - 1, shape (H, W),
-            integer.
-        masks (np.ndarray): Objects, shape (N, H, W), bool, none of them
-            empty.
-
-    Returns:
-        np.ndarray: Largest intersection over union with one region, shape
-        (N, ), float64.
-    """
-    sizes = np.bincount(ids.reshape(-1))
-    best = np.zeros(len(masks))
-    for index, mask in enumerate(masks):
-        inside = np.bincount(ids[mask], minlength=len(sizes))
-        best[index] = (inside / (sizes + mask.sum() - inside)).max()
-    return best
 
 
 def boundary_f(ids: np.ndarray, segments: np.ndarray,
