@@ -29,8 +29,8 @@ def object_centric_scores(ids: np.ndarray, masks: np.ndarray,
         averaged over objects; ``mBO_c``, the same with all objects of a class
         as one. Empty if the square shows no object.
     """
-    square = central_square(ids.shape)
-    ids, masks = ids[square], masks[(slice(None), *square)]
+    rows, columns = central_square(ids.shape)
+    ids, masks = ids[rows, columns], masks[:, rows, columns]
     ignored = masks[crowd].any(0)
     masks, classes = masks[~crowd], classes[~crowd]
     merged = np.stack([masks[classes == each].any(0)
