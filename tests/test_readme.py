@@ -227,7 +227,7 @@ def blocks():
                                  text.read_text(encoding='utf-8'),
                                  re.M | re.S):
             language, code = match[2], textwrap.dedent(match[3])
-            if language in ('', 'bibtex'):
+            if language in ('', 'bibtex', 'text'):
                 assert not re.search(r'^(\$ |python |bash |make |mim |pip )',
                                      code, re.M), 'a command without "bash"'
                 continue
