@@ -11,7 +11,7 @@ from .scene_data_preprocessor import SceneDataPreprocessor
 
 
 def _law(**colours: Any) -> ViewLaw:
-    """The law of a view that is cropped already."""
+    """The colour distribution of a view that is already cropped."""
     for name, value in colours.items():
         if isinstance(value, list):
             colours[name] = tuple(value)
@@ -20,16 +20,17 @@ def _law(**colours: Any) -> ViewLaw:
 
 @MODELS.register_module()
 class ColourDataPreprocessor(SceneDataPreprocessor):
-    """Jitter, make grey, blur and solarise the views, then normalise them.
+    """Change the colours of the views, blur and normalise them.
 
-    So that data workers decode and crop only; ``colours_on_device=True``
-    makes a config of it. What is drawn comes from numpy's generator, which
+    Jitter, grey, blur and solarisation run here on the whole batch, so the
+    data workers only decode and crop. Set ``colours_on_device=True`` in a
+    config to use it. Random numbers come from numpy's generator, which
     ``EpochSeedHook`` seeds for each epoch.
 
     Args:
-        views (list[dict]): Of each view, what of
-            :class:`~cyborgs_plugin.ops.view_draws.ViewLaw` concerns colours,
-            such as ``dict(jitter=0.8, brightness=(0.6, 1.4), grey=0.2)``.
+        views (list[dict]): For each view, the arguments of
+            :class:`~cyborgs_plugin.ops.view_draws.ViewLaw` for colours, such
+            as ``dict(jitter=0.8, brightness=(0.6, 1.4), grey=0.2)``.
         **kwargs: Arguments of :class:`SceneDataPreprocessor`.
     """
 
@@ -38,7 +39,7 @@ class ColourDataPreprocessor(SceneDataPreprocessor):
         self.laws = [_law(**view) for view in views]
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Augment if it is for training, and normalise.
+        """Augment when training, and normalise.
 
         Args:
             data (dict): ``inputs``: views (B, 3, H, W), uint8, BGR; and

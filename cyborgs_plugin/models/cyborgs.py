@@ -26,15 +26,16 @@ class CYBORGS(BaseSelfSupervisor):
     Representations by Grounding in Segmentation
     <https://arxiv.org/abs/2203.09343>`_.
 
-    The target network follows the online one by :meth:`update_target`, which
-    ``TargetUpdateHook`` calls once an optimiser step. The masks come with the
+    ``TargetUpdateHook`` calls :meth:`update_target` once per optimiser step,
+    so that the target network follows the online one. The masks come with the
     data; ``MaskUpdateHook`` renews them.
 
     Args:
-        backbone (dict): Config of the backbone. It must give all stages that
-            the neck fuses.
-        neck (dict): Config of the mask-grounded neck. Without
-            ``projector.in_channels`` it is the backbone's.
+        backbone (dict): Config of the backbone. Its outputs must include all
+            stages that the neck fuses.
+        neck (dict): Config of the mask-grounded neck. If
+            ``projector.in_channels`` is missing, it is derived from the
+            backbone.
         head (dict): Config of the mask contrast head.
         target_ema (dict): Config of the target's moving average.
             ``momentum`` is 1 - decay. Defaults to
@@ -43,10 +44,10 @@ class CYBORGS(BaseSelfSupervisor):
             Defaults to None.
         data_preprocessor (dict, optional): Config of the data preprocessor.
             Defaults to None, ``SelfSupDataPreprocessor``.
-        channels_last (bool): Keep the convolutions' weights, and so the maps,
-            with their channels last in memory, which many processors convolve
-            faster. Initial weights are drawn in another order; else values
-            are equal but for rounding. Defaults to False.
+        channels_last (bool): Store the weights of convolutions, and so the
+            maps, with channels last in memory, which is faster on many
+            processors. Initial weights are drawn in another order; otherwise
+            values differ only by rounding. Defaults to False.
         init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
     """
@@ -84,9 +85,9 @@ class CYBORGS(BaseSelfSupervisor):
     def update_target(self) -> None:
         """Move the target network towards the online one.
 
-        The first call of all makes them equal. Buffers (the running
-        statistics of batch norms) are copied; nothing reads the target's,
-        since its batch norms run in train mode.
+        The first call makes them equal. Buffers (the running statistics of
+        batch norms) are copied, but nothing reads the target's, since its
+        batch norms run in train mode.
         """
         self.target_net.update_parameters(self._online())
         self._losses_since_update = 0

@@ -1,4 +1,4 @@
-"""Distillation by regions: a frozen teacher into any backbone."""
+"""Distillation by regions, from a frozen teacher to any backbone."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,26 +24,26 @@ Views = Sequence[Tensor]
 
 @MODELS.register_module()
 class FrozenTeacher(BaseModule):
-    """A network that gives targets and is never trained.
+    """A network that provides targets and is never trained.
 
-    Its weights are read from the file by ``init_weights``, at the start of
-    each run, and are in no checkpoint: that holds their hash alone, so that a
-    run can not go on with another teacher.
+    ``init_weights`` reads its weights from the file at the start of each run.
+    A checkpoint holds only their hash, so that a run cannot resume with
+    another teacher.
 
     Args:
         backbone (dict): Config of the teacher: a backbone of mmpretrain, or
-            ``dict(type='TIMMBackbone', features_only=True, ...)``. It gives
-            maps (B, C, H, W).
-        checkpoint (str): File of its weights, of any common source; see
+            ``dict(type='TIMMBackbone', features_only=True, ...)``. Its outputs
+            are maps (B, C, H, W).
+        checkpoint (str): File of its weights, from any common source; see
             :func:`start_file.fit_names`. Nothing is downloaded.
-        prefix (str, optional): What its names begin with in the file.
-            Defaults to None, found out.
-        in_indices (Sequence[int], optional): Which of its outputs are
+        prefix (str, optional): What the names in the file begin with. Defaults
+            to None, detected.
+        in_indices (Sequence[int], optional): Indices of the outputs that are
             targets. Defaults to None, all.
-        input_size (int, optional): Bring the longer side of views to so many
-            pixels first: a teacher sees more in the size that it was trained
-            with than in the small views of the student. Defaults to None, as
-            they are.
+        input_size (int, optional): Resize the longer side of views to this
+            many pixels first: a teacher recognises more at the size it was
+            trained with than in the small views of the student. Defaults to
+            None, no resizing.
     """
 
     digest: Tensor
@@ -99,7 +99,7 @@ class FrozenTeacher(BaseModule):
 
     @torch.no_grad()
     def forward(self, view: Tensor, grid_size: tuple[int, int]) -> Tensor:
-        """Give the target of each cell.
+        """Compute the target of each cell.
 
         Args:
             view (Tensor): (B, 3, H, W), normalised, float32.
@@ -110,7 +110,7 @@ class FrozenTeacher(BaseModule):
 
         Raises:
             RuntimeError: If its weights were not read.
-            UserError: If it gives anything but maps.
+            UserError: If an output is not a map.
         """
         if not self.digest.any():
             raise RuntimeError('FrozenTeacher.init_weights() comes first')
@@ -166,7 +166,7 @@ def _digest_only(teacher: nn.Module, state: dict[str, Any], prefix: str,
 
 
 def _expect_digest_only(teacher: Any, incompatible: Any) -> None:
-    """Miss none of them as it is loaded."""
+    """Expect only the hash when a checkpoint is loaded."""
     incompatible.missing_keys[:] = [
         key for key in incompatible.missing_keys
         if not key.startswith(f'{teacher._prefix}backbone.')
@@ -204,11 +204,11 @@ class DistillationHead(BaseModule):
     """Compare predictions with the teacher's features, by cell and region.
 
     Args:
-        cell_loss (dict, optional): Config of the loss of cells, each with the
-            teacher's of the same view. None: no such term.
-            Defaults to ``dict(type='CellDistillationLoss')``.
-        region_loss (dict, optional): Config of the loss of regions, each with
-            the teacher's of the *other* view. None: no such term.
+        cell_loss (dict, optional): Config of the loss that compares each cell
+            with the teacher's in the same view. None disables it. Defaults to
+            ``dict(type='CellDistillationLoss')``.
+        region_loss (dict, optional): Config of the loss that compares each
+            region with the teacher's in the *other* view. None disables it.
             Defaults to ``dict(type='MaskContrastiveLoss')``.
         init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
@@ -227,13 +227,13 @@ class DistillationHead(BaseModule):
 
     def loss(self, cells: tuple[Tensor, Tensor], regions: Views,
              target_regions: Views, region_ids: Views) -> dict[str, Tensor]:
-        """Compute the losses and what explains them.
+        """Compute the losses and the values that explain them.
 
         Args:
             cells (tuple[Tensor, Tensor]): Predictions and targets of the
                 cells of both views, each (M, C).
             regions (Views): Predictions (B, N, C).
-            target_regions (Views): The teacher's, (B, N, C).
+            target_regions (Views): Regions of the teacher (B, N, C).
             region_ids (Views): Region ids (B, N), -1 where unused.
 
         Returns:
@@ -255,23 +255,23 @@ class DistillationHead(BaseModule):
 class RegionDistillation(BaseSelfSupervisor):
     """Teach a backbone what a frozen network sees, by cells and regions.
 
-    Both networks see the same views. Of each, the outputs are brought to the
-    grid of the neck and concatenated, whatever their strides and widths; the
-    teacher's channels are standardised over the batch, so that each counts
-    the same. The student's projector predicts them, of every cell and of
-    regions pooled by the masks. Only the backbone is used later.
+    Both networks see the same views. The outputs of each, with any strides and
+    widths, are brought to the grid of the neck and concatenated. The teacher's
+    channels are standardised over the batch, so that each has the same weight.
+    The student's projector predicts them for every cell and for regions pooled
+    by the masks. Only the backbone is used afterwards.
 
     Args:
         backbone (dict): Config of the student.
-        neck (dict): Config of a ``MaskGroundedNeck``. Its projector gives as
-            many channels as the teacher's outputs have together; without
-            ``in_channels`` it takes those of the backbone.
+        neck (dict): Config of a ``MaskGroundedNeck``. Its projector must have
+            as many output channels as all outputs of the teacher together. If
+            ``in_channels`` is missing, it is derived from the backbone.
         head (dict): Config of the ``DistillationHead``.
         teacher (dict): Config of the ``FrozenTeacher``.
         pretrained (str, optional): Path of a checkpoint to start from.
             Defaults to None.
-        data_preprocessor (dict, optional): Config of the data preprocessor,
-            whose normalisation the teacher sees as well. Defaults to None,
+        data_preprocessor (dict, optional): Config of the data preprocessor;
+            its normalisation also applies to the teacher. Defaults to None,
             ``SelfSupDataPreprocessor``.
         init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.

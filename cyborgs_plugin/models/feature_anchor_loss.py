@@ -1,4 +1,4 @@
-"""The loss that holds features near those of the target network."""
+"""The loss that keeps features close to those of the target network."""
 import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
@@ -10,16 +10,15 @@ Stages = tuple[Tensor, ...]
 
 @MODELS.register_module()
 class FeatureAnchorLoss(nn.Module):
-    """Hold each location's feature near the target's.
+    """Keep the feature of each location close to the target's.
 
-    Of use where training starts from weights that are good already. The
-    target network starts as a copy of them: as a ``FrozenTarget`` it stays
-    that copy, and this is the distance from the start; as a moving average it
-    follows slowly.
+    Use it when training starts from good weights. The target network starts as
+    a copy of them. As a ``FrozenTarget`` it remains that copy, and the loss is
+    the distance from the start; as a moving average it follows slowly.
 
-    The distance is 1 - cosine of the vectors of a location, on average over
-    the locations of a stage, then over the stages and views, so that a stage
-    counts the same whatever its size and its scale.
+    The distance is 1 - cosine of the vectors at a location, averaged over the
+    locations of a stage, then over the stages and views, so that each stage
+    has the same weight whatever its size and scale.
 
     Args:
         loss_weight (float): Weight of the loss. Defaults to 1.0.
@@ -34,10 +33,10 @@ class FeatureAnchorLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            online_feats (tuple[Stages, ...]): The online backbone's outputs
-                of each view.
-            target_feats (tuple[Stages, ...]): The target's, likewise; they
-                get no gradient.
+            online_feats (tuple[Stages, ...]): Outputs of the online backbone
+                for each view.
+            target_feats (tuple[Stages, ...]): Outputs of the target; they get
+                no gradient.
 
         Returns:
             Tensor: A scalar, from 0 (the same directions) to 2.

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class ForeachEMA(ExponentialMovingAverage):
-    """``ExponentialMovingAverage``, all parameters at once.
+    """``ExponentialMovingAverage`` of all parameters at once.
 
-    The same values to the bit, and the same checkpoints. Its base launches a
-    kernel for each parameter, and the host waits twice for the number of
-    steps, which is kept here on both sides.
+    The values are equal to the bit, and so are the checkpoints. The base class
+    launches a kernel for each parameter and makes the host wait twice for the
+    number of steps. This class keeps that number on both sides.
 
     Args:
         model (nn.Module): The model to be averaged.
         momentum (float): 1 - decay. Defaults to 0.0002.
-        **kwargs: Of mmengine's ``ExponentialMovingAverage``.
+        **kwargs: Arguments of mmengine's ``ExponentialMovingAverage``.
     """
 
     def __init__(self,
@@ -30,10 +30,10 @@ class ForeachEMA(ExponentialMovingAverage):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move towards a model; the first time, become it.
+        """Move towards a model; copy it at the first call.
 
         Args:
-            model (nn.Module): The model that is averaged.
+            model (nn.Module): The model to be averaged.
         """
         if self._count is None:
             self._count = int(self.steps)

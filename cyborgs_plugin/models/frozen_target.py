@@ -1,4 +1,4 @@
-"""A target network that stays what it was at the start."""
+"""A target network that never changes after the start."""
 from mmengine.model import BaseAveragedModel
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
@@ -6,18 +6,18 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class FrozenTarget(BaseAveragedModel):
-    """A target that equals the online network at the start, and never moves.
+    """A target that copies the online network at the start and never moves.
 
-    For ``CYBORGS(target_ema=dict(type='FrozenTarget'))`` that starts from
-    weights which are good already: the online regions then predict regions of
-    the network it started from.
+    Use it as ``CYBORGS(target_ema=dict(type='FrozenTarget'))`` when training
+    starts from good weights. The online regions then predict regions of the
+    network that training started from.
     """
 
     def update_parameters(self, model: nn.Module) -> None:
-        """Copy the online network at the first call; stay from then on."""
+        """Copy the online network at the first call; then do nothing."""
         if self.steps == 0:
             super().update_parameters(model)
 
     def avg_func(self, averaged_param: Tensor, source_param: Tensor,
                  steps: int) -> None:
-        """Leave a parameter alone."""
+        """Do not change a parameter."""

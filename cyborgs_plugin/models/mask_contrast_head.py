@@ -14,11 +14,11 @@ Regions = tuple[Tensor, Tensor]
 
 @MODELS.register_module()
 class MaskContrastHead(BaseModule):
-    """Predict the target's regions from the online ones and contrast both.
+    """Predict the target's regions from the online ones and contrast them.
 
-    Implementation of the objective of `CYBORGS
-    <https://arxiv.org/abs/2203.09343>`_, Sec. 3.2 and, where
-    ``segmentation_loss`` is given, Sec. 3.3.
+    Implementation of the objective of
+    `CYBORGS <https://arxiv.org/abs/2203.09343>`_, Sec. 3.2 and, with
+    ``segmentation_loss``, Sec. 3.3.
 
     Args:
         predictor (dict): Config of the predictor, a neck that maps a 1-tuple
@@ -28,9 +28,9 @@ class MaskContrastHead(BaseModule):
         segmentation_loss (dict, optional): Config of the segmentation loss on
             feature maps. Defaults to None; None or a ``loss_weight`` of 0
             costs nothing.
-        anchor_loss (dict, optional): Config of the loss that holds feature
-            maps near the target's, for a run that starts from good weights.
-            Defaults to None.
+        anchor_loss (dict, optional): Config of the loss that keeps feature
+            maps close to the target's, for a run that starts from good
+            weights. Defaults to None.
         init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
     """
@@ -51,7 +51,7 @@ class MaskContrastHead(BaseModule):
 
     @property
     def uses_feats(self) -> bool:
-        """Whether the loss reads feature maps, which are held until then."""
+        """Whether the loss reads feature maps, which are kept until then."""
         return (self.segmentation_loss is not None
                 or self.anchor_loss is not None)
 
@@ -76,17 +76,18 @@ class MaskContrastHead(BaseModule):
              target_feats: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
              rows: Sequence[Tensor | None] = (None, None)
              ) -> dict[str, Tensor]:
-        """Compute the losses and what explains them.
+        """Compute the losses and the values that explain them.
 
         Args:
             online (tuple[Regions, Regions]): Online regions of views 1 and 2.
             target (tuple[Regions, Regions]): Target regions of views 1 and 2.
-            online_feats (Tuple): The online backbone's outputs of views 1
+            online_feats (Tuple): Outputs of the online backbone for views 1
                 and 2, each a tuple of (B, C_i, H_i, W_i).
-            target_feats (Tuple): The target backbone's, likewise; empty
-                where :attr:`uses_feats` is False.
+            target_feats (Tuple): Outputs of the target backbone, in the same
+                form; empty if :attr:`uses_feats` is False.
             rows (Sequence[Tensor, optional]): ``used_rows`` of the online
-                regions of views 1 and 2. Defaults to (None, None), computed.
+                regions of views 1 and 2. Defaults to (None, None), computed
+                here.
 
         Returns:
             dict[str, Tensor]: Scalars: ``loss_contrast``,

@@ -22,36 +22,36 @@ def mask_contrastive_loss(pred_v1: Tensor,
                           local_negatives: bool = True,
                           image_offset: int = 0,
                           region_counts: Tensor | None = None) -> Tensor:
-    r"""Contrast each predicted region with the target regions of a batch.
+    r"""Contrast predicted regions with the target regions of a batch.
 
     For a prediction :math:`p` of region :math:`m` in view 1 of image
     :math:`i`, the candidates are the target regions of both views of every
-    image, save those of view 1 of image :math:`i` that carry the id
-    :math:`m`. The label is uniform over the target regions of view 2 of image
-    :math:`i` with the id :math:`m`. A prediction without such a region has
-    weight 0, any other 1 / (number of predictions of its image and view with
-    its id). The weighted cross-entropies are averaged over all used
-    predictions; view 2 is treated alike and both means are added. Gradients
-    flow through the predictions only.
+    image, except those of view 1 of image :math:`i` with the id :math:`m`. The
+    label is uniform over the target regions of view 2 of image :math:`i` with
+    the id :math:`m`. A prediction without such a region has weight 0; any
+    other has weight 1 / (number of predictions of its image and view with its
+    id). The weighted cross-entropies are averaged over all used predictions.
+    View 2 is treated in the same way, and both means are added. Gradients flow
+    only through the predictions.
 
     Source: DetCon, `Efficient Visual Pretraining with Contrastive Detection
     <https://arxiv.org/abs/2103.10957>`_, Eq. 3, as used by CYBORGS,
     Sec. 3.2.
 
     Args:
-        pred_v1 (Tensor): Online predictions of view 1, shape (B, N, D). They
-            and the targets are L2-normalised here. Half precision is computed
-            in float32.
-        pred_v2 (Tensor): Those of view 2, shape (B, N, D).
+        pred_v1 (Tensor): Online predictions of view 1, shape (B, N, D).
+            Predictions and targets are L2-normalised here; half precision is
+            converted to float32.
+        pred_v2 (Tensor): The same for view 2, shape (B, N, D).
         target_v1 (Tensor): Target projections of view 1, shape (T, N, D).
             T equals B, or the number of images of all ranks.
-        target_v2 (Tensor): Those of view 2, shape (T, N, D).
-        pred_ids_v1 (Tensor): Region ids of ``pred_v1``, shape (B, N),
-            integer. -1 marks an unused slot: neither positive nor negative
-            nor counted.
-        pred_ids_v2 (Tensor): Those of ``pred_v2``, shape (B, N).
-        target_ids_v1 (Tensor): Those of ``target_v1``, shape (T, N).
-        target_ids_v2 (Tensor): Those of ``target_v2``, shape (T, N).
+        target_v2 (Tensor): The same for view 2, shape (T, N, D).
+        pred_ids_v1 (Tensor): Region ids of ``pred_v1``, shape (B, N), integer.
+            -1 marks an unused slot, which is neither positive nor negative and
+            is not counted.
+        pred_ids_v2 (Tensor): Ids of ``pred_v2``, shape (B, N).
+        target_ids_v1 (Tensor): Ids of ``target_v1``, shape (T, N).
+        target_ids_v2 (Tensor): Ids of ``target_v2``, shape (T, N).
         temperature (float): Divides the cosine similarities.
             Defaults to 0.1.
         local_negatives (bool): Whether regions with other ids in the same
@@ -59,11 +59,11 @@ def mask_contrastive_loss(pred_v1: Tensor,
         image_offset (int): Position of the first predicted image among the T
             target images. Defaults to 0.
         region_counts (Tensor, optional): The two denominators, shape (2, ).
-            Defaults to None, the numbers of used predictions given.
+            Defaults to None, the numbers of used predictions.
 
     Returns:
-        Tensor: The loss, a scalar; 0 and connected to the graph when nothing
-        matches.
+        Tensor: The loss, a scalar. If nothing matches, it is 0 and still
+        connected to the graph.
     """
     # The loss is a float32 island: logits / 0.1 exceed bfloat16's precision.
     with torch.autocast(pred_v1.device.type, enabled=False):
@@ -93,7 +93,7 @@ def count_regions(*region_ids: Tensor) -> Tensor:
 
 
 def same_region(ids: Tensor, other_ids: Tensor) -> Tensor:
-    """Tell which slots of two id lists of the same images hold one region.
+    """Find the slots of two id lists that hold the same region.
 
     Args:
         ids (Tensor): Region ids, shape (B, N), -1 where unused.
@@ -108,18 +108,18 @@ def same_region(ids: Tensor, other_ids: Tensor) -> Tensor:
 
 def count_matches(region_ids: Sequence[Tensor],
                   target_ids: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Count what explains a contrast of regions.
+    """Count the regions that explain the contrastive loss.
 
     Args:
         region_ids (Sequence[Tensor]): Region ids (B, N) of views 1 and 2, -1
             where unused.
-        target_ids (Sequence[Tensor]): The target's, likewise.
+        target_ids (Sequence[Tensor]): Ids of the target, in the same form.
 
     Returns:
         dict[str, Tensor]: Scalars: ``num_regions`` (used slots per image and
         view), ``matched_regions`` (fraction of the used slots with a partner
-        in the target's other view) and ``unmatched_images`` (images of which
-        no slot has one).
+        in the target's other view) and ``unmatched_images`` (images without
+        any such slot).
     """
     matched = torch.stack([
         same_region(region_ids[view], target_ids[1 - view]).any(dim=-1)
@@ -133,7 +133,7 @@ def count_matches(region_ids: Sequence[Tensor],
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """L2-normalise the last axis, in float32 at the least."""
+    """L2-normalise the last axis, at least in float32."""
     if vectors.dtype in (torch.float16, torch.bfloat16):
         vectors = vectors.float()
     return F.normalize(vectors, dim=-1)
@@ -195,9 +195,9 @@ def _one_way(view: int, pred: Tensor, pred_ids: Tensor, targets: Tensor,
 class _LogSumExp(torch.autograd.Function):
     """Log-sum-exp of the logits of each prediction.
 
-    Its gradient is the mean candidate under the softmax, no larger than the
-    prediction. So that is kept, and the matrix of logits, worked on in place,
-    is freed at once.
+    Its gradient is the mean candidate under the softmax, which is as small as
+    the prediction. So the gradient is kept, and the matrix of logits, changed
+    in place, is freed at once.
     """
 
     @staticmethod
@@ -206,7 +206,7 @@ class _LogSumExp(torch.autograd.Function):
         """Compute the log-sum-exp (M, ) and its gradient.
 
         Args:
-            ctx (Any): Where autograd keeps the gradient.
+            ctx (Any): Autograd's context, which keeps the gradient.
             pred (Tensor): Predictions over temperature, shape (M, D).
             candidates (Tensor): Unit candidates, shape (K, D).
             hidden (Tensor): Candidates to leave out, shape (M, K), bool.
@@ -235,10 +235,10 @@ class _LogSumExp(torch.autograd.Function):
 class MaskContrastiveLoss(nn.Module):
     """DetCon-B over the global batch.
 
-    Targets and their ids are gathered over the ranks, and the denominators
-    are those of the global batch, so that after the averaging of gradients N
-    ranks compute what one process computes on the concatenated batch. Every
-    rank must hold the same number of images (``drop_last=True``).
+    Targets and their ids are gathered from all ranks, and the denominators are
+    those of the global batch. After gradients are averaged, N ranks therefore
+    compute what one process computes on the concatenated batch. Every rank
+    must have the same number of images (``drop_last=True``).
 
     Args:
         temperature (float): Divides the cosine similarities.
@@ -268,8 +268,10 @@ class MaskContrastiveLoss(nn.Module):
                 (B, N, D).
             targets (tuple[Tensor, Tensor]): Target projections of views 1 and
                 2, each (B, N, D).
-            pred_ids (tuple[Tensor, Tensor]): Their ids, each (B, N), int64.
-            target_ids (tuple[Tensor, Tensor]): Likewise, each (B, N).
+            pred_ids (tuple[Tensor, Tensor]): Ids of the predictions, each
+                (B, N), int64.
+            target_ids (tuple[Tensor, Tensor]): Ids of the targets, each
+                (B, N).
 
         Returns:
             Tensor: The loss, a scalar.

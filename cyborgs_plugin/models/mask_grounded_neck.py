@@ -15,11 +15,11 @@ from .regions import cell_labels, map_regions, pool_stages, sample_regions
 class MaskGroundedNeck(BaseModule):
     """Fuse stages, pool them by region, project the regions.
 
-    The chosen stages are averaged (or, where coarser than the grid, repeated)
-    to one grid and concatenated in the order of ``in_indices``, each with
-    weight 1. A region's vector is the mean over its cells. Stages may have
-    their channels last, as timm's Swin gives them: the projector's
-    ``in_channels`` tell.
+    The chosen stages are averaged to one grid (or repeated, if they are
+    coarser) and concatenated in the order of ``in_indices``, each with weight
+    1. The vector of a region is the mean over its cells. Stages may have their
+    channels last, like those of timm's Swin; this is detected by the
+    projector's ``in_channels``.
 
     Implementation of the mask-grounded features of `CYBORGS
     <https://arxiv.org/abs/2203.09343>`_, Sec. 3.1.
@@ -27,12 +27,11 @@ class MaskGroundedNeck(BaseModule):
     Args:
         projector (dict): Config of the projector, a neck that maps a 1-tuple
             (M, C) to a 1-tuple (M, D). C is the sum of the channels of the
-            chosen stages; :class:`CYBORGS` finds it where it is not given.
-        num_regions (int): Regions drawn for each image and view.
-            Defaults to 16.
-        grid_stride (int): Pixels of a view on each side of a grid cell.
-            Defaults to 32.
-        in_indices (Sequence[int]): Which of the backbone's outputs to fuse,
+            chosen stages; if it is not given, :class:`CYBORGS` sets it.
+        num_regions (int): Regions drawn per image and view. Defaults to 16.
+        grid_stride (int): Side of a grid cell, in pixels of a view. Defaults
+            to 32.
+        in_indices (Sequence[int]): Indices of the backbone's outputs to fuse,
             in order. Defaults to (0, 1, 2).
         init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
@@ -111,8 +110,8 @@ class MaskGroundedNeck(BaseModule):
             tuple[Tensor, ...]: Each (B, C_i, H_i, W_i), without a copy.
 
         Raises:
-            ValueError: If the backbone gives too few stages, or stages whose
-                channels are not those of the projector.
+            ValueError: If the backbone has too few stages, or their channels
+                do not fit the projector.
         """
         shapes = stage_shapes(feats, self.in_indices)
         first, last = (sum(shape[axis] for shape in shapes)
@@ -152,7 +151,7 @@ class MaskGroundedNeck(BaseModule):
                 cells: Tensor,
                 region_ids: Tensor | None = None,
                 rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Draw regions, pool and project them.
+        """Draw regions, pool them and project them.
 
         Args:
             feats (tuple[Tensor, ...]): Outputs of the backbone, each
@@ -160,7 +159,7 @@ class MaskGroundedNeck(BaseModule):
             cells (Tensor): The label of each cell, shape (B, h, w), int64,
                 from :meth:`cells`.
             region_ids (Tensor, optional): Regions (B, num_regions), int64,
-                that :meth:`sample` drew. Defaults to None, drawn here.
+                from :meth:`sample`. Defaults to None, drawn here.
             rows (Tensor, optional): Their :func:`used_rows`.
                 Defaults to None.
 
@@ -175,7 +174,7 @@ class MaskGroundedNeck(BaseModule):
 
     def pool(self, feats: tuple[Tensor, ...], cells: Tensor,
              region_ids: Tensor) -> Tensor:
-        """Average all stages over the regions, as of :meth:`fuse`.
+        """Average all stages, in the order of :meth:`fuse`, over the regions.
 
         Args:
             feats (tuple[Tensor, ...]): Outputs of the backbone, each
@@ -197,17 +196,17 @@ class MaskGroundedNeck(BaseModule):
 
 def stage_shapes(feats: Sequence[Tensor],
                  in_indices: Sequence[int]) -> list[tuple[int, ...]]:
-    """Check that a backbone gives the maps that are chosen.
+    """Check that a backbone has the chosen outputs and that they are maps.
 
     Args:
         feats (Sequence[Tensor]): Outputs of the backbone.
         in_indices (Sequence[int]): Which of them to fuse.
 
     Returns:
-        list[tuple[int, ...]]: The shapes of those, each of four axes.
+        list[tuple[int, ...]]: Their shapes, with four axes each.
 
     Raises:
-        UserError: If there are too few, or one is no map.
+        UserError: If there are too few, or one is not a map.
     """
     if max(in_indices) >= len(feats):
         raise UserError(
@@ -228,8 +227,8 @@ def stage_shapes(feats: Sequence[Tensor],
 def _average(feature: Tensor, grid_size: tuple[int, int]) -> Tensor:
     """Average a map over the cells of a grid, or repeat it.
 
-    Where the grid divides the map, cells of one size give the same values in
-    less time; on a GPU the gradient of adaptive pooling is not deterministic.
+    If the grid divides the map, plain average pooling gives the same values
+    faster; on a GPU the gradient of adaptive pooling is not deterministic.
     """
     (height, width), (h, w) = feature.shape[2:], grid_size
     if _divides(grid_size, feature):
@@ -238,6 +237,6 @@ def _average(feature: Tensor, grid_size: tuple[int, int]) -> Tensor:
 
 
 def _divides(grid_size: tuple[int, int], feature: Tensor) -> bool:
-    """Whether cells of a grid have whole numbers of a map's locations."""
+    """Whether each cell of a grid covers whole locations of a map."""
     return all(size >= cell and size % cell == 0
                for size, cell in zip(feature.shape[2:], grid_size))

@@ -1,7 +1,7 @@
 """Faults of the published code, for comparison only.
 
-``configs/ablations/published_*.py`` train with them; docs/differences.md says
-what each of them does.
+``configs/ablations/published_*.py`` train with them; docs/differences.md
+explains each.
 """
 from collections.abc import Callable
 from typing import Any
@@ -25,13 +25,13 @@ class PublishedMaskGroundedNeck(MaskGroundedNeck):
     """The neck with one or several faults of the published code.
 
     Args:
-        num_ids (int, optional): Ids from here on fall into region 0; the
+        num_ids (int, optional): Ids from this number on become region 0; the
             published code has 81. Defaults to None, no limit.
         empty_regions (bool): Fill the slots that hold no region with empty
             ones; needs ``num_ids``. Defaults to False.
         project_by_slot (bool): Project slot by slot, each with its own batch
             statistics. Defaults to False.
-        **kwargs: Of :class:`MaskGroundedNeck`.
+        **kwargs: Arguments of :class:`MaskGroundedNeck`.
     """
 
     def __init__(self,
@@ -58,7 +58,7 @@ class PublishedMaskGroundedNeck(MaskGroundedNeck):
         return cells
 
     def sample(self, cells: Tensor) -> Tensor:
-        """Draw the regions of one branch, where asked for with empty ones."""
+        """Draw the regions of one branch, with empty ones if configured."""
         if self.empty_regions and self.num_ids is not None:
             return sample_regions_with_empty(cells, self.num_regions,
                                              self.num_ids)
@@ -68,7 +68,7 @@ class PublishedMaskGroundedNeck(MaskGroundedNeck):
                 regions: Tensor,
                 used: Tensor,
                 rows: Tensor | None = None) -> Tensor:
-        """Project the regions, where asked for slot by slot."""
+        """Project the regions, slot by slot if configured."""
         if self.project_by_slot:
             return map_slots(lambda x: self.projector((x, ))[0], regions)
         return super().project(regions, used, rows)
@@ -81,7 +81,7 @@ class PublishedMaskContrastHead(MaskContrastHead):
     Args:
         predict_by_slot (bool): Predict slot by slot, each with its own batch
             statistics. Defaults to True.
-        **kwargs: Of :class:`MaskContrastHead`.
+        **kwargs: Arguments of :class:`MaskContrastHead`.
     """
 
     def __init__(self,
@@ -92,7 +92,7 @@ class PublishedMaskContrastHead(MaskContrastHead):
         self.predict_by_slot = predict_by_slot
 
     def predict(self, online: Regions, rows: Tensor | None = None) -> Tensor:
-        """Predict the target projections, where asked for slot by slot."""
+        """Predict the target projections, slot by slot if configured."""
         if not self.predict_by_slot:
             return super().predict(online, rows)
         return map_slots(lambda x: self.predictor((x, ))[0], online[0])
@@ -103,16 +103,15 @@ def sample_regions_with_empty(
         num_regions: int,
         num_ids: int,
         generator: torch.Generator | None = None) -> Tensor:
-    """Draw regions; empty ones fill what is left.
+    """Draw regions; empty ones fill the remaining slots.
 
-    Absent ids have a vanishing probability in the published code, so that
-    they come last but still act as positives and negatives.
+    In the published code absent ids have a vanishing probability: they come
+    last but still act as positives and negatives.
 
     Args:
         cells (Tensor): The label of each cell, shape (B, h, w), int64, below
             ``num_ids``.
-        num_regions (int): Number of slots N of each image, at most
-            ``num_ids``.
+        num_regions (int): Number of slots N per image, at most ``num_ids``.
         num_ids (int): Number of ids that exist, present or not.
         generator (torch.Generator, optional): On the device of ``cells``.
             Defaults to None, the device's global one.
@@ -144,11 +143,11 @@ def map_slots(function: Callable[[Tensor], Tensor],
 
 
 def refuse_moved_keys(part: str, cfg: Any) -> None:
-    """Refuse a key of commit f15b0f3 that its class has no more.
+    """Refuse a key of commit f15b0f3 that its class no longer has.
 
     Args:
         part (str): Which part of the model this is, ``neck`` or ``head``.
-        cfg (dict or nn.Module): Its config. A module is let pass.
+        cfg (dict or nn.Module): Its config. A module is accepted.
 
     Raises:
         UserError: Names the key and the class that takes it.

@@ -18,11 +18,11 @@ _SORTABLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 def cell_labels(label_maps: Tensor, grid_size: tuple[int, int]) -> Tensor:
     """Give each cell of a grid the label that fills most of it.
 
-    Where the grid does not divide the map, a cell covers the window of
+    If the grid does not divide the map, a cell covers the window of
     ``torch.nn.functional.adaptive_avg_pool2d``: rows ``floor(i * H / h)`` up
-    to ``ceil((i + 1) * H / h)``, so that neighbours may share a row. Time and
-    memory depend on the number of pixels only, not on the number of ids: the
-    pixels of a cell are sorted and the longest run wins.
+    to ``ceil((i + 1) * H / h)``, so neighbours may share a row. Time and
+    memory depend on the number of pixels, not on the number of ids: the pixels
+    of a cell are sorted and the longest run wins.
 
     Args:
         label_maps (Tensor): Non-negative ids, shape (B, H, W), any integer
@@ -30,7 +30,7 @@ def cell_labels(label_maps: Tensor, grid_size: tuple[int, int]) -> Tensor:
         grid_size (tuple[int, int]): The grid's height and width (h, w).
 
     Returns:
-        Tensor: The label of each cell, shape (B, h, w), int64. On a tie the
+        Tensor: The label of each cell, shape (B, h, w), int64. In a tie the
         lowest id wins.
 
     Raises:
@@ -99,7 +99,7 @@ def pool_regions(features: Tensor, cells: Tensor,
         region_ids (Tensor): The regions to pool, shape (B, N), integer.
 
     Returns:
-        Tensor: One vector a region, shape (B, N, C), dtype of ``features``.
+        Tensor: One vector per region, shape (B, N, C), dtype of ``features``.
         Zeros where the id is negative (an unused slot) or absent.
     """
     return pool_stages([features], cells, region_ids)
@@ -107,10 +107,10 @@ def pool_regions(features: Tensor, cells: Tensor,
 
 def pool_stages(stages: Sequence[Tensor], cells: Tensor,
                 region_ids: Tensor) -> Tensor:
-    """Average several maps over the cells of each region, side by side.
+    """Average several maps over the cells of each region and concatenate.
 
-    Where a cell covers several locations of a map these are averaged as well,
-    in the same product, so that a map is read once.
+    If a cell covers several locations of a map, the same product averages
+    these as well, so that each map is read once.
 
     Args:
         stages (Sequence[Tensor]): Feature maps, each (B, C_i, H_i, W_i),
@@ -119,7 +119,7 @@ def pool_stages(stages: Sequence[Tensor], cells: Tensor,
         region_ids (Tensor): The regions to pool, shape (B, N), integer.
 
     Returns:
-        Tensor: Shape (B, N, sum of C_i), as of :func:`pool_regions`.
+        Tensor: Shape (B, N, sum of C_i), as from :func:`pool_regions`.
     """
     member = cells[:, None] == region_ids[:, :, None, None]  # (B, N, h, w)
     member &= (region_ids >= 0)[:, :, None, None]
@@ -145,7 +145,7 @@ def sample_regions(cells: Tensor,
 
     Args:
         cells (Tensor): The label of each cell, shape (B, h, w), int64.
-        num_regions (int): Number of slots N of each image.
+        num_regions (int): Number of slots N per image.
         generator (torch.Generator, optional): On the device of ``cells``.
             Defaults to None, the device's global one.
 
@@ -167,9 +167,9 @@ def sample_regions(cells: Tensor,
 
 
 def used_rows(*region_ids: Tensor) -> tuple[Tensor, ...]:
-    """Tell which slots of several branches hold a region.
+    """Find the slots of several branches that hold a region.
 
-    The host waits for the device once for all of them: do it before the
+    The host waits for the device once for all branches: call it before the
     device has much to do.
 
     Args:
@@ -177,8 +177,8 @@ def used_rows(*region_ids: Tensor) -> tuple[Tensor, ...]:
             integer; -1 is unused.
 
     Returns:
-        tuple[Tensor, ...]: Of each branch the numbers of its used slots among
-        all B * N, ascending, shape (M, ), int64.
+        tuple[Tensor, ...]: For each branch, the indices of its used slots
+        among all B * N, ascending, shape (M, ), int64.
     """
     used = torch.stack([ids.flatten() >= 0 for ids in region_ids])
     order = used.byte().argsort(dim=1, descending=True, stable=True)
@@ -193,15 +193,15 @@ def map_regions(function: Callable[[Tensor], Tensor],
                 rows: Tensor | None = None) -> Tensor:
     """Apply a function to the vectors of all used slots as one batch.
 
-    Unused slots are left out, since their zero vectors would shift the
+    Unused slots are left out because their zero vectors would shift the
     statistics of a batch norm.
 
     Args:
         function (Callable): Maps (M, C) to (M, D).
         regions (Tensor): Region vectors, shape (B, N, C).
         used (Tensor): Which slots hold a region, shape (B, N), bool.
-        rows (Tensor, optional): The same from :func:`used_rows`, so that
-            the host need not wait for them. Defaults to None.
+        rows (Tensor, optional): Their indices from :func:`used_rows`, so that
+            the host does not wait for them. Defaults to None.
 
     Returns:
         Tensor: Shape (B, N, D), zeros in unused slots.

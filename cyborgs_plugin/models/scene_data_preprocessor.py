@@ -10,14 +10,14 @@ from mmpretrain.structures import DataSample
 
 @MODELS.register_module()
 class SceneDataPreprocessor(SelfSupDataPreprocessor):
-    """Normalise the views; bring all label maps to the device at once.
+    """Normalise the views; copy all label maps to the device at once.
 
-    Its base copies the label maps of each image by themselves, from memory
-    that is not pinned, so that the host waits for each.
+    The base class copies the label maps of each image separately, from memory
+    that is not pinned, so the host waits for each.
 
     Args:
-        non_blocking (bool): Whether the host goes on while a batch is copied;
-            the loader has to pin the views (``pin_memory=True``).
+        non_blocking (bool): Whether the host continues while a batch is
+            copied; the loader must pin the views (``pin_memory=True``).
             Defaults to True.
         **kwargs: Arguments of ``SelfSupDataPreprocessor``.
     """
@@ -26,7 +26,7 @@ class SceneDataPreprocessor(SelfSupDataPreprocessor):
         super().__init__(non_blocking=non_blocking, **kwargs)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Bring a batch to the device and normalise it.
+        """Copy a batch to the device and normalise it.
 
         Args:
             data (dict): ``inputs``: views (B, 3, H, W), uint8; and
@@ -42,7 +42,7 @@ class SceneDataPreprocessor(SelfSupDataPreprocessor):
         return super().forward(data, training)
 
     def _together(self, samples: Sequence[DataSample]) -> list[DataSample]:
-        """The samples, their label maps on the device."""
+        """The samples, with their label maps on the device."""
         masks = torch.stack([sample.mask for sample in samples])
         if self.device.type == 'cuda' and masks.device.type == 'cpu':
             masks = masks.pin_memory()

@@ -8,16 +8,16 @@ from .mask_grounded_neck import MaskGroundedNeck
 
 
 def freeze_unused(backbone: nn.Module, neck: MaskGroundedNeck) -> None:
-    """Freeze what ``model.neck.in_indices`` leaves without a gradient.
+    """Freeze parameters that get no gradient from ``neck.in_indices``.
 
-    Such as stage 4 where only stages 2 and 3 are fused. One process leaves
-    that alone; several would wait for its gradient, unless they know before
-    the model is wrapped. So it is found out where there are several, by the
-    gradient of one image.
+    An example is stage 4 if only stages 2 and 3 are fused. One process can
+    ignore it; several would wait for its gradient unless it is frozen before
+    the model is wrapped. So with several processes, the gradient of one image
+    shows which parameters are unused.
 
     Args:
         backbone (nn.Module): The backbone.
-        neck (MaskGroundedNeck): What reads its outputs.
+        neck (MaskGroundedNeck): The neck that reads its outputs.
     """
     trained = {name: parameter for name, parameter
                in backbone.named_parameters() if parameter.requires_grad}

@@ -24,7 +24,7 @@ class VMFSegmentationLoss(nn.Module):
 
     Source: `SegSort <https://arxiv.org/abs/1910.06962>`_, Eq. 2 and 3, as in
     `CYBORGS <https://arxiv.org/abs/2203.09343>`_, Sec. 3.3. The released code
-    has the sign negated.
+    negates the sign.
 
     Args:
         num_prototypes (tuple[int, int]): K is drawn uniformly from this
@@ -32,7 +32,7 @@ class VMFSegmentationLoss(nn.Module):
             Defaults to (2, 256).
         temperature (float): :math:`\tau`. Defaults to 0.1.
         num_iters (int): Iterations of k-means. Defaults to 10.
-        in_index (int): Which of the backbone's outputs to use. Defaults to 0.
+        in_index (int): Index of the backbone's output to use. Defaults to 0.
         loss_weight (float): Factor of the loss. Defaults to 1.0.
     """
 
@@ -54,9 +54,10 @@ class VMFSegmentationLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            online (tuple[Maps, Maps]): The online backbone's outputs of views
-                1 and 2, each a tuple of (B, C_i, H_i, W_i).
-            target (tuple[Maps, Maps]): The target backbone's, likewise.
+            online (tuple[Maps, Maps]): Outputs of the online backbone for
+                views 1 and 2, each a tuple of (B, C_i, H_i, W_i).
+            target (tuple[Maps, Maps]): Outputs of the target backbone, in the
+                same form.
 
         Returns:
             Tensor: The loss, a scalar.

@@ -1,4 +1,4 @@
-"""The width of what a neck fuses, asked of the backbone itself."""
+"""The width of what a neck fuses, derived from the backbone itself."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,21 +17,21 @@ _ONLY = 224
 
 def build_to_fit(backbone: dict | nn.Module,
                  neck: dict | nn.Module) -> tuple[nn.Module, Any]:
-    """Build the backbone, and give the neck's projector its width.
+    """Build the backbone and set the width of the neck's projector.
 
     Args:
-        backbone (dict or nn.Module): Config of the backbone, or itself.
-        neck (dict or nn.Module): Config of a ``MaskGroundedNeck``, left as it
-            is; its ``projector.in_channels`` may be missing or None.
+        backbone (dict or nn.Module): Config of the backbone, or the backbone.
+        neck (dict or nn.Module): Config of a ``MaskGroundedNeck``, which is
+            not changed; its ``projector.in_channels`` may be missing or None.
 
     Returns:
         tuple[nn.Module, dict or nn.Module]: The backbone, and the neck's
         config with ``projector.in_channels``.
 
     Raises:
-        UserError: If ``in_channels`` is another than the backbone's, or is
-            missing and the backbone takes no picture that is tried; if the
-            backbone gives other than the maps that the neck fuses.
+        UserError: If ``in_channels`` does not fit the backbone, or is missing
+            and the backbone accepts none of the test pictures; or if the
+            backbone's outputs are not the maps that the neck fuses.
     """
     built: nn.Module = backbone if isinstance(
         backbone, nn.Module) else MODELS.build(backbone)
@@ -63,7 +63,7 @@ def build_to_fit(backbone: dict | nn.Module,
 
 @torch.no_grad()
 def _try(backbone: nn.Module) -> list[Sequence[Tensor]] | Exception:
-    """Outputs for two small pictures, or why there are none."""
+    """Outputs for two small pictures, or the reason why there are none."""
     modes = [(module, module.training) for module in backbone.modules()]
     sample = next(backbone.parameters(), torch.zeros(1))
     pairs = [((2 * side, 3 * side), (3 * side, 4 * side)) for side in _SIDES]
@@ -88,9 +88,9 @@ def _several(outputs: Any) -> Sequence[Tensor]:
 
 
 def _width(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """Channels of a stage: (1, C, h, w) or (1, h, w, C) of two pictures.
+    """Channels of a stage, (1, C, h, w) or (1, h, w, C), of two pictures.
 
-    Both sides of the pictures differ, but for a network of one size, whose
+    The sides of the pictures differ, except for a network of one size, whose
     maps are square.
     """
     square = first == second and first[1] == first[2] != first[3]
