@@ -31,11 +31,11 @@ faster (docs/mask_update.md)."""
 
 @contextmanager
 def _same_algorithms() -> Iterator[None]:
-    """Let cuDNN take the same deterministic algorithms in every process.
+    """Make cuDNN use the same deterministic algorithms in every process.
 
-    Trying them out (``env_cfg.cudnn_benchmark``) pays for views of one size.
-    Photographs have dozens, each of which would be tried, and what is the
-    fastest may differ from run to run: so would the masks.
+    Trying all algorithms (``env_cfg.cudnn_benchmark``) pays off for views of
+    one size. Photographs have dozens of sizes, and each would be tried. The
+    fastest algorithm, and with it the masks, could differ from run to run.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
@@ -49,38 +49,38 @@ def _same_algorithms() -> Iterator[None]:
 class FeatureExtractor:
     """Unit feature vectors of a layer for images of any size.
 
-    It works on a frozen copy of the backbone (evaluation mode, channels last,
-    convolutions and batch norms fused where that is seen to change nothing):
-    the network in training is not touched.
+    It works on a frozen copy of the backbone, in evaluation mode, with
+    channels last, and with convolutions and batch norms fused if a test shows
+    that this changes nothing. The network in training is not changed.
 
     Args:
         backbone (nn.Module): The backbone.
         layer (str): Name of a submodule whose output is a map: (B, C, h, w),
             (B, h, w, C) or tokens (B, h * w, C), also after a class token.
             'layer2.2' is the third block of ResNet's stage 2.
-        data_preprocessor (BaseDataPreprocessor): How it sees pixels: the
-            model's own, which turns BGR into RGB and normalises.
+        data_preprocessor (BaseDataPreprocessor): The model's own, which turns
+            BGR into RGB and normalises.
         dtype (torch.dtype): Precision of the forward; the normalisation is
             in float32. Defaults to torch.float32.
-        reflect (int): Mirror so many pixels beyond each border first and cut
-            their features off again, so that the border is not told by the
-            zeros around it; a multiple of the layer's stride.
-            Defaults to 0.
+        reflect (int): Mirror this many pixels beyond each border first and cut
+            off their features afterwards, so that the zeros around the image
+            do not mark its border; a multiple of the layer's stride. Defaults
+            to 0.
         smooth (float): Standard deviation, in pixels of the image, of a
-            Gaussian that averages the unit vectors; they are made unit
-            vectors again. Defaults to 0, no averaging.
-        keep_plain (bool): Put the averaged vectors behind those as they come,
-            2 C channels. Defaults to False, the averaged ones alone.
-        long_side (int, optional): Bring images to this long side first, in
-            pixels; ``reflect`` and ``smooth`` count those pixels.
-            Defaults to None, each image at its own size.
-        max_pixels (int, optional): Reduce images of more pixels to about so
-            many first, as ``long_side`` does, which comes before it.
-            Defaults to None, no limit.
+            Gaussian that averages the unit vectors; the averages are
+            normalised again. Defaults to 0, no averaging.
+        keep_plain (bool): Append the averaged vectors to the plain ones, 2 C
+            channels. Defaults to False, only the averaged ones.
+        long_side (int, optional): Resize images to this long side first, in
+            pixels; ``reflect`` and ``smooth`` count those pixels. Defaults to
+            None, each image at its own size.
+        max_pixels (int, optional): Reduce images of more pixels to about this
+            number first. Ignored with ``long_side``. Defaults to None, no
+            limit.
 
     Raises:
-        ValueError: If the backbone has no such layer, or the layer gives no
-            maps.
+        ValueError: If the backbone has no such layer, or the output of the
+            layer is not a map.
     """
 
     def __init__(
@@ -136,8 +136,8 @@ class FeatureExtractor:
              ) -> Iterator[tuple[int, Tensor]]:
         """Compute the features of images, a batch at a time.
 
-        Images of one size run as a batch. The batches depend on ``images``
-        only, so that the same list gives the same features.
+        Images of one size run as a batch. The batches depend only on
+        ``images``, so the same list gives the same features.
 
         Args:
             images (Sequence[np.ndarray]): BGR images, each (H, W, 3), uint8.
@@ -147,7 +147,8 @@ class FeatureExtractor:
             unit vectors, on the device of the backbone.
 
         Raises:
-            LayerError: If the network fails for an image; names its size.
+            LayerError: If the network fails for an image; the message names
+                its size.
         """
         images = [
             resized(image, self._long_side, self._reduce_to)
@@ -192,13 +193,13 @@ class FeatureExtractor:
 
 
 def _fuses(network: nn.Module, maps: LayerOutput) -> bool:
-    """Whether ``fuse_conv_bn`` leaves the maps of a network as they are.
+    """Whether ``fuse_conv_bn`` does not change the maps of a network.
 
-    It takes the batch norm that is registered after a convolution for the
-    one that follows it, and replaces it by an identity: wrong where a norm
-    comes first, or carries the activation. The network's own statistics may
-    hide that, as those of a fresh one do, so drawn ones are tried as well; on
-    the CPU, whose float32 is not TF32.
+    It assumes that the batch norm registered after a convolution also follows
+    it in the forward, and replaces it by an identity. That is wrong if the
+    norm comes first, or contains the activation. The network's own statistics
+    may hide this, as those of a new network do, so random ones are tried as
+    well. The test runs on the CPU, where float32 is not TF32.
     """
     network = deepcopy(network).cpu()
     random = torch.Generator().manual_seed(0)
@@ -220,7 +221,7 @@ def _fuses(network: nn.Module, maps: LayerOutput) -> bool:
 
 
 def _draw_statistics(norm: Any, random: torch.Generator) -> None:
-    """Change all that a batch norm holds, each by about its own size."""
+    """Change all values of batch norms, each by about its own size."""
     # A weight of 0, as residual branches begin with, would hide its branch.
     gain, variance = (tensor.abs().mean().item() or 1.
                       for tensor in (norm.weight, norm.running_var))
@@ -233,16 +234,17 @@ def _draw_statistics(norm: Any, random: torch.Generator) -> None:
 
 def resized(image: np.ndarray, long_side: int | None,
             max_pixels: int | None) -> np.ndarray:
-    """Bring an image to the size at which features are computed.
+    """Resize an image to the size at which features are computed.
 
     Args:
         image (np.ndarray): Shape (H, W, 3), uint8.
-        long_side (int, optional): Its long side, in pixels. None: as it is,
-            but ...
-        max_pixels (int, optional): ... of at most about so many pixels.
+        long_side (int, optional): Its long side in pixels. None: only
+            ``max_pixels`` applies.
+        max_pixels (int, optional): Approximate limit of the number of pixels
+            without ``long_side``. None: no limit.
 
     Returns:
-        np.ndarray: The image, which is left as it is if it fits.
+        np.ndarray: The image, unchanged if it fits.
     """
     height, width = image.shape[:2]
     if long_side:
@@ -254,7 +256,7 @@ def resized(image: np.ndarray, long_side: int | None,
 
 
 def _smoothed(maps: Tensor, sigma: float, size: Sequence[int]) -> Tensor:
-    """Blur maps (B, C, h, w) of images of a size by ``sigma`` pixels."""
+    """Blur maps (B, C, h, w) of images of one size by ``sigma`` pixels."""
     for axis in (0, 1):  # one after the other is the cheaper
         cells = maps.shape[2 + axis]
         width = sigma * cells / size[axis]

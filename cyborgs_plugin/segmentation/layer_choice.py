@@ -1,4 +1,4 @@
-"""The layer that masks are made of, where the config names none."""
+"""The layer that masks are made from if the config names none."""
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ _DEPTH = 3 / 4
 
 
 def choose_layer(network: nn.Module) -> str:
-    """Choose a layer as the paper does: the end of the stage of stride 8.
+    """Choose the layer as in the paper: the end of the stage with stride 8.
 
-    A network all of whose maps are coarser gives the finest that it has; one
-    without stages, whose maps are all of one stride, a later block. Of a
+    If all maps of a network are coarser, the finest is chosen; in a network
+    without stages, whose maps all have one stride, a later block. In a
     ResNet's stage of four blocks it is the third, as published.
 
     Args:
@@ -29,7 +29,7 @@ def choose_layer(network: nn.Module) -> str:
         str: Name of a submodule.
 
     Raises:
-        UserError: If none of its stages and blocks gives a map.
+        UserError: If no stage and no block gives a map.
     """
     network = copy_of(network)
     network.eval()  # which returns None in mmpretrain's backbones
@@ -60,7 +60,7 @@ def choose_layer(network: nn.Module) -> str:
 def _strides(network: nn.Module) -> dict[str, int]:
     """Stride of each stage and block that gives maps, in order of their ends.
 
-    Single layers, such as a norm behind a stage, are left out where there are
+    Single layers, such as a norm after a stage, are left out if there are
     blocks.
     """
     names = _stages(network)

@@ -1,4 +1,4 @@
-"""The output of one layer of any network, as maps over its images."""
+"""The output of one layer of any network, as maps of its images."""
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,11 +18,11 @@ _ADVICE = (
 
 
 class LayerError(ValueError):
-    """A layer does not give maps, or not for an image of this size."""
+    """The output of a layer is not a map, or not for this image size."""
 
 
 class _LayerReached(Exception):
-    """Ends a forward once the layer's output is known."""
+    """Stops a forward once the layer's output is known."""
 
 
 def run_to_layer(network: nn.Module, layer: str, images: Tensor) -> Any:
@@ -34,10 +34,10 @@ def run_to_layer(network: nn.Module, layer: str, images: Tensor) -> Any:
         images (Tensor): Shape (B, 3, H, W).
 
     Returns:
-        Any: What the layer gives.
+        Any: The output of the layer.
 
     Raises:
-        LayerError: If the layer has no part in the forward.
+        LayerError: If the forward does not use the layer.
     """
     outputs: list[Any] = []
 
@@ -59,7 +59,7 @@ def run_to_layer(network: nn.Module, layer: str, images: Tensor) -> Any:
 
 
 class Layout(NamedTuple):
-    """How an output lies over its image."""
+    """How an output is laid out over its image."""
 
     axes: str
     """'NCHW', 'NHWC', or 'NLC' for tokens."""
@@ -73,20 +73,20 @@ class Layout(NamedTuple):
 class LayerOutput:
     """Turn the output of a layer into maps, for images of any size.
 
-    Two images of different sizes show which axes of the output are height
-    and width, which holds the channels, and how many tokens belong to no
-    place. Networks that refuse some sizes, or leave pixels of the right or
-    lower border out, get images mirrored beyond those two borders up to a
-    size that they take; the cells of the mirrored pixels are cut off again.
-    So there are ceil(H / stride) times ceil(W / stride) cells.
+    Two images of different sizes show which axes of the output are height and
+    width, which one holds the channels, and how many tokens have no position.
+    Some networks refuse certain sizes, or drop pixels at the right or lower
+    border. For these, images are mirrored beyond both borders up to a size
+    that the network accepts, and the cells of the mirrored pixels are cut off
+    afterwards. So there are ceil(H / stride) times ceil(W / stride) cells.
 
     Args:
         network (nn.Module): The network, in evaluation mode.
         layer (str): Name of a submodule.
 
     Raises:
-        LayerError: If the layer gives no maps, or the network takes none of
-            the sizes that are tried.
+        LayerError: If the output of the layer is not a map, or the network
+            accepts none of the sizes that are tried.
     """
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class LayerOutput:
 
     @property
     def example_size(self) -> tuple[int, int]:
-        """Height and width of an image that the network takes."""
+        """Height and width of an image that the network accepts."""
         return 2 * self.side, 3 * self.side
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class LayerOutput:
             Tensor: Shape (B, C, h, w).
 
         Raises:
-            LayerError: If the network fails; names the size.
+            LayerError: If the network fails; the message names the size.
         """
         height, width = images.shape[2:]
         last = [max(2 * self.side, _up(side, self.side))
@@ -141,7 +141,7 @@ class LayerOutput:
         return maps[:, :, :h, :w]
 
     def _maps(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Maps of images of a size that the network takes."""
+        """Maps of images of a size that the network accepts."""
         output = _tensor(run_to_layer(network, self.layer, images))
         axes, stride, num_prefix = self._layout
         if axes == 'NHWC':
@@ -157,7 +157,7 @@ class LayerOutput:
         return output
 
     def _recognise(self, network: nn.Module) -> tuple[Layout, int]:
-        """Find the layout, and a side of which multiples are taken."""
+        """Find the layout, and a side whose multiples are accepted."""
         found: tuple[Layout, int] | None = None
         seen, failure = '', None
         for side in SIDES:
@@ -194,7 +194,7 @@ class LayerOutput:
             f'({_say(failure)}). {_ADVICE}') from failure
 
     def _find_multiple(self, network: nn.Module) -> int:
-        """The least that sides must be multiples of, of three numbers."""
+        """The smallest of three numbers that sides must be multiples of."""
         if self._layout.stride is None:
             return 1
         # A halving that fails, or drops pixels, does so at some power of two.
@@ -215,15 +215,15 @@ def layout_of(outputs: Sequence[Any],
               sizes: Sequence[tuple[int, int]]) -> Layout | None:
     """Recognise a layout by the outputs for images of two sizes.
 
-    The sizes differ in both sides, and are higher than wide by less than the
-    other way round: no axis can be taken for another.
+    The sizes differ in both sides, so that no axis can be mistaken for
+    another.
 
     Args:
-        outputs (Sequence): What a layer gives for each of two images.
+        outputs (Sequence): Output of a layer for each of two images.
         sizes (Sequence[tuple[int, int]]): Their heights and widths.
 
     Returns:
-        Layout or None: None of what is no map.
+        Layout or None: None if the output is not a map.
     """
     shapes = [tuple(_tensor(output).shape) for output in outputs]
     first, second = shapes
@@ -252,7 +252,7 @@ def layout_of(outputs: Sequence[Any],
 
 
 def _tensor(output: Any) -> Tensor:
-    """The one tensor that an output is or holds; else an empty one."""
+    """The single tensor that an output is or holds; else an empty one."""
     tensors = [output]
     if isinstance(output, (tuple, list)):
         tensors = [part for part in output if isinstance(part, Tensor)]
@@ -262,7 +262,7 @@ def _tensor(output: Any) -> Tensor:
 
 
 def _describe(output: Any) -> str:
-    """Say what an output is."""
+    """Describe an output."""
     if isinstance(output, Tensor):
         return f'a tensor {tuple(output.shape)}'
     if isinstance(output, (tuple, list)):

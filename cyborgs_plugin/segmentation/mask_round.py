@@ -34,13 +34,13 @@ BGR image itself, (H, W, 3), or more; None for a broken one."""
 
 
 def own_cores(most: int) -> int:
-    """How many threads of this process decode images.
+    """The number of threads of this process that decode images.
 
-    With a GPU its share of the cores, which have nothing else to do in a
-    round; on a CPU 2, since the network takes all of them.
+    With a GPU it is the process's share of the cores, which have nothing else
+    to do in a round; on a CPU it is 2, since the network uses all cores.
 
     Args:
-        most (int): The most that are of use, at least 1.
+        most (int): The largest useful number, at least 1.
 
     Returns:
         int: At least 2.
@@ -67,37 +67,38 @@ def make_round(source: MaskSource,
                meta: dict[str, Any] | None = None) -> MaskBank:
     """Segment all images and publish the label maps as a round.
 
-    Every rank calls it. Images are dealt into groups by a permutation that
-    depends on the seed and the round, and groups to ranks in turn, so that
+    Every rank calls it. A permutation that depends on the seed and the round
+    divides the images into groups, and the ranks take groups in turn. So
     neither the number of ranks nor that of threads changes a group.
 
     Args:
-        source (MaskSource): Where the masks come from, prepared.
+        source (MaskSource): The prepared source of the masks.
         images (Sequence[tuple[str, str]]): Key and path of each image.
         root (str): Root of the bank, on a disk that all nodes share.
         mask_round (int): Number of the round.
         seed (int): Seed of the run.
-        group_size (int): Images that are segmented together.
+        group_size (int): Number of images that are segmented together.
             Defaults to 16.
-        previous (MaskBank, optional): The round before: an image that cannot
-            be decoded keeps its map of that round. Defaults to None, a map
+        previous (MaskBank, optional): The round before. An image that cannot
+            be decoded keeps its map from that round. Defaults to None, a map
             of one region.
-        read_args (dict or Callable, optional): Arguments of ``read_image``,
-            or what gives those of the image at an index. Defaults to None.
-        decode_threads (int, optional): Threads that decode the next group
-            meanwhile. Defaults to None, :func:`own_cores`.
+        read_args (dict or Callable, optional): Arguments of ``read_image``, or
+            a function that returns those of the image at an index. Defaults to
+            None.
+        decode_threads (int, optional): Threads that decode the next group in
+            the background. Defaults to None, :func:`own_cores`.
         max_broken (float): Largest share of the images, 0 to 1, that may be
-            broken; one may be unless this is 0, all only if it is 1.
-            Defaults to 0.1.
-        meta (dict[str, Any], optional): What else the manifest shall hold.
+            broken. One image may be broken unless this is 0; all only if it is
+            1. Defaults to 0.1.
+        meta (dict[str, Any], optional): Additional content of the manifest.
             Defaults to None.
 
     Returns:
         MaskBank: The published round.
 
     Raises:
-        MaskRoundError: If any rank failed, or too many images are broken.
-            No round is published then.
+        MaskRoundError: If any rank failed, or too many images are broken. Then
+            no round is published.
     """
     work = _Work(
         source=source,
@@ -130,7 +131,7 @@ def make_round(source: MaskSource,
 
 @dataclass
 class _Done:
-    """What a rank has done of a round, or all of them together."""
+    """The part of a round that one rank, or all ranks, have finished."""
 
     num_images: int = 0
     regions: int = 0
@@ -144,7 +145,7 @@ class _Done:
 
 
 def _sum(parts: Sequence[_Done]) -> _Done:
-    """Join what the ranks have done."""
+    """Add up what the ranks have done."""
     total = _Done()
     for part in parts:
         for name, value in vars(part).items():
@@ -216,7 +217,7 @@ class _Work:
 
     def _decoded(self, groups: range,
                  done: _Done) -> Iterator[tuple[int, Pixels]]:
-        """Decode each group while the one before is clustered."""
+        """Decode each group while the previous one is clustered."""
         with ThreadPoolExecutor(self.decode_threads) as pool:
 
             def start(number: int) -> dict[int, Any]:
@@ -241,7 +242,7 @@ class _Work:
                 yield number, pixels
 
     def _read(self, index: int) -> tuple[Any, str | None]:
-        """What the source has of an image, or why there is none."""
+        """The preprocessed image, or the reason why there is none."""
         args = self.read_args
         options = args(index) if callable(args) else args or {}
         try:
@@ -253,7 +254,7 @@ class _Work:
 
     def _label_maps(self, number: int,
                     pixels: Pixels) -> dict[int, np.ndarray]:
-        """Label maps of a group by index; broken images keep their old one."""
+        """Label maps of a group by index; broken images keep their old map."""
         whole = {i: image for i, image in pixels.items() if image is not None}
         maps: dict[int, np.ndarray] = {}
         if whole:
@@ -278,7 +279,7 @@ class _Work:
         return allowed
 
     def check_broken(self, done: _Done) -> None:
-        """Refuse to publish a round of which too much is broken.
+        """Refuse to publish a round with too many broken images.
 
         Raises:
             MaskRoundError: Names the first files and what they look like.
@@ -310,7 +311,7 @@ class _Work:
 
 def _old_map(previous: MaskBank | None, key: str,
              num_clusterings: int) -> np.ndarray:
-    """The maps (V, h, w) of an image in the round before, else one region."""
+    """Maps (V, h, w) of an image in the previous round, else one region."""
     if previous is None or key not in previous:
         return np.zeros((num_clusterings, 1, 1), dtype=np.uint8)
     return np.stack([

@@ -30,71 +30,72 @@ _PCA_SAMPLE = 16384
 class NetworkMasks(MaskSource):
     """Cluster the network's own features (CYBORGS, Sec. 3.3).
 
-    The unit vectors of one layer, of all locations of all images of a group,
-    are clustered by k-means; K is drawn anew for each group.
+    k-means clusters the unit vectors of one layer, for all locations of all
+    images of a group. K is drawn again for each group.
 
     Args:
-        layer (str, optional): Name of the backbone's submodule. Defaults to
-            None: the end of its stage of stride 8, for a ResNet-50 the
+        layer (str, optional): Name of a submodule of the backbone. Defaults to
+            None: the end of the stage with stride 8, for a ResNet-50 the
             published 'layer2.2' (:func:`choose_layer`).
         num_clusters (int or tuple[int, int]): K, or the closed range from
-            which it is drawn uniformly; lowered to the number of locations of
-            the smallest image, which is logged once a round. Tiny images do
-            not count for that: those with fewer locations than the lower end
-            of the range, or than a hundredth of the group's median.
-            Defaults to (2, 256).
+            which it is drawn uniformly. It is lowered to the number of
+            locations in the smallest image, which is logged once per round.
+            Tiny images do not count for this: those with fewer locations than
+            the lower end of the range, or than a hundredth of the group's
+            median. Defaults to (2, 256).
         num_iters (int): Largest number of iterations. Defaults to 20.
-        kmeans_init (str): Where k-means starts: 'random', at random points
-            as published, or 'k-means++', at points far apart, which only the
-            backend 'torch' has. Defaults to 'random'.
-        num_clusterings (int): Label maps of each image, each with a K and a
-            start of its own; every epoch of training draws one.
-            Defaults to 1.
-        pca_dim (int, optional): Keep so many principal components of the
-            group's vectors. Defaults to None, all of the vectors.
+        kmeans_init (str): Where k-means starts: 'random', at random points, as
+            published; or 'k-means++', at points far apart, only with the
+            backend 'torch'. Defaults to 'random'.
+        num_clusterings (int): Label maps per image, each with its own K and
+            start; every epoch of training draws one of them. Defaults to 1.
+        pca_dim (int, optional): Keep this many principal components of the
+            group's vectors. Defaults to None, the full vectors.
         position_weight (float): Add to each vector its location, row and
             column from -1 to 1 across the image, times this weight.
             Defaults to 0.
         colour_weight (float): Add to each vector its colour, CIELAB / 50,
             times this weight. Defaults to 0.
-        superpixels (dict, optional): Cluster superpixels of the image in
-            place of cells, each told by the mean of its cells' vectors and
-            counted as often as it has cells, so that regions follow edges:
-            ``type`` 'Felzenszwalb' or 'SLIC', ``stride`` of the label maps,
-            and options (:func:`~cyborgs_plugin.ops.superpixels.
-            find_superpixels`). With ``smooth`` a superpixel is told by the
-            averaged vectors and the plain ones side by side. K is lowered to
-            the number of superpixels of the group. They are computed in the
-            decoding threads. Defaults to None, cells, as published.
+        superpixels (dict, optional): Cluster superpixels of the image instead
+            of cells, so that regions follow edges. A superpixel is represented
+            by the mean of its cells' vectors and counts as often as it has
+            cells. Options: ``type`` 'Felzenszwalb' or 'SLIC', ``stride`` of
+            the label maps, and options
+            (:func:`~cyborgs_plugin.ops.superpixels. find_superpixels`). With
+            ``smooth``, a superpixel has the averaged vectors and the plain
+            ones side by side. K is lowered to the number of superpixels in the
+            group. The decoding threads compute them. Defaults to None, cells,
+            as published.
         backend (str): 'torch', or 'faiss' (pip install faiss-cpu), which
-            clusters on the CPU as published. Defaults to 'torch'.
+            clusters on the CPU, as published. Defaults to 'torch'.
         reflect (int): Pixels mirrored beyond each border for the forward; a
-            multiple of 32. Without them the zeros that convolutions pad with
-            make the border of every image a region of its own. Defaults to
-            0, as published.
+            multiple of 32. Without them, the zeros that convolutions pad with
+            make the border of every image a region of its own. Defaults to 0,
+            as published.
         smooth (float): Average the unit vectors over their neighbours first,
-            by a Gaussian of this standard deviation in pixels of the image:
-            what a region is told by is its mean, not the texture of a single
+            by a Gaussian of this standard deviation in pixels of the image. A
+            region is recognised by its mean, not by the texture of a single
             cell. Defaults to 0, as published.
-        long_side (int, optional): Bring every image to this long side in
-            pixels before the forward, of which ``reflect`` and ``smooth``
-            then count the pixels. Defaults to None, each at its own size, as
-            published: COCO's is 640, other photographs may be far from it.
-        max_pixels (int, optional): Reduce images of more pixels to about so
-            many before the forward, since the features of a group are held
-            at once; ``reflect`` and ``smooth`` then count the pixels that are
-            left. Not with ``long_side``, which bounds them too. None: no
-            limit. Defaults to 2097152, of which 1920x1080 stays below.
+        long_side (int, optional): Resize every image to this long side in
+            pixels before the forward; ``reflect`` and ``smooth`` then count
+            these pixels. Defaults to None, each image at its own size, as
+            published. COCO's long side is 640; other photographs may differ
+            much.
+        max_pixels (int, optional): Reduce images of more pixels to about this
+            number before the forward, since the features of a whole group are
+            held in memory; ``reflect`` and ``smooth`` then count the remaining
+            pixels. Ignored with ``long_side``, which also limits the size.
+            None: no limit. Defaults to 2097152, which is more than 1920x1080.
         dtype (str): Precision of the network's forward, 'float32' or
-            'bfloat16', which takes half the time where the hardware has it
-            and many times as long on a CPU that does not, which is warned
-            of. Defaults to 'float32'.
-        checkpoint (str, optional): File of weights for the backbone, of any
-            common source (:func:`start_file.fit_names`). Defaults to None,
-            those of the network in training.
+            'bfloat16'. The latter halves the time if the hardware supports it.
+            A CPU that does not takes many times as long, and a warning says
+            so. Defaults to 'float32'.
+        checkpoint (str, optional): File of weights for the backbone, from any
+            common source (:func:`start_file.fit_names`). Defaults to None, the
+            weights of the network in training.
         backbone (dict, optional): Config of another network, which needs a
-            ``checkpoint``; it sees pixels as the network in training does.
-            Defaults to None, the network in training.
+            ``checkpoint``. It uses the preprocessing of the network in
+            training. Defaults to None, the network in training.
     """
 
     uses_network = True
@@ -183,14 +184,14 @@ class NetworkMasks(MaskSource):
         self._lowered = False
 
     def architecture(self, backbone: nn.Module) -> nn.Module:
-        """The network that is clustered, with any weights."""
+        """The network whose features are clustered, with any weights."""
         if self.backbone is None:
             return backbone
         built = MODELS.build(self.backbone)
         return built.to(next(backbone.parameters()).device)
 
     def network(self, backbone: nn.Module) -> nn.Module:
-        """The network that is clustered, with the checkpoint's weights if any.
+        """The network whose features are clustered, with its weights.
 
         Raises:
             UserError: If the checkpoint's weights do not fit.
@@ -206,11 +207,11 @@ class NetworkMasks(MaskSource):
 
     def prepare(self, backbone: nn.Module,
                 data_preprocessor: BaseDataPreprocessor) -> None:
-        """Copy what :meth:`network` gave, as it is now.
+        """Copy what :meth:`network` returned, in its current state.
 
         Raises:
-            ValueError: If the backbone has no such layer, or the layer gives
-                no maps.
+            ValueError: If the backbone has no such layer, or the output of the
+                layer is not a map.
         """
         if self._dtype == torch.bfloat16:
             warn_if_bfloat16_is_slow(
@@ -225,7 +226,7 @@ class NetworkMasks(MaskSource):
         self._lowered = False
 
     def preprocess(self, image: np.ndarray) -> Any:
-        """Find the superpixels of an image, if they are wanted."""
+        """Find the superpixels of an image, if configured."""
         if self.superpixels is None:
             return image
         image = resized(image, self.long_side, self.max_pixels)
@@ -237,16 +238,16 @@ class NetworkMasks(MaskSource):
         return self.cluster(self.features(images), keys, seed)
 
     def features(self, images: Sequence[Any]) -> list[Any]:
-        """Compute what is clustered.
+        """Compute the features to be clustered.
 
         Args:
             images (Sequence): BGR images, each (H, W, 3), uint8, or what
-                :meth:`preprocess` gave of them.
+                :meth:`preprocess` returned for them.
 
         Returns:
-            list[Tensor] or list[Parts]: Unit vectors of each image,
-            (h, w, C), float32; with ``superpixels`` or ``colour_weight`` the
-            parts of each image.
+            list[Tensor] or list[Parts]: Unit vectors of each image, (h, w, C),
+            float32; with ``superpixels`` or ``colour_weight``, the parts of
+            each image.
         """
         if self._extractor is None:
             raise RuntimeError('NetworkMasks.prepare() comes first')
@@ -272,17 +273,17 @@ class NetworkMasks(MaskSource):
         """Cluster the features of a group; see :meth:`label_maps`.
 
         Args:
-            features (list): As :meth:`features` gives them. The list
-                is emptied, so that they are not held twice.
+            features (list): From :meth:`features`. The list is emptied, so
+                that features are not held twice.
             keys (Sequence[str]): The images' keys.
             seed (Sequence[int]): Seed of the run, round, group.
 
         Returns:
-            list[np.ndarray]: As of :meth:`label_maps`.
+            list[np.ndarray]: As from :meth:`label_maps`.
 
         Raises:
-            NonFiniteFeaturesError: If a feature is NaN or infinite; names
-                the image.
+            NonFiniteFeaturesError: If a feature is NaN or infinite; the
+                message names the image.
         """
         parts = [feature if isinstance(feature, Parts) else
                  Parts.of_cells(feature) for feature in features]
@@ -343,7 +344,7 @@ def _expect(valid: bool, name: str, found: Any, expected: str) -> None:
 
 
 def _check_superpixels(found: Any) -> None:
-    """Check that option of :class:`NetworkMasks`."""
+    """Check the option ``superpixels`` of :class:`NetworkMasks`."""
     _expect(found is None or isinstance(found, dict) and 'type' in found,
             'superpixels', found,
             "None, or dict(type='Felzenszwalb') or dict(type='SLIC')")
@@ -356,7 +357,7 @@ def _check_superpixels(found: Any) -> None:
 
 
 def _joined(values: Sequence[Tensor | None]) -> Tensor | None:
-    """Values of all images; None where images have none."""
+    """Values of all images; None if images have none."""
     there = [value for value in values if value is not None]
     return torch.cat(there) if there else None
 
@@ -405,7 +406,7 @@ def _faiss_kmeans(points: Tensor, num_clusters: int, num_iters: int,
 
 
 def _split(labels: Tensor, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Give cells the labels (V, M) of their parts, (h, w) or (V, h, w)."""
+    """Give cells the labels (V, M) of their parts: (h, w) or (V, h, w)."""
     ends = np.cumsum([ids.max() + 1 for ids in maps])[:-1]
     found = np.split(labels.cpu().numpy(), ends, axis=1)
     if len(labels) == 1:

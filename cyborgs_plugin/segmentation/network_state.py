@@ -10,14 +10,14 @@ from .layer_output import run_to_layer
 
 
 def copy_of(network: nn.Module) -> Any:
-    """A copy of a network that runs by itself, by its classes' forwards.
+    """A copy of a network that runs the forwards of its own classes.
 
     The Runner's ``activation_checkpointing`` and ``efficient_conv_bn_eval``
-    set the ``forward`` of a module to one that, in a copy, would run the
-    original, in training, or call no submodule.
+    replace the ``forward`` of a module. In a copy, the replaced forward would
+    run the original in training mode, or call no submodule.
 
     Args:
-        network (nn.Module): Left as it is.
+        network (nn.Module): The network, which is not changed.
     """
     copy = deepcopy(network)
     for module in copy.modules():
@@ -28,7 +28,7 @@ def copy_of(network: nn.Module) -> Any:
 
 
 def _is_the_runners(forward: Any) -> bool:
-    """Whether the Runner has set it, and not the network's own code."""
+    """Whether the Runner has set it rather than the network's own code."""
     return (isinstance(getattr(forward, '__self__', None), fx.GraphModule)
             or getattr(forward, '__globals__', {}).get('__name__') ==
             'mmengine.runner.activation_checkpointing')
@@ -40,8 +40,8 @@ def network_state(backbone: nn.Module,
 
     Args:
         backbone (nn.Module): A network that takes images (B, 3, H, W).
-        layer (str, optional): Name of a submodule; None, and a name that
-            there is not, stand for the whole network, as does a network that
+        layer (str, optional): Name of a submodule. The whole network is used
+            if this is None or no such submodule exists, or if the network
             fails for an image of 64x64.
 
     Returns:
@@ -62,7 +62,7 @@ def network_state(backbone: nn.Module,
 
 def _modules_up_to(backbone: nn.Module,
                    layer: str) -> Callable[[str], bool]:
-    """Tell tensors of the modules that run until a layer has its output."""
+    """Names of the modules that run until a layer has its output."""
     twin = copy_of(backbone)
     twin.eval()  # which returns None in mmpretrain's backbones
     begun: set[str] = set()

@@ -1,4 +1,4 @@
-"""What is clustered of an image: its cells, or superpixels of it."""
+"""The parts of an image that are clustered: its cells or superpixels."""
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from ..ops.superpixels import Superpixels, cell_colours, pool
 
 
 class Preprocessed(NamedTuple):
-    """What the decoding threads make of an image."""
+    """What the decoding threads compute from an image."""
 
     image: np.ndarray
     """BGR, (H, W, 3), uint8, of the size at which features are computed."""
@@ -18,7 +18,7 @@ class Preprocessed(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The parts of an image, S of them, on h x w cells."""
+    """The S parts of an image on h x w cells."""
 
     vectors: Tensor
     """Features, (S, C), float32."""
@@ -34,11 +34,11 @@ class Parts(NamedTuple):
     @classmethod
     def of_cells(cls, maps: Tensor,
                  image: np.ndarray | None = None) -> 'Parts':
-        """Take each cell for a part.
+        """Use each cell as a part.
 
         Args:
             maps (Tensor): Features, (h, w, C).
-            image (np.ndarray, optional): What has the colours, BGR,
+            image (np.ndarray, optional): The image with the colours, BGR,
                 (H, W, 3), uint8. Defaults to None, no colours.
         """
         height, width = maps.shape[:2]
@@ -54,15 +54,14 @@ class Parts(NamedTuple):
     @classmethod
     def of_superpixels(cls, maps: Tensor | None, superpixels: Superpixels,
                        num_vectors: int = 1) -> 'Parts':
-        """Take each superpixel for a part, told by the mean of its cells.
+        """Use each superpixel as a part, represented by the mean of its cells.
 
         Args:
-            maps (Tensor, optional): Features, (h', w', C), of which every
-                ``C / num_vectors`` are a vector. None: colour and place
-                alone tell.
-            superpixels (Superpixels): Those of the image.
-            num_vectors (int): Vectors of a cell, each made a unit vector.
-                Defaults to 1.
+            maps (Tensor, optional): Features, (h', w', C), made of vectors of
+                ``C / num_vectors`` channels. None: use only colour and place.
+            superpixels (Superpixels): The superpixels of the image.
+            num_vectors (int): Vectors per cell, each normalised to a unit
+                vector. Defaults to 1.
         """
         ids, counts, places, colours = superpixels
         if maps is None:

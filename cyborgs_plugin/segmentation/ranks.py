@@ -1,9 +1,9 @@
-"""Steps that all ranks take together, however long one of them needs.
+"""Steps that all ranks take together, however long one of them takes.
 
-They tell one another by the store of the default group (a TCP connection to
-``MASTER_ADDR``), not by a group of their own: NCCL does not notice that a
-process died, a collective ends the job after some minutes of waiting, and
-gloo takes the address of the host name, which other machines may not reach.
+They communicate through the store of the default group (a TCP connection to
+``MASTER_ADDR``) and create no group of their own: NCCL does not notice that a
+process died, a collective ends the job after some minutes of waiting, and gloo
+uses the address of the host name, which other machines may not reach.
 """
 import json
 import logging
@@ -41,8 +41,8 @@ class MaskRoundError(UserError, RuntimeError):
     """A mask round failed on some rank; raised on all of them.
 
     Attributes:
-        diverged (bool): Whether features that are NaN or infinite, and
-            nothing else, were the cause.
+        diverged (bool): Whether the only cause was features that are NaN or
+            infinite.
     """
 
     def __init__(self, message: str, diverged: bool = False) -> None:
@@ -53,21 +53,22 @@ class MaskRoundError(UserError, RuntimeError):
 def together(function: Callable[[], Result]) -> Result:
     """Run a step on every rank; if one fails, fail on all.
 
-    The ranks wait for the slowest as long as it shows signs of life. One that
-    shows none for a minute, since its process or machine is gone, ends the
-    step on the others; for one that comes late they wait five minutes.
+    The ranks wait for the slowest one as long as it shows signs of life. If it
+    shows none for a minute, because its process or machine is gone, the step
+    ends on the others. They wait five minutes for a rank that has not begun
+    the step.
 
     Args:
         function (Callable): The step.
 
     Returns:
-        Any: What the step gave on this rank.
+        Any: What the step returned on this rank.
 
     Raises:
-        MaskRoundError: With the tracebacks of the ranks that failed, or the
-            messages alone of what is the user's to mend.
-        UserError: The one of this rank, if it and all others that failed
-            have one.
+        MaskRoundError: With the tracebacks of the ranks that failed, or only
+            the messages of errors that the user can fix.
+        UserError: The error of this rank, if this and all other failed ranks
+            raised one.
     """
     alone = get_world_size() == 1
     line = None if alone else _line_of(torch_dist.group.WORLD)
@@ -107,13 +108,13 @@ def on_main(function: Callable[[], Result]) -> Result:
     """Run a step on rank 0, while the others wait; if it fails, fail on all.
 
     Args:
-        function (Callable): The step. What it gives must be small.
+        function (Callable): The step. Its result must be small.
 
     Returns:
-        Any: What the step gave on rank 0, on every rank.
+        Any: What the step returned on rank 0, on every rank.
 
     Raises:
-        MaskRoundError: As of :func:`together`.
+        MaskRoundError: As in :func:`together`.
     """
     shared: list[Any] = [
         together(lambda: function() if get_rank() == 0 else None)
@@ -123,13 +124,13 @@ def on_main(function: Callable[[], Result]) -> Result:
 
 
 def main_seed(seed: int) -> int:
-    """The seed of rank 0, which all that the ranks share depends on.
+    """The seed of rank 0, which everything shared by the ranks depends on.
 
-    ``randomness.diff_rank_seed=True`` gives each rank a seed of its own.
-    Every rank calls it.
+    With ``randomness.diff_rank_seed=True`` each rank has its own seed. Every
+    rank calls this function.
 
     Args:
-        seed (int): This rank's.
+        seed (int): The seed of this rank.
     """
     shared = [seed]
     broadcast_object_list(shared)
@@ -146,14 +147,13 @@ def _report(error: Exception) -> dict[str, Any]:
 
 
 class _Line:
-    """How the ranks tell each other of a step, over a store.
+    """How the ranks report steps to each other, over a store.
 
-    All of them report to rank 0, which tells all what was reported. Whatever
-    asks the store runs in threads, since a machine that is gone does not
-    answer.
+    All of them report to rank 0, which sends the reports to all. Requests to
+    the store run in threads, since a machine that is gone does not answer.
 
     Args:
-        store (Store): Theirs alone.
+        store (Store): A store that nothing else uses.
     """
 
     def __init__(self, store: torch_dist.Store) -> None:
@@ -174,7 +174,7 @@ class _Line:
         self.ended.set()
 
     def exchange(self, report: dict[str, Any]) -> Reports:
-        """Tell of this rank, and hear of all.
+        """Report for this rank, and receive the reports of all.
 
         Raises:
             MaskRoundError: If the store is gone, and rank 0 most likely.
@@ -253,7 +253,7 @@ class _Line:
         self.store.add(f'{key}/there', 1)
 
     def _await(self, keys: dict[int, str]) -> dict[int, bytes | float]:
-        """Wait for a key of each rank; of a dead one, how many seconds."""
+        """Wait for a key of each rank; for a dead one, the seconds waited."""
         found: dict[int, bytes | float] = {}
         signs = dict.fromkeys(keys, 0)
         seen = dict.fromkeys(keys, time.monotonic())
@@ -294,6 +294,6 @@ def _silent(rank: int, seconds: float) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _line_of(world: torch_dist.ProcessGroup) -> _Line:
-    """The line of a default group, for as long as that is there."""
+    """The line of a default group, as long as the group exists."""
     store = torch_dist.distributed_c10d._get_default_store()
     return _Line(torch_dist.PrefixStore('cyborgs/together', store))

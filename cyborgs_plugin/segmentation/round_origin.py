@@ -1,4 +1,4 @@
-"""What a mask round is made from, so that it can be made again."""
+"""What a mask round was made from, so that it can be made again."""
 import hashlib
 import json
 import logging
@@ -29,7 +29,7 @@ _NAMED, _PART = 5, 4096
 
 @dataclass
 class RoundOrigin:
-    """What a mask round is made from; its fields are a checkpoint's keys."""
+    """What a mask round was made from; its fields are a checkpoint's keys."""
 
     round: int
     """The round's number."""
@@ -54,7 +54,7 @@ class RoundOrigin:
     @classmethod
     def of_config(cls, number: int, config: dict, epoch: int,
                   iteration: int) -> 'RoundOrigin':
-        """The origin of a round to come, made with the network of now."""
+        """The origin of a round to come, made with the current network."""
         # Configs in pure Python name classes instead of strings.
         plain = json.loads(json.dumps(config, default=lambda c: c.__name__))
         return cls(number, plain, epoch, iteration)
@@ -64,7 +64,7 @@ class RoundOrigin:
         """The origin of a checkpoint's round.
 
         Args:
-            content (Any): What the checkpoint has under ``mask_origin``.
+            content (Any): Content of ``mask_origin`` in the checkpoint.
             path (str): The file, for messages.
 
         Raises:
@@ -100,16 +100,16 @@ class RoundOrigin:
                 raise TypeError(f'{field} is of another type')
 
     def build(self, path: str, *configured: dict) -> MaskSource:
-        """Build the source, which a file has named: registered ones only.
+        """Build the source named in a file, if it is a registered one.
 
         Args:
             path (str): The file, for messages.
-            *configured (dict): Sources of the config in use, which may name
+            *configured (dict): Sources of the current config, which may name
                 another network.
 
         Raises:
-            UserError: If it names anything else, which mmengine would import
-                and call.
+            UserError: If the file names anything else, which mmengine would
+                import and call.
         """
         options = dict(self.source)
         name = options.pop('type', None)
@@ -132,13 +132,13 @@ class RoundOrigin:
         return kind(**options)
 
     def prepare(self, source: MaskSource, model: Any) -> None:
-        """Get the source ready, with the network that this has, or of now.
+        """Prepare the source with the recorded network, or the current one.
 
         Every rank calls it.
 
         Args:
-            source (MaskSource): What the config builds.
-            model (nn.Module): The algorithm; left as it is.
+            source (MaskSource): The source that the config builds.
+            model (nn.Module): The algorithm, which is not changed.
         """
         self.fingerprint = source.fingerprint()
         if not source.uses_network:
@@ -167,7 +167,7 @@ class RoundOrigin:
                 group_size: int) -> bool:
         """Whether an earlier start made the round before it was killed.
 
-        The source has been prepared; arguments as of :meth:`make`.
+        The source must be prepared. For the arguments see :meth:`make`.
         """
         path = round_path(root, self.round)
 
@@ -198,15 +198,15 @@ class RoundOrigin:
     def make(self, source: MaskSource, images: Sequence[tuple[str, str]],
              root: str, seed: int, group_size: int,
              **options: Any) -> MaskBank:
-        """Make the round from a source that :meth:`prepare` got ready.
+        """Make the round from a source that :meth:`prepare` has prepared.
 
-        All arguments as of :func:`make_round`.
+        For all arguments see :func:`make_round`.
         """
         return make_round(source, images, root, self.round, seed, group_size,
                           meta=self._meta(), **options)
 
     def _meta(self) -> dict[str, Any]:
-        """What the manifest holds of it."""
+        """The part of it that the manifest holds."""
         meta = dict(source=self.source, epoch=self.epoch, iter=self.iter)
         if self.fingerprint is not None:
             meta['fingerprint'] = self.fingerprint
@@ -229,7 +229,7 @@ def file_marks(bank: MaskBank,
 
 def _noted(bank: MaskBank, images: Iterable[tuple[str, str]],
            note: Callable[[str], int]) -> Tensor:
-    """A number of each file, (N, ) int64, in the order of the bank's keys."""
+    """One number per file, (N, ) int64, in the order of the bank's keys."""
     notes = torch.full((len(bank), ), -1)
     for key, path in images:
         if (row := bank.row(key)) >= 0:
@@ -240,23 +240,23 @@ def _noted(bank: MaskBank, images: Iterable[tuple[str, str]],
 def changed_images(bank: MaskBank, images: Iterable[tuple[str, str]],
                    sizes: Tensor | None,
                    marks: Tensor | None = None) -> list[str]:
-    """Say how images differ from those that a round was made of.
+    """Describe how images differ from those that a round was made from.
 
     Args:
         bank (MaskBank): The round.
-        images (Iterable[tuple[str, str]]): Key and path of each, now.
-        sizes (Tensor, optional): What :func:`file_sizes` noted then. None:
-            nothing; replaced files are not found.
-        marks (Tensor, optional): What :func:`file_marks` noted then; without
-            it replaced files of the same size are not found.
+        images (Iterable[tuple[str, str]]): Current key and path of each image.
+        sizes (Tensor, optional): What :func:`file_sizes` returned for the
+            round. None: replaced files are not found.
+        marks (Tensor, optional): What :func:`file_marks` returned for the
+            round. Without it, replaced files of the same size are not found.
             Defaults to None.
 
     Returns:
-        list[str]: What is gone, new and replaced, with the first names; none
-        where all is as it was.
+        list[str]: Which images are gone, new and replaced, with the first
+        names; empty if nothing has changed.
 
     Raises:
-        UserError: If the notes are not of as many images.
+        UserError: If the number of images does not fit.
     """
     for field, notes in dict(file_sizes=sizes, file_marks=marks).items():
         if notes is not None and len(notes) != len(bank):
@@ -290,12 +290,12 @@ def _is_notes(value: Any) -> bool:
 
 
 def _keys(bank: MaskBank, chosen: np.ndarray) -> list[str]:
-    """The keys that a mask (N, ) chooses."""
+    """The keys that a mask (N, ) selects."""
     return list(compress(bank.keys(), chosen)) if chosen.any() else []
 
 
 def _size(path: str) -> int:
-    """Bytes of a file; -1 where it is missing, or not on a local disk."""
+    """Bytes of a file; -1 if it is missing or not on a local disk."""
     try:
         return os.stat(path).st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""What a mask round is like, in one line."""
+"""A description of a mask round, in one line."""
 import shutil
 
 import numpy as np
@@ -9,11 +9,11 @@ from ..ops.label_maps import resize_label_map
 
 def describe_round(bank: MaskBank, seconds: float,
                    previous: MaskBank | None) -> str:
-    """Say in one line what a round is like.
+    """Describe a round in one line.
 
     Args:
-        bank (MaskBank): A round that
-            :func:`~cyborgs_plugin.segmentation.make_round` made.
+        bank (MaskBank): A round from
+            :func:`~cyborgs_plugin.segmentation.make_round`.
         seconds (float): How long that took.
         previous (MaskBank, optional): The round before.
     """
@@ -38,17 +38,17 @@ def agreement(first: MaskBank, second: MaskBank,
               num_images: int = 100) -> tuple[float, int]:
     """Mean adjusted Rand index of images in two rounds.
 
-    Maps of different grids are compared on the finer one; of several
-    clusterings the first counts.
+    Maps of different grids are compared on the finer one. With several
+    clusterings, the first one is compared.
 
     Args:
         first (MaskBank): A round.
         second (MaskBank): Another one.
-        num_images (int): Images that are compared at most, evenly spaced.
-            Defaults to 100, less than a second at stride 8.
+        num_images (int): Largest number of images to compare, evenly spaced.
+            Defaults to 100, which takes less than a second at stride 8.
 
     Returns:
-        tuple[float, int]: The mean (NaN where no image is in both), and the
+        tuple[float, int]: The mean (NaN if no image is in both), and the
         number of images.
     """
     from sklearn.metrics import adjusted_rand_score

@@ -1,4 +1,4 @@
-"""Where masks come from: the base of all sources, and fixed procedures."""
+"""Sources of masks: the base class, and fixed procedures."""
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class NonFiniteFeaturesError(ValueError):
 
 
 class MaskSource:
-    """Base of all sources: makes the label maps of a group of images."""
+    """Base class of all sources; makes the label maps of a group of images."""
 
     uses_network = False
     """Whether the masks change with the network."""
@@ -40,11 +40,11 @@ class MaskSource:
     """File of weights in place of those of the network in training."""
 
     def fingerprint(self) -> str | None:
-        """Hash what the masks depend on beside config, network and images.
+        """Hash what masks depend on besides config, network and images.
 
         Returns:
-            str, optional: SHA-256 of the content of files. A round is used
-            again only where it is the same. None: of no file.
+            str, optional: SHA-256 of the content of files. A round is reused
+            only if it is the same. None: there is no such file.
         """
         return None
 
@@ -55,7 +55,8 @@ class MaskSource:
         """The network that is used, with any weights.
 
         Args:
-            backbone (nn.Module): The network in training; left as it is.
+            backbone (nn.Module): The network in training, which is not
+                changed.
         """
         return backbone
 
@@ -63,31 +64,34 @@ class MaskSource:
         """The network that is used.
 
         Args:
-            backbone (nn.Module): The network in training; left as it is.
+            backbone (nn.Module): The network in training, which is not
+                changed.
 
         Returns:
-            nn.Module: It, or a copy with other weights.
+            nn.Module: That network, or a copy with other weights.
         """
         return backbone
 
     def prepare(self, backbone: nn.Module,
                 data_preprocessor: BaseDataPreprocessor) -> None:
-        """Get ready for a round.
+        """Prepare for a round.
 
         Args:
-            backbone (nn.Module): What :meth:`network` gave, as it is now.
-            data_preprocessor (BaseDataPreprocessor): How that sees pixels.
+            backbone (nn.Module): The network that :meth:`network` returned, in
+                its current state.
+            data_preprocessor (BaseDataPreprocessor): Its preprocessing of
+                pixels.
         """
 
     def preprocess(self, image: np.ndarray) -> Any:
-        """Compute what can be of an image alone, in the decoding threads.
+        """Compute what needs only one image, in the decoding threads.
 
         Args:
             image (np.ndarray): BGR, (H, W, 3), uint8.
 
         Returns:
-            Any: What :meth:`label_maps` takes in place of the image. By
-            default the image.
+            Any: What :meth:`label_maps` takes instead of the image. By default
+            the image.
         """
         return image
 
@@ -97,24 +101,24 @@ class MaskSource:
 
         Args:
             images (Sequence): BGR images, each (H, W, 3), uint8, or what
-                :meth:`preprocess` gave of them.
-            keys (Sequence[str]): The image's keys.
+                :meth:`preprocess` returned for them.
+            keys (Sequence[str]): The images' keys.
             seed (Sequence[int]): Seed of the run, round, group.
 
         Returns:
-            list[np.ndarray]: Ids for each image, integer: (h, w), or
-            (V, h, w) where ``num_clusterings`` V is above 1.
+            list[np.ndarray]: Ids for each image, integer: (h, w), or (V, h, w)
+            if ``num_clusterings`` V is above 1.
         """
         raise NotImplementedError
 
 
 @TASK_UTILS.register_module()
 class BankMasks(MaskSource):
-    """Take the masks of a bank that is there already, as they are.
+    """Use the masks of an existing bank.
 
     Args:
-        path (str): A round's folder, or the root of several: the newest.
-            A newer round may appear while this one is read.
+        path (str): Folder of a round, or the root of several rounds, for the
+            newest. A newer round may appear while this one is read.
 
     Raises:
         FileNotFoundError: If there is no bank.
@@ -133,7 +137,7 @@ class BankMasks(MaskSource):
         """Look up a group of images; see :class:`MaskSource`.
 
         Raises:
-            ValueError: If the bank lacks an image; names it.
+            ValueError: If the bank lacks an image; the message names it.
         """
         bank, number = self._bank, self.num_clusterings
         missing = [key for key in keys if key not in bank]
@@ -175,10 +179,10 @@ class FelzenszwalbMasks(MaskSource):
     The default values are DetCon's (Sec. 3.1 and its appendix).
 
     Args:
-        scale (float): Larger values give larger segments.
-            Defaults to 1000.
+        scale (float): Larger values give larger segments. Defaults to 1000.
         sigma (float): Width of the smoothing in pixels. Defaults to 0.8.
-        min_size (int): Fewest pixels of a segment. Defaults to 1000.
+        min_size (int): Smallest number of pixels in a segment. Defaults to
+            1000.
     """
 
     def __init__(self,
@@ -202,21 +206,21 @@ class FelzenszwalbMasks(MaskSource):
 
 @TASK_UTILS.register_module()
 class AnnotatedMasks(MaskSource):
-    """Take the instances of a COCO json: an upper bound, not a method.
+    """Use the instances of a COCO json: an upper bound, not a method.
 
-    Pixels of no instance are region 0; where instances overlap, the smaller
+    Pixels without an instance are region 0. If instances overlap, the smaller
     one is on top. An image that lies on its side in the json
-    (:func:`~cyborgs_plugin.datasets.coco_truth.is_turned`) gets one region,
-    and a warning.
+    (:func:`~cyborgs_plugin.datasets.coco_truth.is_turned`) gets one region and
+    a warning.
 
     Args:
         ann_file (str): The json.
-        key_prefix (str): What the images' keys have before ``file_name``.
+        key_prefix (str): The part of the images' keys before ``file_name``.
             Defaults to ''.
 
     Raises:
         FileNotFoundError: If the json is missing.
-        ValueError: If it is not what it should be.
+        ValueError: If its content is not valid.
     """
 
     _most_turned = 5  # so many are named, and stop it if there are no others
@@ -236,8 +240,8 @@ class AnnotatedMasks(MaskSource):
         """Draw the instances of a group; see :class:`MaskSource`.
 
         Raises:
-            ValueError: If the json lacks an image, or the first images that
-                come all lie on their side in it.
+            ValueError: If the json lacks an image, or if all of the first
+                images lie on their side in it.
         """
         maps = [self._draw(key) for key in keys]
         turned = []
@@ -251,7 +255,7 @@ class AnnotatedMasks(MaskSource):
         return maps
 
     def _warn_of(self, turned: list[str]) -> None:
-        """Tell of the first images that lie on their side."""
+        """Warn of the first images that lie on their side."""
         named = turned[:max(0, self._most_turned - self._num_turned)]
         self._num_turned += len(turned)
         message = (f'{self._ann_file} has height and width the other way '

@@ -15,24 +15,25 @@ from .parts import Parts, Preprocessed
 class SuperpixelMasks(NetworkMasks):
     """Cluster superpixels by colour and place, without a network.
 
-    What a network's masks must be better than to show that it knows anything
-    (``tools/evaluate_masks.py --floor``).
+    The masks of a network must be better than these to show that it has
+    learned anything (``tools/evaluate_masks.py --floor``).
 
     Args:
-        superpixels (dict, optional): As of :class:`NetworkMasks`.
-            Defaults to None, ``dict(type='Felzenszwalb')``.
-        num_clusters (int or tuple[int, int]): As there.
+        superpixels (dict, optional): As in :class:`NetworkMasks`. Defaults to
+            None, ``dict(type='Felzenszwalb')``.
+        num_clusters (int or tuple[int, int]): As in :class:`NetworkMasks`.
             Defaults to (2, 256).
-        num_iters (int): As there. Defaults to 20.
-        kmeans_init (str): As there. Defaults to 'k-means++'.
-        num_clusterings (int): As there. Defaults to 1.
+        num_iters (int): As in :class:`NetworkMasks`. Defaults to 20.
+        kmeans_init (str): As in :class:`NetworkMasks`. Defaults to
+            'k-means++'.
+        num_clusterings (int): As in :class:`NetworkMasks`. Defaults to 1.
         position_weight (float): Weight of row and column, -1 to 1.
             Defaults to 1.
         colour_weight (float): Weight of CIELAB / 50. Defaults to 1.
-        long_side (int, optional): Bring every image to this long side in
+        long_side (int, optional): Resize every image to this long side in
             pixels first. Defaults to 640, COCO's.
-        max_pixels (int, optional): As there, without ``long_side``.
-            Defaults to 2097152.
+        max_pixels (int, optional): As in :class:`NetworkMasks`, without
+            ``long_side``. Defaults to 2097152.
     """
 
     uses_network = False
