@@ -1,7 +1,7 @@
-"""Outlines of COCO's objects, checked before pycocotools sees them.
+"""Outlines of COCO's objects, checked before pycocotools reads them.
 
-Its C code takes any number for a coordinate or a run length: a huge one eats
-the memory, and run lengths that end early leave it undefined.
+Its C code accepts any number as a coordinate or a run length: a huge number
+exhausts the memory, and run lengths that end early leave memory undefined.
 """
 import math
 from collections import Counter
@@ -16,12 +16,12 @@ _DIGITS = 7  # of 5 bits, more than any number of pixels needs
 
 def mend_outline(annotation: dict, size: tuple[int, int],
                  mended: Counter) -> None:
-    """Mend what can mean one thing only in an outline; check nothing else.
+    """Repair what is unambiguous in an outline; check nothing else.
 
     Args:
         annotation (dict): Its ``segmentation`` is replaced.
         size (tuple[int, int]): Height and width of its image in pixels.
-        mended (Counter): What was mended is counted here.
+        mended (Counter): Counts the repairs.
     """
     outline = annotation.get('segmentation')
     if isinstance(outline, dict):
@@ -52,7 +52,7 @@ def mend_outline(annotation: dict, size: tuple[int, int],
 
 
 def encode_outline(outline: Any, size: tuple[int, int]) -> dict:
-    """Bring an outline into the compressed form of pycocotools.
+    """Convert an outline to the compressed form of pycocotools.
 
     Args:
         outline (Any): ``segmentation`` of an annotation.
@@ -62,7 +62,8 @@ def encode_outline(outline: Any, size: tuple[int, int]) -> dict:
         dict: Run lengths that fill the image, ``counts`` and ``size``.
 
     Raises:
-        ValueError: If it is none, or not of that image; says why.
+        ValueError: If it is not an outline, or not of that image; the message
+            says why.
     """
     if isinstance(outline, dict):
         sides = outline.get('size')
@@ -94,7 +95,7 @@ def _are_points(part: Any) -> bool:
 
 
 def _flaw(part: Any, size: tuple[int, int]) -> str:
-    """Why a part of an outline holds no pixel; '' if nothing tells so."""
+    """Why a part of an outline holds no pixel; '' if there is no reason."""
     if not isinstance(part, list):
         return ''
     if len(part) % 2 or len(part) < 6:
@@ -145,10 +146,11 @@ def _counts(counts: Any, pixels: int) -> list[int]:
 
 
 def _decode(text: bytes) -> list[int]:
-    """Run lengths of COCO's text: 5 bits a letter, the lowest first.
+    """Run lengths of COCO's text: 5 bits per letter, the lowest first.
 
-    Bit 6 tells that the number goes on, the highest of its 5 bits that it is
-    negative; from the fourth on it is the difference to the last but one.
+    Bit 6 means that the number continues, the highest of its 5 bits that it is
+    negative. From the fourth number on, each is the difference to the last but
+    one.
     """
     counts: list[int] = []
     value = shift = 0

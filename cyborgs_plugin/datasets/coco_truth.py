@@ -1,8 +1,8 @@
-"""COCO's formats: the one reader of annotation files, and the truth in them.
+"""COCO's formats: the only reader of annotation files, and their content.
 
-Tools write COCO's json in many dialects. What can mean one thing only is
-mended, and a line in the log says how often; all else is refused in one line
-that names the file, the record and the way out.
+Tools write COCO's json in many dialects. What is unambiguous is repaired, and
+a line in the log counts the repairs. Anything else is refused in one line that
+names the file and the record and says how to fix it.
 """
 import json
 import logging
@@ -69,8 +69,8 @@ class Instances(NamedTuple):
 class CocoInstances:
     """The annotated objects of each image of a json, whatever their classes.
 
-    A file that is listed under several ids, as in jsons that were merged, has
-    the annotations of all of them.
+    A file that is listed under several ids, as in merged jsons, gets the
+    annotations of all of them.
 
     Args:
         ann_file (str): COCO instance json.
@@ -81,7 +81,8 @@ class CocoInstances:
 
     Raises:
         FileNotFoundError: If the json is missing.
-        ValueError: If it is not what it should be; names what is wrong.
+        ValueError: If its content is not valid; the message says what is
+            wrong.
     """
 
     _lists: tuple[str, ...] = ('images', 'annotations')
@@ -108,7 +109,7 @@ class CocoInstances:
             name (str): The image's ``file_name``.
 
         Returns:
-            list[dict]: With ``area`` and ``iscrowd``; id by id.
+            list[dict]: With ``area`` and ``iscrowd``, in the order of the ids.
         """
         return [
             annotation for number in self.images[name].ids
@@ -132,17 +133,17 @@ class CocoInstances:
 
 
 class CocoTruth(CocoInstances):
-    """Instance and, where given, panoptic annotations of a set of images.
+    """Instance and optional panoptic annotations of a set of images.
 
-    Classes are supercategories (12 of COCO's things, 27 with its stuff), or
-    categories where those tell nothing: where the annotated objects have
-    fewer than two of them, or one is missing, empty or 'none'.
+    Classes are supercategories (12 for COCO's things, 27 with its stuff).
+    Categories are used instead if the annotated objects have fewer than two
+    supercategories, or one is missing, empty or 'none'.
 
     Args:
         ann_file (str): COCO instance json.
-        panoptic_file (str, optional): COCO panoptic json, whose PNG files lie
-            in a folder of its name without ``.json``; only its images are
-            used then. Defaults to None.
+        panoptic_file (str, optional): COCO panoptic json. Its PNG files must
+            be in a folder of the same name without ``.json``. Only its images
+            are used then. Defaults to None.
 
     Attributes:
         names (list[str]): ``file_name`` of each image, once, in the order of
@@ -153,7 +154,8 @@ class CocoTruth(CocoInstances):
 
     Raises:
         FileNotFoundError: If a json is missing.
-        ValueError: If it is not what it should be; names what is wrong.
+        ValueError: If its content is not valid; the message says what is
+            wrong.
     """
 
     _lists = _ALL
@@ -203,7 +205,7 @@ class CocoTruth(CocoInstances):
                                         or bool(self._panoptic_ids(name)))
 
     def _name_classes(self, other: 'CocoTruth | None' = None) -> None:
-        """Choose the classes, by what is used here and in another json."""
+        """Choose the classes by what is used here and in another json."""
         groups = self._categories.groups
         if other is not None:
             groups = groups | other._categories.groups
@@ -218,16 +220,16 @@ class CocoTruth(CocoInstances):
             self._segment_categories.classes(groups))
 
     def beside(self, other: 'CocoTruth') -> 'CocoTruth':
-        """The same annotations, whose classes are chosen with another json.
+        """The same annotations, with classes chosen for another json as well.
 
-        By themselves, the objects of one may need the names of categories
-        where those of the other have several supercategories.
+        The objects of one json alone may need the names of categories even if
+        those of the other have several supercategories.
 
         Args:
-            other (CocoTruth): What is learnt from or scored on beside it.
+            other (CocoTruth): The other annotations for training or scoring.
 
         Returns:
-            CocoTruth: A copy, which shares the annotations.
+            CocoTruth: A copy that shares the annotations.
         """
         chosen = copy(self)
         chosen._name_classes(other)
@@ -240,7 +242,7 @@ class CocoTruth(CocoInstances):
             name (str): The image's ``file_name``.
 
         Returns:
-            Instances: In the order of the json, id by id.
+            Instances: In the order of the json and the ids.
 
         Raises:
             ValueError: If an annotation has no usable segmentation.
@@ -257,10 +259,11 @@ class CocoTruth(CocoInstances):
             np.array([a['iscrowd'] for a in annotations], dtype=bool))
 
     def segments(self, name: str) -> np.ndarray:
-        """Tell to which segment each pixel of an image belongs.
+        """Find the segment of each pixel of an image.
 
-        The panoptic segments where there are any, else the instances, the
-        smaller ones on top. Crowds are unlabelled: they hold several objects.
+        These are the panoptic segments if there are any, else the instances,
+        with the smaller ones on top. Crowds are unlabelled because they hold
+        several objects.
 
         Args:
             name (str): The image's ``file_name``.
@@ -280,15 +283,16 @@ class CocoTruth(CocoInstances):
         return segments
 
     def semantic(self, name: str, ignore: int = 255) -> np.ndarray:
-        """Tell the class of each pixel of an image.
+        """Find the class of each pixel of an image.
 
-        With panoptic annotations things and stuff by ``segment_classes``;
-        without, the classes of instances, and class 0 for all other pixels.
+        With panoptic annotations, these are things and stuff by
+        ``segment_classes``; without, the classes of instances, and class 0 for
+        all other pixels.
 
         Args:
             name (str): The image's ``file_name``.
-            ignore (int): Class of unlabelled pixels and, where there are no
-                panoptic annotations, of crowds. Defaults to 255.
+            ignore (int): Class of unlabelled pixels and, without panoptic
+                annotations, of crowds. Defaults to 255.
 
         Returns:
             np.ndarray: Shape (H, W), uint8.
@@ -309,7 +313,7 @@ class CocoTruth(CocoInstances):
         return classes
 
     def _read_panoptic(self, name: str) -> tuple[np.ndarray, list[dict]]:
-        """Segment ids (H, W), int64, and what the json says of them."""
+        """Segment ids (H, W), int64, and their records in the json."""
         ids = self._panoptic_ids(name)
         if len(ids) > 1:
             raise UserError(
@@ -336,7 +340,7 @@ class CocoTruth(CocoInstances):
 
 
 def evenly(names: Sequence[str], count: int | None) -> list[str]:
-    """Choose so many of a list, evenly spread; None chooses all."""
+    """Choose this many items of a list, evenly spread; None chooses all."""
     if count is None or len(names) <= count:
         return list(names)
     chosen = np.linspace(0, len(names) - 1, count).round()
@@ -347,27 +351,27 @@ def load_coco(path: str,
               lists: tuple[str, ...] = _ALL,
               backend_args: dict | None = None,
               panoptic: bool = False) -> dict:
-    """Read an annotation file, and mend what can mean one thing only.
+    """Read an annotation file and repair what is unambiguous.
 
-    It is parsed as JSON whatever its name ends in.
+    It is parsed as JSON whatever the ending of its name.
 
     Args:
         path (str): The json.
-        lists (tuple[str, ...]): The lists that are used; only what those need
-            is asked of a record: of ``('images', )`` alone a ``file_name``.
-            Defaults to images, annotations and categories.
+        lists (tuple[str, ...]): The lists that are used. Records need only the
+            fields that these lists require: for ``('images', )`` alone a
+            ``file_name``. Defaults to images, annotations and categories.
         backend_args (dict, optional): Arguments of the file backend.
             Defaults to None.
-        panoptic (bool): Annotations are panoptic. Defaults to False.
+        panoptic (bool): Whether annotations are panoptic. Defaults to False.
 
     Returns:
-        dict: What it holds. Ids and sizes are int, every annotation has its
+        dict: The content. Ids and sizes are int, and every annotation has
         ``area`` and ``iscrowd``.
 
     Raises:
         FileNotFoundError: If it is missing.
-        ValueError: If it is no whole json of that form; names the file, the
-            record, what was expected and how to mend it.
+        ValueError: If it is not a complete json of that form. The message
+            names the file, the record, what was expected and how to fix it.
     """
     content = _parse(path, backend_args)
     lacking = [
@@ -422,7 +426,7 @@ def load_coco(path: str,
 
 
 def _parse(path: str, backend_args: dict | None) -> Any:
-    """Parse a json in whatever Unicode, with or without a BOM."""
+    """Parse a json in any Unicode encoding, with or without a BOM."""
     if '://' not in path and osp.exists(path) and not osp.isfile(path):
         raise UserError(f'The annotation file {path!r} is no regular file')
     try:
@@ -440,7 +444,7 @@ def _parse(path: str, backend_args: dict | None) -> Any:
 
 
 def _wrong(place: str, record: dict, field: str) -> UserError:
-    """What to say of a record that lacks a field or has nonsense there."""
+    """The message on a record that lacks a field or has a wrong value."""
     name = record.get('file_name', record.get('id'))
     if name is not None and field != 'file_name':
         place += f' ({name!r:.80})'
@@ -452,7 +456,7 @@ def _wrong(place: str, record: dict, field: str) -> UserError:
 
 def _mend_number(place: str, record: dict, field: str,
                  mended: Counter) -> None:
-    """Turn '12' and 12.0 into 12; an id may be a word, as is '012'."""
+    """Turn '12' and 12.0 into 12; an id may be a word, such as '012'."""
     value = record.get(field)
     is_size = field in ('height', 'width')
     if type(value) is not int:
@@ -477,7 +481,7 @@ def _mend_names(category: dict, mended: Counter) -> None:
 
 def _check_segments(path: str, annotations: list[dict],
                     mended: Counter) -> None:
-    """Ask of each panoptic annotation what is used of it."""
+    """Check the fields of each panoptic annotation that are used."""
     for index, annotation in enumerate(annotations):
         place = f'{path}: annotations[{index}]'
         if not isinstance(annotation.get('segments_info'), list):
@@ -496,7 +500,7 @@ def _check_segments(path: str, annotations: list[dict],
 
 
 def _mend_annotations(path: str, content: dict, mended: Counter) -> None:
-    """Give annotations what can be told from the rest of them."""
+    """Complete annotations with what follows from their other fields."""
     images = {image['id']: image for image in content['images']}
     annotations, strange = content['annotations'], []
     bare = []
@@ -535,7 +539,7 @@ def _mend_annotations(path: str, content: dict, mended: Counter) -> None:
 
 
 def _is_crowd(place: str, record: dict) -> bool:
-    """Tell a crowd; text that says 0 is none."""
+    """Whether it is a crowd; text that says 0 is not."""
     value = record.get('iscrowd')
     text = str(value).strip().lower()
     if text not in _CROWD:
@@ -561,7 +565,7 @@ def _check_categories(path: str, categories: Sequence[dict]) -> None:
 
 def _check_sides(path: str, images: Mapping[Any, dict],
                  annotations: Sequence[dict], mended: Counter) -> None:
-    """Refuse height and width that are swapped, as the outlines tell."""
+    """Refuse height and width that are swapped, as the outlines show."""
     upright: set = set()
     beyond: dict[Any, str] = {}
     turned: dict[Any, str] = {}
@@ -600,7 +604,7 @@ def _check_sides(path: str, images: Mapping[Any, dict],
 
 
 def _extent(outline: Any) -> tuple | None:
-    """Height and width that an outline needs, if it is one."""
+    """Height and width that an outline needs, if it is valid."""
     try:
         if isinstance(outline, dict):
             return tuple(map(float, outline['size']))
@@ -632,7 +636,7 @@ def _measure(function: Callable[[dict], Any], path: str,
 
 
 class ListedImage(NamedTuple):
-    """What a json lists of a file."""
+    """What a json lists for a file."""
 
     ids: list[int]
     """Ids that the file is listed under."""
@@ -645,7 +649,7 @@ def list_images(path: str, images: Sequence[dict]) -> dict[str, ListedImage]:
 
     Args:
         path (str): The json, for messages.
-        images (Sequence[dict]): Its images, of :func:`load_coco`.
+        images (Sequence[dict]): Its images, from :func:`load_coco`.
 
     Returns:
         dict[str, ListedImage]: By ``file_name``, in the order of the json.
@@ -676,21 +680,21 @@ def list_images(path: str, images: Sequence[dict]) -> dict[str, ListedImage]:
 
 
 def is_turned(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Whether an image stands upright and its annotations lie, or vice versa.
+    """Whether an image and its annotations differ in orientation.
 
-    Of an image that is mirrored or upside down nobody can tell by its shape;
-    nor of a nearly square one by that of a label map whose sides are equal.
+    The shape cannot show that an image is mirrored or upside down; nor can a
+    label map with equal sides show the orientation of a nearly square image.
 
     Args:
-        shape (tuple[int, ...]): Height and width of the image in pixels, or
-            of a label map of it in cells (h, w).
+        shape (tuple[int, ...]): Height and width of the image in pixels, or of
+            its label map in cells (h, w).
         size (tuple[int, int]): Height and width as annotated.
     """
     return (shape[0] - shape[1]) * (size[0] - size[1]) < 0
 
 
 def is_copy(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Whether an image may be the annotated one, at whatever resolution.
+    """Whether an image may be the annotated one, at any resolution.
 
     Args:
         shape (tuple[int, ...]): Height and width of the image in pixels.
@@ -702,7 +706,7 @@ def is_copy(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
 
 
 class _Categories:
-    """The categories of a json, and which of them its objects have."""
+    """The categories of a json, and those that its objects use."""
 
     def __init__(self, path: str, categories: list[dict],
                  used: set) -> None:
@@ -741,7 +745,7 @@ class _Categories:
 
 
 def _large_to_small(found: Instances) -> list[int]:
-    """The objects that are no crowds, the smallest one last."""
+    """The objects that are not crowds, the smallest one last."""
     order = np.argsort(-found.areas, kind='stable')
     return [int(index) for index in order if not found.crowd[index]]
 

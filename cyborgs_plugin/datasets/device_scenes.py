@@ -1,7 +1,8 @@
 """Photographs that are decoded once and stay on the device.
 
-:class:`HeldImages` keeps them there, :class:`DeviceLoader` makes batches of
-them in place of a data loader. docs/performance.md has what that saves.
+:class:`HeldImages` keeps them there; :class:`DeviceLoader` makes batches of
+them and replaces the data loader. docs/performance.md shows how much time that
+saves.
 """
 import logging
 import os.path as osp
@@ -31,17 +32,17 @@ _NAMED = 5  # how many files a message names
 
 
 class HeldImages:
-    """Photographs as bytes on a device, each at most so large.
+    """Photographs as bytes on a device, each up to a maximum size.
 
     Args:
         images (Sequence[tuple[str, dict]]): Path of each, and the arguments
-            by which ``read_image`` reads it.
+            with which ``read_image`` reads it.
         device (torch.device): Where they are kept.
         side (int): Larger ones are reduced to this long side, bicubic.
         threads (int): Threads that decode. Defaults to 4.
 
     Attributes:
-        num_bytes (int): What they take; known before they are decoded.
+        num_bytes (int): Their total size; known before they are decoded.
     """
 
     def __init__(self,
@@ -68,7 +69,7 @@ class HeldImages:
         """Decode all of them.
 
         Raises:
-            UserError: If none is whole.
+            UserError: If all are broken.
         """
         self.pixels = torch.zeros(
             self.num_bytes, dtype=torch.uint8, device=self._device)
@@ -101,13 +102,13 @@ class HeldImages:
                             f'{broken[0]}')
 
     def image(self, path: str) -> np.ndarray | None:
-        """Give a photograph, as a copy that may be written to.
+        """Return a photograph as a copy that may be changed.
 
         Args:
             path (str): Its file.
 
         Returns:
-            np.ndarray: BGR, (H, W, 3), uint8; None where it is broken or not
+            np.ndarray: BGR, (H, W, 3), uint8; None if it is broken or not
             held.
         """
         row = self._rows.get(path)
@@ -120,7 +121,7 @@ class HeldImages:
         return pixels.cpu().numpy().reshape(height, width, 3).copy()
 
     def _read(self, row: int) -> np.ndarray | BrokenImageError:
-        """A photograph (H, W, 3) as it is kept, or why there is none."""
+        """A photograph (H, W, 3) as it is kept, or why it is broken."""
         path, options = self._images[row]
         try:
             image = read_image(path, **options)
@@ -166,26 +167,26 @@ def _reduced(size: Sequence[int], side: int) -> tuple[int, int]:
 
 
 class DeviceLoader:
-    """Batches of views, made on the device that the photographs are on.
+    """Batches of views, made on the device that holds the photographs.
 
-    It stands in place of a ``DataLoader``: same data set, same sampler and so
-    the same order (but for parts of the data), same batches of ``inputs`` (V
-    views, (B, 3, H, W), uint8, BGR) and ``data_samples``, whose ``mask`` has
-    the label maps (V, H, W).
-    What is drawn for a photograph depends on seed, epoch and key alone.
+    It replaces a ``DataLoader`` and uses the same data set and the same
+    sampler, so the order is the same (except for parts of the data). Its
+    batches have the same form: ``inputs`` (V views, (B, 3, H, W), uint8, BGR)
+    and ``data_samples``, whose ``mask`` has the label maps (V, H, W). The
+    random numbers for a photograph depend only on seed, epoch and key.
 
     Args:
-        loader (DataLoader): The ordinary one.
-        laws (Sequence[ViewLaw]): Of its pipeline.
+        loader (DataLoader): The ordinary loader.
+        laws (Sequence[ViewLaw]): Distributions of the views in its pipeline.
         device (torch.device): Where the photographs are kept.
         side (int): See :class:`HeldImages`.
-        seed (int): Of the run.
-        part (tuple[int, int]): The number of this process and how many share
-            the photographs: each holds, and sees, its own by the order of
-            their keys. Defaults to (0, 1), all.
+        seed (int): Seed of the run.
+        part (tuple[int, int]): Index of this process and number of processes
+            that share the photographs. Each holds and sees its own part, by
+            the order of the keys. Defaults to (0, 1), all.
 
     Attributes:
-        epoch (int): The current one; whoever trains sets it.
+        epoch (int): The current epoch; the caller sets it.
         part (tuple[int, int]): As given.
     """
 
@@ -229,7 +230,7 @@ class DeviceLoader:
         self._labels: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """What else the ordinary loader has, such as ``batch_size``."""
+        """Other attributes of the ordinary loader, such as ``batch_size``."""
         return getattr(self.__dict__['_loader'], name)
 
     def __len__(self) -> int:
@@ -252,7 +253,7 @@ class DeviceLoader:
         """Make the batch of some photographs.
 
         Args:
-            indices (Sequence[int]): Their places in the data set.
+            indices (Sequence[int]): Their indices in the data set.
         """
         numbers = [2, *(law.num_draws for law in self._laws)]
         drawn = draws(self._seed, self.epoch,
@@ -275,7 +276,7 @@ class DeviceLoader:
         return dict(inputs=views, data_samples=samples)
 
     def _unbroken(self, index: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        """Others, drawn at random, in place of broken photographs."""
+        """Replace broken photographs by others, drawn at random."""
         whole = self._whole
         broken = self.held.places[self._row[index], 1] == 0
         return np.where(broken, whole[(drawn * len(whole)).astype(int)],
@@ -290,7 +291,7 @@ class DeviceLoader:
         return np.stack([start, height, width], 1)
 
     def _read_masks(self) -> None:
-        """Bring the label maps of a new round to the device."""
+        """Copy the label maps of a new round to the device."""
         scenes = list(scene_datasets(self.dataset))
         banks = [part.mask_bank for part in scenes]
         if not scenes or banks == self._banks:
@@ -317,12 +318,12 @@ class DeviceLoader:
 
 
 class PartSampler(Sampler):
-    """The photographs of one process, in an order of their own each epoch.
+    """The photographs of one process, in a new order in each epoch.
 
     Args:
-        sampler (DefaultSampler): That of all photographs, whose seed, length
-            and ``shuffle`` it has.
-        indices (Sequence[int]): Those of this process.
+        sampler (DefaultSampler): The sampler of all photographs, which
+            provides seed, length and ``shuffle``.
+        indices (Sequence[int]): Indices of the photographs of this process.
     """
 
     def __init__(self, sampler: Any, indices: Sequence[int]) -> None:

@@ -1,9 +1,9 @@
-"""mmpretrain's transforms of colours and crops, in a fraction of the time.
+"""Faster versions of mmpretrain's transforms of colours and crops.
 
-Each draws what its parent draws, by the same calls of the same generators,
-and does to the picture what Pillow does there, to a grey level or two:
-``ops/colour.py`` and torch's kernel for bytes, in place of Pillow.
-docs/performance.md has what that saves.
+Each draws the same numbers as its parent, with the same calls of the same
+generators, and gives the same picture as Pillow, to within a grey level or
+two. ``ops/colour.py`` and torch's kernel for bytes replace Pillow.
+docs/performance.md shows how much time that saves.
 """
 from typing import Any
 
@@ -32,7 +32,7 @@ _AXES = dict(horizontal=1, vertical=0, diagonal=-1)  # OpenCV's
 
 @TRANSFORMS.register_module()
 class FastRandomResizedCrop(RandomResizedCrop):
-    """Crop and resize, with ``backend='torch'`` as Pillow does but faster.
+    """Crop and resize; ``backend='torch'`` does what Pillow does, faster.
 
     **Required Keys:** ``img``
 
@@ -89,7 +89,7 @@ class FastRandomResizedCrop(RandomResizedCrop):
 
 @TRANSFORMS.register_module()
 class FastRandomFlip(RandomFlip):
-    """mmcv's ``RandomFlip`` with arrays whose memory is in order.
+    """mmcv's ``RandomFlip``, returning arrays with contiguous memory.
 
     mmcv gives views with negative strides, of which whatever comes next
     makes a copy, pixel by pixel. Arguments as there.
@@ -144,10 +144,10 @@ class FastColorJitter(ColorJitter):
 
 @TRANSFORMS.register_module()
 class FastRandomGrayscale(RandomGrayscale):
-    """mmcv's ``RandomGrayscale`` by OpenCV; arguments as there."""
+    """mmcv's ``RandomGrayscale`` with OpenCV and the same arguments."""
 
     def transform(self, results: dict) -> dict:
-        """Make the image grey, maybe."""
+        """Make the image grey, with some probability."""
         if not self.keep_channels or self.color_format != 'bgr':
             return super().transform(results)
         if self._random_prob() < self.prob:
@@ -157,10 +157,10 @@ class FastRandomGrayscale(RandomGrayscale):
 
 @TRANSFORMS.register_module()
 class FastGaussianBlur(GaussianBlur):
-    """mmpretrain's ``GaussianBlur`` by OpenCV; arguments as there."""
+    """mmpretrain's ``GaussianBlur`` with OpenCV and the same arguments."""
 
     def transform(self, results: dict) -> dict:
-        """Blur the image, maybe."""
+        """Blur the image, with some probability."""
         if self.random_disable():
             return results
         sigma = (self.random_magnitude() if self.radius is None else
@@ -172,10 +172,10 @@ class FastGaussianBlur(GaussianBlur):
 
 @TRANSFORMS.register_module()
 class FastSolarize(Solarize):
-    """mmpretrain's ``Solarize`` by a table; arguments as there."""
+    """mmpretrain's ``Solarize`` with a table and the same arguments."""
 
     def transform(self, results: dict) -> dict:
-        """Invert what is bright, maybe."""
+        """Invert bright pixels, with some probability."""
         if self.random_disable():
             return results
         threshold = self.random_magnitude() if self.thr is None else self.thr
@@ -185,7 +185,7 @@ class FastSolarize(Solarize):
 
 @TRANSFORMS.register_module()
 class FastPackInputs(PackInputs):
-    """mmpretrain's ``PackInputs`` with a faster change to planes."""
+    """mmpretrain's ``PackInputs`` with faster conversion to planes."""
 
     @staticmethod
     def format_input(input_: Any) -> Any:

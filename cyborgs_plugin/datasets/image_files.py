@@ -23,7 +23,7 @@ _OTHERS = ('.txt', '.json', '.xml', '.csv', '.tsv', '.npy', '.npz', '.md',
 
 
 class Found(NamedTuple):
-    """What a folder holds; all names are relative to it, with '/'."""
+    """Content of a folder; all names are relative to it, with '/'."""
 
     files: list[str]
     skipped: list[str]
@@ -39,14 +39,14 @@ class Found(NamedTuple):
 def find_files(folder: str, hidden: bool = False) -> Found:
     """Search a local folder with all its subfolders.
 
-    Each folder is searched once, by its own name rather than that of a link,
-    so that a link to a parent ends nowhere. The listings of mmengine and
+    Each folder is searched once, under its own name rather than that of a
+    link, so a link to a parent causes no loop. The listings of mmengine and
     torchvision follow such a link until the system refuses.
 
     Args:
         folder (str): The folder.
-        hidden (bool): Whether files and folders that are hidden or of a
-            system, or of a training, count. Defaults to False.
+        hidden (bool): Whether hidden files and folders, and those of the
+            system or of a training run, count. Defaults to False.
     """
     found, seen = Found([], [], [], [], []), set()
     folders, links = deque([(folder, '')]), deque[tuple[str, str]]()
@@ -86,7 +86,7 @@ def find_files(folder: str, hidden: bool = False) -> Found:
 
 
 def _is_of_run(name: str, entries: set[str]) -> bool:
-    """Whether a folder of this name and content is a training's own."""
+    """Whether a folder of this name and content belongs to a training run."""
     # The lock of tools/train.py, the pointer of mmengine's CheckpointHook, and
     # where its visualizer draws, beside the config that it writes first.
     return not entries.isdisjoint(('.training.lock', 'last_checkpoint')) or (
@@ -101,9 +101,9 @@ def images_of(folder: str, files: Sequence[str],
         folder (str): The folder.
         files (Sequence[str]): Its files.
         extensions (tuple[str, ...], optional): Endings of images; None for
-            those of :data:`IMG_EXTENSIONS` and whatever else is one by its
+            :data:`IMG_EXTENSIONS` and any other file that is an image by its
             content.
-        local (bool): Whether files can be looked into at little cost.
+        local (bool): Whether files can be opened at little cost.
     """
     if extensions is not None:
         return sorted(
@@ -119,10 +119,10 @@ def list_images(folder: str) -> list[str]:
     """List the paths of a local folder's images, in the order of their names.
 
     Args:
-        folder (str): The folder, which is searched with its subfolders.
+        folder (str): The folder; its subfolders are searched as well.
 
     Raises:
-        UserError: If it is none, or holds no image.
+        UserError: If it is not a folder, or holds no image.
     """
     if not osp.isdir(folder):
         raise UserError(f'{folder} is no folder of images')
@@ -133,11 +133,11 @@ def list_images(folder: str) -> list[str]:
 
 
 def left_out(found: Found, images: Iterable[str]) -> str:
-    """Say what of a folder is not used; '' if all is.
+    """Describe the files of a folder that are not used; '' if all are.
 
     Args:
-        found (Found): What it holds.
-        images (Iterable[str]): What is used.
+        found (Found): Its content.
+        images (Iterable[str]): The files that are used.
     """
     endings = Counter(
         osp.splitext(name)[1].lower() or 'without an ending'
@@ -166,12 +166,13 @@ def match_names(names: Sequence[str], files: Sequence[str], folder: str,
                 source: str) -> dict[str, str]:
     """Find the files that a json names.
 
-    A name is the file's own, or it is after both were normalised (slashes
-    for backslashes, composed Unicode, no ``./``, an absolute path into the
-    folder relative to it); or all but the ending and upper or lower case is
-    alike, where one of the two paths may begin further up. A file of another
-    ending is taken only from where the name says, or from a folder in which
-    other names were found: masks often lie beside, as ``masks/x.png``.
+    A name matches a file exactly, or after both are normalised (slashes for
+    backslashes, composed Unicode, no ``./``, an absolute path into the folder
+    made relative to it), or if they agree except for the ending and upper or
+    lower case, where one of the two paths may begin further up. A file with
+    another ending must be in the folder that the name gives, or in one where
+    other names were found, because masks are often stored next to images, as
+    ``masks/x.png``.
 
     Args:
         names (Sequence[str]): The names in the json, each once.
@@ -180,8 +181,8 @@ def match_names(names: Sequence[str], files: Sequence[str], folder: str,
         source (str): The json, for messages.
 
     Returns:
-        dict[str, str]: File by name, in the order of the names; without
-        those that are not there.
+        dict[str, str]: File by name, in the order of the names, without names
+        that have no file.
 
     Raises:
         UserError: If a name fits several files, or several names one file,
@@ -253,7 +254,7 @@ def _only(name: str, candidates: list[str], source: str) -> str:
 
 
 def _normal(name: str, roots: Iterable[str]) -> str:
-    """A name with slashes, in composed Unicode, without detours."""
+    """A name with slashes, in composed Unicode, without ``.`` and ``..``."""
     name = unicodedata.normalize('NFC', name).replace('\\', '/')
     name = posixpath.normpath(name)
     for root in roots:

@@ -1,4 +1,4 @@
-"""The image folders of a data set, and what their images are called."""
+"""The image folders of a data set, and the keys of their images."""
 import os.path as osp
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def prefixes_of(data_prefix: str | dict) -> list[str]:
     """Read the image folders that ``data_prefix`` names.
 
     Args:
-        data_prefix (str or dict): A folder, or ``dict(img_path=...)`` of one
+        data_prefix (str or dict): A folder, or ``dict(img_path=...)`` with one
             or several.
 
     Raises:
@@ -36,11 +36,11 @@ def prefixes_of(data_prefix: str | dict) -> list[str]:
 
 
 def folders_of(prefixes: Sequence[str], data_root: str) -> dict[str, str]:
-    """Say where folders lie and what their images' keys begin with.
+    """Find where folders are and what their images' keys begin with.
 
-    A key begins with a folder relative to ``data_root`` as it is given. Of an
-    absolute one it has nothing where it is the only folder, and otherwise as
-    much of its end as tells the folders apart.
+    A key begins with the folder as given, if it is relative to ``data_root``.
+    If the folder is absolute, the key has no part of it, or, with several
+    folders, as much of its end as distinguishes them.
 
     Args:
         prefixes (Sequence[str]): The folders, relative to ``data_root`` or
@@ -48,8 +48,8 @@ def folders_of(prefixes: Sequence[str], data_root: str) -> dict[str, str]:
         data_root (str): The root, or ''.
 
     Returns:
-        dict[str, str]: The path of each by what keys begin with, which is ''
-        or ends in '/'.
+        dict[str, str]: Path of each folder by the beginning of its keys, which
+        is '' or ends in '/'.
 
     Raises:
         UserError: If one of several is, or lies in, another one.
@@ -68,7 +68,7 @@ def folders_of(prefixes: Sequence[str], data_root: str) -> dict[str, str]:
 
 
 def _told_apart(relative: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """What is relative, or else the shortest end, so that all differ."""
+    """The relative folder, or the shortest end with which all differ."""
     parts = [path.strip('/').split('/') for path in paths]
     for depth in range(1, 1 + max(map(len, parts))):
         labels = [name or '/'.join(part[-depth:])

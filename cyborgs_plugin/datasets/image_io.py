@@ -1,6 +1,6 @@
-"""Reading photographs: one way for training and for the mask rounds.
+"""Reading photographs, in the same way for training and mask rounds.
 
-docs/data.md has the table of what is read, repaired and refused.
+A table in docs/data.md lists what is read, repaired and refused.
 """
 import contextlib
 import math
@@ -70,7 +70,7 @@ _LOOKS = {
 
 
 class BrokenImageError(UserError, OSError):
-    """A file that cannot be decoded as a whole image."""
+    """A file that cannot be decoded as a complete image."""
 
 
 def read_image(path: str,
@@ -82,10 +82,10 @@ def read_image(path: str,
                ) -> np.ndarray:
     """Read an image as three channels of eight bits, upright.
 
-    Grey, alpha, palette, CMYK and deeper images are converted and the EXIF
+    Grey, alpha, palette, CMYK and deeper images are converted, and the EXIF
     orientation is applied, so that the label map of a mask round and the
-    training image always agree. What kind of image a file is, its content
-    tells. Of several frames the first is read.
+    training image always agree. The content of a file decides its type. If
+    there are several frames, the first is read.
 
     Args:
         path (str): Path or URI of the file.
@@ -93,25 +93,25 @@ def read_image(path: str,
             Defaults to None.
         max_pixels (int): Refuse an image of more pixels, before it is
             decoded. Defaults to 100 million.
-        depth_scaling (str): What becomes 0 to 255 of pixels of more than
-            eight bits: 'range', the span of the image's values without the
-            least and the greatest thousandth of them, or 'upper', 0 to 65535
-            (images that are not of 16 bits are refused then).
-            Defaults to 'range', since cameras write 12 bits, and thermal
-            ones a small part of them, into 16.
+        depth_scaling (str): Which values of pixels with more than eight bits
+            become 0 to 255: 'range', the range of the image's values without
+            the lowest and the highest thousandth, or 'upper', 0 to 65535
+            (which refuses images that do not have 16 bits). Defaults to
+            'range', since cameras store 12 bits in 16, and thermal cameras use
+            only a small part of them.
         least_side (int, optional): Decode a JPEG at 1/2, 1/4 or 1/8 of its
-            sides, as small as the square root of its pixels stays above this.
-            Defaults to None, in full.
-        held (Callable, optional): What gives images that are decoded
-            already, by path, or None for others, which are read.
+            sides: the smallest for which the square root of its number of
+            pixels stays above this. Defaults to None, in full.
+        held (Callable, optional): Function that returns an already decoded
+            image by its path, or None for other images, which are then read.
             Defaults to None.
 
     Returns:
         np.ndarray: BGR image, shape (H, W, 3), uint8.
 
     Raises:
-        BrokenImageError: If the file is missing, empty, truncated, no image,
-            of too many pixels, or no regular file.
+        BrokenImageError: If the file is missing, empty, truncated, not an
+            image, not a regular file, or has too many pixels.
     """
     image = None if held is None else held(path)
     if image is not None:
@@ -128,7 +128,7 @@ def read_image(path: str,
 
 
 def check_options(max_pixels: int, depth_scaling: str) -> None:
-    """Refuse options of :func:`read_image` that mean nothing."""
+    """Refuse invalid options of :func:`read_image`."""
     if not isinstance(max_pixels, int) or max_pixels < 1:
         raise UserError('max_pixels must be a number of pixels, such as '
                         f'{MAX_PIXELS}, but is {max_pixels!r}')
@@ -138,7 +138,7 @@ def check_options(max_pixels: int, depth_scaling: str) -> None:
 
 
 def describe_file(path: str, backend_args: dict | None = None) -> str:
-    """Say what a file that is no image looks like.
+    """Describe a file that is not an image.
 
     Args:
         path (str): Path or URI of the file.
@@ -155,9 +155,9 @@ def describe_file(path: str, backend_args: dict | None = None) -> str:
 
 
 def is_image(path: str) -> bool:
-    """Whether a local file begins as an image does, whatever its name.
+    """Whether a local file begins like an image, whatever its name.
 
-    TIFF is not found: raw photographs begin alike.
+    TIFF is not recognised, because raw photographs begin with the same bytes.
     """
     try:
         with Image.open(path, formats=_known(('JPEG', 'PNG', *_KINDS))):
@@ -176,8 +176,8 @@ def at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
         long_side (int): The longer of height and width, in pixels.
 
     Returns:
-        np.ndarray: Bilinear where it grows, the mean of what each pixel
-        covers where it shrinks.
+        np.ndarray: Enlarged bilinearly; reduced by the mean of the pixels that
+        each new pixel covers.
     """
     size = mmcv.rescale_size(image.shape[1::-1], (long_side, long_side))
     grows = max(image.shape[:2]) < long_side
@@ -187,7 +187,7 @@ def at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
 
 
 def _content(path: str, backend_args: dict | None) -> bytes:
-    """Read a file, if it is one: a pipe would never end."""
+    """Read a regular file; a pipe would never end."""
     try:
         local = isinstance(
             get_file_backend(
@@ -256,9 +256,9 @@ def _decode(content: bytes, max_pixels: int, depth_scaling: str,
 def _walk_jpeg(content: bytes) -> tuple[tuple[int, int], bool]:
     """Width and height of a JPEG, and whether its end marker is there.
 
-    Goes from segment to segment as a decoder does. Neither a thumbnail within
-    nor what lies behind the end, such as the film of a motion photo, counts.
-    Where the file ends with the marker, scans are not searched for it.
+    Goes from segment to segment like a decoder. Embedded thumbnails, and data
+    after the end, such as the film of a motion photo, do not count. If the
+    file ends with the marker, scans are not searched for it.
     """
     size, at, ends = (0, 0), 2, content.endswith(b'\xff\xd9')
     while found := _MARKER.search(content, at):
@@ -275,8 +275,8 @@ def _walk_jpeg(content: bytes) -> tuple[tuple[int, int], bool]:
 def _check_end(content: bytes) -> None:
     """Refuse a JPEG without its end if the decoder lacks data.
 
-    OpenCV before 4.12 fills it up with grey. A failed copy fills it up with
-    zeros, which a decoder would take for data.
+    OpenCV before 4.12 fills the missing part with grey. A failed copy fills it
+    with zeros, which a decoder would treat as data.
     """
     try:
         Image.open(BytesIO(content.rstrip(b'\0')), formats=['JPEG']).load()
@@ -286,7 +286,7 @@ def _check_end(content: bytes) -> None:
 
 
 def _tiff_size(content: bytes) -> tuple[int, int]:
-    """Width and height of a TIFF or BigTIFF, which Pillow opens in part."""
+    """Width and height of a TIFF or BigTIFF, not all of which Pillow opens."""
     order: Literal['little', 'big'] = ('little' if content[:1] == b'I' else
                                        'big')
 
@@ -305,13 +305,13 @@ def _tiff_size(content: bytes) -> tuple[int, int]:
 
 
 def _known(kinds: tuple[str, ...]) -> list[str]:
-    """Those kinds that this Pillow reads."""
+    """The types that this version of Pillow reads."""
     Image.init()
     return [kind for kind in kinds if kind in Image.OPEN]
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF's number of how a picture lies; 1, upright, where none is given."""
+    """EXIF's orientation of a picture; 1, upright, if there is none."""
     try:
         return picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # for EXIF that is damaged: as OpenCV has it of a JPEG
@@ -327,7 +327,7 @@ def _by_pillow(picture: Image.Image) -> np.ndarray:
 
 
 def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """Bring an image's values to 0..255 by their range.
+    """Scale an image's values to 0..255 by their range.
 
     Args:
         pixels (np.ndarray): Shape (H, W) or (H, W, C), integer or float.
@@ -353,7 +353,7 @@ def _unreadable(content: bytes) -> BrokenImageError:
 
 
 def _describe(content: bytes) -> str:
-    """Say by its first bytes what a file is."""
+    """Describe a file by its first bytes."""
     if not content:
         return 'an empty file'
     for pattern, look in _LOOKS.items():

@@ -1,6 +1,6 @@
 """MaskBank: the label maps of one mask round, memory-mapped and read-only.
 
-The only file that knows how label maps lie on disk; see docs/mask_bank.md.
+The only file that knows how label maps are stored; see docs/mask_bank.md.
 """
 import hashlib
 import json
@@ -31,18 +31,20 @@ _ARRAYS = ('labels', 'offsets', 'sizes', 'keys')
 class MaskBank:
     """The label maps of one published round.
 
-    A pickled bank is its path alone: workers and ranks map the same files.
+    A pickled bank contains only its path: workers and ranks map the same
+    files.
 
     Args:
-        path (str): A round's folder, ``.../masks/round_0003``.
+        path (str): Folder of a round, ``.../masks/round_0003``.
         verify (bool): Whether to check every SHA-256, which reads all bytes,
-            beside sizes and shapes. Defaults to False.
+            in addition to sizes and shapes. Defaults to False.
 
     Attributes:
         path (str): The round's folder.
         round (int): The round's number.
-        num_clusterings (int): Label maps of each image.
-        hash (str): SHA-256 of the manifest, which holds those of the arrays.
+        num_clusterings (int): Label maps per image.
+        hash (str): SHA-256 of the manifest, which contains those of the
+            arrays.
         manifest (dict): See docs/mask_bank.md.
     """
 
@@ -81,7 +83,7 @@ class MaskBank:
 
     @classmethod
     def open(cls, path: Path, verify: bool = False) -> 'MaskBank':
-        """Open a round's folder, or the newest round of a bank's root."""
+        """Open a round's folder, or the newest round in a bank's root."""
         path = _local(path)
         if not os.path.isfile(_manifest_path(path)):
             rounds = list_rounds(path)
@@ -102,7 +104,7 @@ class MaskBank:
         """Keys, sorted by their UTF-8 bytes.
 
         Args:
-            limit (int, optional): Return at most so many, evenly spaced.
+            limit (int, optional): Return at most this many, evenly spaced.
                 Defaults to None, all.
         """
         step = -(-len(self) // limit) if limit else 1
@@ -113,7 +115,7 @@ class MaskBank:
 
         Args:
             key (str): The image's path relative to ``data_root``.
-            clustering (int): Which of the image's ``num_clusterings`` maps.
+            clustering (int): Index among the image's ``num_clusterings`` maps.
                 Defaults to 0.
 
         Returns:
@@ -148,7 +150,7 @@ class MaskBank:
         return MaskBank.open, (self.path, )
 
     def row(self, key: str) -> int:
-        """Place of a key in the order of :meth:`keys`, -1 when absent."""
+        """Index of a key in the order of :meth:`keys`, -1 if absent."""
         wanted = _encode(key)
         # Cut to the array's width, else numpy would widen a copy of all keys.
         row = int(self._keys.searchsorted(np.array(wanted, self._keys.dtype)))
@@ -184,15 +186,15 @@ class MaskBank:
 
 
 class MaskBankWriter:
-    """Write one rank's label maps of a round, unseen by any reader.
+    """Write one rank's label maps of a round, invisible to readers.
 
-    Before the ranks write, rank 0 calls :func:`clear_leftovers` and all wait;
-    once all have closed, rank 0 calls :func:`publish_round`.
+    Before the ranks write, rank 0 calls :func:`clear_leftovers` while all
+    wait. When all have closed, rank 0 calls :func:`publish_round`.
 
     Args:
         root (str): The bank's root, on a file system that all nodes share.
         number (int): The new round.
-        rank (int): This process's rank. Defaults to 0.
+        rank (int): Rank of this process. Defaults to 0.
     """
 
     def __init__(self, root: Path, number: int, rank: int = 0) -> None:
@@ -211,10 +213,10 @@ class MaskBankWriter:
         """Append one image's label map.
 
         Args:
-            index (int): The image's place in the order of all images.
+            index (int): Index of the image in the order of all images.
             key (str): Its path relative to ``data_root``, with '/'.
             label_map (np.ndarray): (h, w) integers in 0..65535, or (V, h, w)
-                where each image of the round has V clusterings.
+                if each image of the round has V clusterings.
         """
         label_map = np.asarray(label_map)
         if (label_map.ndim not in (2, 3) or not label_map.size
@@ -237,7 +239,7 @@ class MaskBankWriter:
             self._labels.write(label_map.astype(dtype).tobytes())
 
     def close(self) -> None:
-        """Bring the shard to the disk; its index comes last."""
+        """Write the shard to disk; its index comes last."""
         width = max((len(record[1]) for record in self._records), default=1)
         with _explained(self._folder):
             with self._labels:
@@ -257,7 +259,7 @@ def give_up_round(root: Path, number: int) -> None:
 
 
 def is_given_up(root: Path, number: int) -> bool:
-    """Whether some rank cannot write its part of an unfinished round."""
+    """Whether a rank cannot write its part of an unfinished round."""
     return os.path.exists(_gave_up(root, number))
 
 
@@ -265,17 +267,17 @@ def publish_round(root: Path, number: int, num_images: int,
                   meta: dict[str, Any]) -> MaskBank:
     """Merge the ranks' shards and publish them as one round, by one rename.
 
-    For rank 0 alone, when all writers have closed. A round of that number is
-    renamed away just before, since POSIX cannot swap folders: if the process
-    dies between the two renames, :func:`clear_leftovers` brings it back.
+    Call it on rank 0 only, when all writers have closed. An existing round of
+    that number is renamed just before, since POSIX cannot swap folders. If the
+    process dies between the two renames, :func:`clear_leftovers` restores it.
 
     Args:
         root (str): The bank's root.
         number (int): The new round.
         num_images (int): Each index in 0..num_images - 1 must have been added
             exactly once.
-        meta (dict): JSON values for the manifest: where the masks come from.
-            What differs from run to run makes the hash differ.
+        meta (dict): JSON values for the manifest that describe where the masks
+            come from. Values that differ from run to run make the hash differ.
 
     Returns:
         MaskBank: The published round.
@@ -318,7 +320,7 @@ def round_path(root: Path, number: int) -> str:
 
 
 def list_rounds(root: Path) -> list[int]:
-    """Numbers of the published rounds, sorted; none if there is no root."""
+    """Numbers of the published rounds, sorted; empty if there is no root."""
     root = _local(root)
     names = os.listdir(root) if os.path.isdir(root) else []
     rounds = (int(name[6:]) for name in names
@@ -329,13 +331,13 @@ def list_rounds(root: Path) -> list[int]:
 
 def prune_rounds(root: Path, max_keep: int,
                  keep: Iterable[int] = ()) -> list[int]:
-    """Delete the oldest rounds; open banks can go on reading theirs.
+    """Delete the oldest rounds; open banks can still read theirs.
 
     Args:
         root (str): The bank's root.
         max_keep (int): Number of newest rounds to keep; <= 0 keeps all.
-        keep (Iterable[int]): Rounds never to delete: the current one, and any
-            that a checkpoint refers to. Defaults to ().
+        keep (Iterable[int]): Rounds that are never deleted: the current one,
+            and any that a checkpoint refers to. Defaults to ().
 
     Returns:
         list[int]: The deleted rounds.
@@ -352,16 +354,17 @@ def prune_rounds(root: Path, max_keep: int,
 def set_aside(root: Path, keep: Iterable[int] = ()) -> str | None:
     """Move rounds to a folder ``earlier_<time>`` of the root; none is lost.
 
-    For rank 0 alone. The oldest goes first: if the process dies on the way,
-    each round is whole at one of the two places, and the newest, with which a
-    checkpoint goes on, at its own for as long as can be.
+    Call it on rank 0 only. The oldest round is moved first. If the process
+    dies in between, each round is complete in one of the two places, and the
+    newest, from which a checkpoint resumes, stays in its own place as long as
+    possible.
 
     Args:
         root (str): The bank's root.
         keep (Iterable[int]): Rounds that stay. Defaults to ().
 
     Returns:
-        str, optional: The folder; None where there was nothing to move.
+        str, optional: The folder; None if there was nothing to move.
     """
     kept = set(keep)
     moved = [number for number in list_rounds(root) if number not in kept]
@@ -381,7 +384,7 @@ def set_aside(root: Path, keep: Iterable[int] = ()) -> str | None:
 
 
 def find_aside(root: Path, number: int, hash: str) -> str | None:
-    """Folder in which :func:`set_aside` has put a round; None if in none."""
+    """Folder to which :func:`set_aside` moved a round; None if it did not."""
     root = _local(root)
     for name in sorted(os.listdir(root) if os.path.isdir(root) else []):
         folder = fileio.join_path(root, name)
@@ -395,8 +398,8 @@ def find_aside(root: Path, number: int, hash: str) -> str | None:
 def clear_leftovers(root: Path) -> None:
     """Remove what a killed run left unfinished; published rounds stay.
 
-    A round that was renamed away, but not yet replaced, gets its name back.
-    For rank 0 alone, before a new attempt; the other ranks wait for it.
+    A round that was renamed but not yet replaced gets its name back. Call it
+    on rank 0 only, before a new attempt, while the other ranks wait.
     """
     root = _local(root)
     with _explained(root):
@@ -512,7 +515,7 @@ def _read_labels(folder: str, records: np.ndarray,
 
 
 def _discard(folder: str) -> None:
-    """Delete a folder, which is never seen half deleted under its name."""
+    """Delete a folder; it never appears half deleted under its name."""
     root, name = os.path.split(folder)
     trash = fileio.join_path(root, f'.round_trash-{name}')
     while os.path.exists(trash):
@@ -523,7 +526,7 @@ def _discard(folder: str) -> None:
 
 
 def _move(folder: str, target: str) -> None:
-    """Rename a round into a folder beside it, also where it is a link."""
+    """Rename a round into a neighbouring folder, even if it is a link."""
     if os.path.islink(folder) and not os.path.isabs(
             link := os.readlink(folder)):
         os.symlink(fileio.join_path(os.pardir, link), target)
@@ -545,7 +548,7 @@ def _remove(folder: str) -> None:
 
 @contextmanager
 def _explained(folder: str) -> Iterator[None]:
-    """Add to an operating system's error where, and how much room is left."""
+    """Add to an operating system's error the folder and the free space."""
     try:
         yield
     except OSError as error:
@@ -560,7 +563,7 @@ def _explained(folder: str) -> Iterator[None]:
 
 
 def _beside(root: Path, number: int, kind: str) -> str:
-    """Folder of an unfinished round: no reader takes a dot-name for one."""
+    """Folder of an unfinished round; readers ignore names with a dot."""
     return fileio.join_path(_local(root), f'.round_{number:04d}.{kind}')
 
 

@@ -37,54 +37,53 @@ _BY = ('--cfg-options data=FOLDER, or in the config by data_root or '
 class SceneDataset(BaseDataset):
     """Images of a folder, or of a COCO json, with their label maps.
 
-    No label is ever read: of a json only the list of images is used. Each
-    image has a key, its path relative to ``data_root`` (to the image folder
-    where that is absolute), by which the mask bank knows it. Of a folder,
-    hidden files, hidden subfolders and those of a system (``@eaDir``) are no
-    part, and it is said what else is left out. docs/data.md has the details.
+    Labels are never read: only the list of images of a json is used. The mask
+    bank identifies each image by its key, the path relative to ``data_root``
+    (or to the image folder, if that is absolute). Hidden files, hidden
+    subfolders and those of a system (``@eaDir``) are left out, and the log
+    shows what else is. docs/data.md has the details.
 
     Args:
         data_root (str): Root of the data. Defaults to ''.
-        data_prefix (str or dict): The image folder, or
-            ``dict(img_path=...)`` of it or of a list of several, searched
-            with all their subfolders; relative to ``data_root`` or absolute.
-            Of several absolute folders keys begin with as much of the
-            folder's end as tells them apart.
-            Defaults to ``dict(img_path='')``.
-        ann_file (str): A COCO json whose ``images`` are to be used, or a
-            ``.txt`` with a name in each line, relative to ``data_root`` or
-            absolute. Names are relative to the image folder; of several
-            folders they are keys. Defaults to '', all images of the folders.
-        mask_bank (str, optional): A bank to read from the start, for training
-            with fixed masks. Defaults to None: ``MaskUpdateHook`` provides
-            the rounds.
+        data_prefix (str or dict): The image folder, or ``dict(img_path=...)``
+            with it or with a list of several, relative to ``data_root`` or
+            absolute. All subfolders are searched. With several absolute
+            folders, keys begin with as much of the end of the folder as
+            distinguishes them. Defaults to ``dict(img_path='')``.
+        ann_file (str): A COCO json with the ``images`` to use, or a ``.txt``
+            with one name per line, relative to ``data_root`` or absolute.
+            Names are relative to the image folder; with several folders, they
+            are keys. Defaults to '', all images of the folders.
+        mask_bank (str, optional): A bank to use from the start, for training
+            with fixed masks. Defaults to None: ``MaskUpdateHook`` provides the
+            rounds.
         extensions (str or Sequence[str], optional): File name endings of
             images, with or without the dot and in any case; a str may hold
             several, separated by commas. Defaults to None, those of
-            ``image_io.IMG_EXTENSIONS`` and, on a local disk, whatever else is
-            an image by its content.
+            ``image_io.IMG_EXTENSIONS`` and, on a local disk, any other file
+            that is an image by its content.
         backend_args (dict, optional): Arguments of the file backend.
             Defaults to None.
         pipeline (Sequence[dict]): Transforms of a sample. Defaults to ().
-        max_refetch (int): How many other images are tried in place of a
-            broken one. Defaults to 100.
+        max_refetch (int): How many other images are tried instead of a broken
+            one. Defaults to 100.
         lazy_init (bool): Do not list the images yet. Defaults to False.
         indices (int or Sequence[int], optional): Use a part of the images:
-            so many of the first, of the last where it is negative, or those
-            at these places. Defaults to None, all.
+            this many from the start, or from the end if negative, or those at
+            these indices. Defaults to None, all.
         max_pixels (int): An image of more pixels counts as broken; it is not
             decoded. Defaults to 100 million.
-        depth_scaling (str): How pixels of more than eight bits are brought to
-            eight: by the 'range' of each image's values, or the 'upper' eight
-            of sixteen bits. Defaults to 'range'.
+        depth_scaling (str): How pixels of more than eight bits are reduced to
+            eight: by the 'range' of each image's values, or to the 'upper'
+            eight of sixteen bits. Defaults to 'range'.
         reduced_decoding (bool): Decode a large JPEG at 1/2, 1/4 or 1/8 of its
-            sides where the smallest crop still has twice the pixels of a
-            view's side. Mask rounds see it in full. Defaults to True.
+            sides if the smallest crop still has twice the pixels of a view's
+            side. Mask rounds read it in full. Defaults to True.
 
     Raises:
         FileNotFoundError: If the folder or the json is missing.
-        ValueError: If there is no image, fewer than ``indices`` ask for, the
-            json has no list of images, or an option is not as above.
+        ValueError: If there is no image, or fewer than ``indices`` asks for,
+            if the json has no list of images, or if an option is not valid.
     """
 
     def __init__(self,
@@ -129,7 +128,7 @@ class SceneDataset(BaseDataset):
 
     @property
     def _folders(self) -> dict[str, str]:
-        """Path of each image folder by what its keys begin with."""
+        """Path of each image folder by the beginning of its keys."""
         return folders_of(self._prefixes, self.data_root)
 
     @property
@@ -143,16 +142,16 @@ class SceneDataset(BaseDataset):
 
     @property
     def read_args(self) -> dict[str, Any]:
-        """Arguments by which ``read_image`` reads these images."""
+        """Arguments with which ``read_image`` reads these images."""
         args = dict(self._image_options, backend_args=self.backend_args)
         return args if self.held_image is None else dict(
             args, held=self.held_image)
 
     def use_masks(self, bank: MaskBank) -> None:
-        """Read label maps from a round from now on.
+        """Read label maps from this round from now on.
 
-        Workers that are already running keep the former one: whoever calls
-        this restarts them.
+        Workers that are already running keep the former round; the caller must
+        restart them.
 
         Args:
             bank (MaskBank): The round.
@@ -175,7 +174,7 @@ class SceneDataset(BaseDataset):
 
         Returns:
             Sequence[tuple[str, str]]: Key and path of each image, read from
-            the data set's list one at a time: no copy of it is made.
+            the data set's list one at a time without copying it.
         """
         return _Images(self)
 
@@ -220,7 +219,7 @@ class SceneDataset(BaseDataset):
         ]
 
     def _check_indices(self, count: int) -> None:
-        """Refuse indices that mmengine would cut, or fail at, unexplained."""
+        """Refuse indices that mmengine would silently cut, or fail on."""
         asked = self._indices
         if asked is None:
             return
@@ -237,7 +236,7 @@ class SceneDataset(BaseDataset):
                 f'places below {count}')
 
     def _find(self, folder: str) -> tuple[Found, bool]:
-        """What a folder holds, and whether it is a local one."""
+        """The content of a folder, and whether it is a local one."""
         if not isdir(folder, backend_args=self.backend_args):
             if exists(folder, backend_args=self.backend_args):
                 raise UserError(
@@ -280,7 +279,7 @@ class SceneDataset(BaseDataset):
         return list(dict.fromkeys(matched.values()))
 
     def _names(self) -> list[str]:
-        """What ``ann_file`` names."""
+        """The names in ``ann_file``."""
         if not self.ann_file.lower().endswith('.txt'):
             content = load_coco(self.ann_file, ('images', ),
                                 self.backend_args)
@@ -311,7 +310,7 @@ class SceneDataset(BaseDataset):
         return self._bank
 
     def label_maps(self, key: str) -> list[np.ndarray]:
-        """The label maps (h, w) of an image, one of each clustering."""
+        """The label maps (h, w) of an image, one per clustering."""
         bank = self._masks()
         return [bank.label_map(key, number)
                 for number in range(bank.num_clusterings)]
@@ -319,16 +318,15 @@ class SceneDataset(BaseDataset):
     def prepare_data(self, idx: int) -> dict | None:
         """Load and transform one sample.
 
-        Of a bank with several clusterings of an image one is drawn, by the
-        generator that the transforms use: all views see the same one.
+        If the bank has several clusterings per image, one is drawn with the
+        generator of the transforms; all views use the same one.
 
         Args:
             idx (int): Index of the image.
 
         Returns:
-            dict or None: The output of the pipeline; None for a broken
-            image, in place of which another one is taken and which is
-            reported.
+            dict or None: The output of the pipeline; None for a broken image,
+            which is reported and replaced by another one.
         """
         bank = self._masks()
         info = self.get_data_info(idx)
@@ -348,7 +346,7 @@ class SceneDataset(BaseDataset):
 
 
 def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:
-    """File name endings as ``str.endswith`` takes them: '.jpg', '.png'."""
+    """File name endings in the form of ``str.endswith``: '.jpg', '.png'."""
     given = (extensions.split(',') if isinstance(extensions, str) else
              extensions)
     endings = tuple(str(part).strip().lower() for part in given)

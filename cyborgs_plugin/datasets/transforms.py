@@ -14,7 +14,7 @@ from .image_io import read_image
 
 @TRANSFORMS.register_module()
 class LoadSceneImage(BaseTransform):
-    """Load a photograph of any kind as an upright BGR image.
+    """Load a photograph of any supported type as an upright BGR image.
 
     **Required Keys:** ``img_path``
 
@@ -29,8 +29,8 @@ class LoadSceneImage(BaseTransform):
             Defaults to None.
 
     Raises:
-        BrokenImageError: If the file is no whole image; ``SceneDataset``
-            takes another one then.
+        BrokenImageError: If the file is not a complete image; ``SceneDataset``
+            then uses another one.
     """
 
     def __init__(self, backend_args: dict | None = None) -> None:
@@ -47,11 +47,11 @@ class LoadSceneImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class MaskedRandomResizedCrop(FastRandomResizedCrop):
-    """Crop and resize an image and its label map alike.
+    """Crop and resize an image together with its label map.
 
-    The label map may be of any size, such as the stride-8 grid of a mask
-    bank: it is read as if it had been enlarged to the image by nearest
-    sampling first.
+    The label map may have any size, such as the stride-8 grid of a mask bank.
+    The result is the same as if it had first been enlarged to the image by
+    nearest sampling.
 
     **Required Keys:** ``img``, ``gt_seg_map`` (integer, (h, w))
 
@@ -105,7 +105,7 @@ class MaskedMultiView(MultiView):
 
 
 def _copy(results: dict, first: Sequence[BaseTransform]) -> dict:
-    """Copy all that a pipeline with this first transform might alter."""
+    """Copy what a pipeline with this first transform might change."""
     kept = {}
     if first and isinstance(first[0], FastRandomResizedCrop):
         # which makes arrays of its own: photographs are large

@@ -1,4 +1,4 @@
-"""What a pipeline says of its views, as laws to draw them by."""
+"""The distributions of the views that a pipeline makes."""
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,18 +23,19 @@ COLOURS = (ColorJitter, RandomGrayscale, GaussianBlur, Solarize)
 
 
 def laws_of(pipeline: Sequence[Any]) -> list[ViewLaw]:
-    """Read the laws of the views that a pipeline makes.
+    """Read the distributions of the views that a pipeline makes.
 
     Args:
-        pipeline (Sequence[BaseTransform]): As a data set has built it: what
-            loads an image, ``MultiView`` or ``MaskedMultiView`` of what the
-            recipes have, ``PackInputs``.
+        pipeline (Sequence[BaseTransform]): As built by a data set: a transform
+            that loads an image, ``MultiView`` or ``MaskedMultiView`` with
+            transforms of the recipes, ``PackInputs``.
 
     Returns:
         list[ViewLaw]: One for each view.
 
     Raises:
-        UserError: If a transform is none of those, or out of order; names it.
+        UserError: If a transform is not one of those, or out of order; the
+            message names it.
     """
     steps = list(pipeline)
     views = [step for step in steps if isinstance(step, MultiView)]
@@ -50,12 +51,12 @@ def laws_of(pipeline: Sequence[Any]) -> list[ViewLaw]:
 
 
 def view_law(transforms: Sequence[Any], cropped: bool = False) -> ViewLaw:
-    """Read the law of one kind of view.
+    """Read the distribution of one kind of view.
 
     Args:
         transforms (Sequence[BaseTransform]): Crop, flip and colours, built.
-        cropped (bool): The views are cropped already: there are colours only,
-            and the law's size means nothing. Defaults to False.
+        cropped (bool): Whether the views are already cropped: only colours are
+            read, and the size has no meaning. Defaults to False.
     """
     law: dict[str, Any] = dict(size=(0, 0)) if cropped else {}
     last = -1
@@ -81,13 +82,13 @@ def view_law(transforms: Sequence[Any], cropped: bool = False) -> ViewLaw:
 
 
 def colour_law(transforms: Sequence[dict]) -> dict[str, Any]:
-    """Read what the configs of transforms do to colours.
+    """Read how the configs of transforms change colours.
 
     Args:
         transforms (Sequence[dict]): Configs of :data:`COLOURS`.
 
     Returns:
-        dict[str, Any]: Arguments of a :class:`ViewLaw` that are not its
+        dict[str, Any]: Arguments of a :class:`ViewLaw` that differ from its
         defaults.
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -175,24 +176,25 @@ def _unknown(step: Any) -> UserError:
 
 
 def source_side(laws: Sequence[ViewLaw]) -> int:
-    """The long side at which photographs are worth keeping.
+    """The long side at which photographs should be kept.
 
-    Twice that at which the smallest square crop of a square photograph has
-    the pixels of a view: reduced twice, at once that side, details of the
-    size of a pixel would be softer than in the ordinary pipeline.
+    It is twice the side at which the smallest square crop of a square
+    photograph has the pixels of a view. At exactly that side, an image reduced
+    twice would lose detail of the size of a pixel, compared with the ordinary
+    pipeline.
     """
     return max(_side(law.size, law.area) for law in laws)
 
 
 def decoded_side(pipeline: Sequence[Any]) -> int | None:
-    """The root of a photograph's pixels that its crops need, likewise.
+    """The square root of the number of pixels that its crops need.
 
     Args:
-        pipeline (Sequence[BaseTransform]): As a data set has built it.
+        pipeline (Sequence[BaseTransform]): As built by a data set.
 
     Returns:
-        int or None: None where not all that sees a photograph is a
-        ``RandomResizedCrop`` of it.
+        int or None: None if a transform other than ``RandomResizedCrop`` sees
+        the whole photograph.
     """
     steps = [step for step in pipeline
              if not isinstance(step, PackInputs)

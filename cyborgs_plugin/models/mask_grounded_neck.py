@@ -16,10 +16,10 @@ class MaskGroundedNeck(BaseModule):
     """Fuse stages, pool them by region, project the regions.
 
     The chosen stages are averaged to one grid (or repeated, if they are
-    coarser) and concatenated in the order of ``in_indices``, each with weight
-    1. The vector of a region is the mean over its cells. Stages may have their
-    channels last, like those of timm's Swin; this is detected by the
-    projector's ``in_channels``.
+    coarser) and concatenated with equal weights, in the order of
+    ``in_indices``. The vector of a region is the mean over its cells. Stages
+    may have their channels last, like those of timm's Swin; this is detected
+    by the projector's ``in_channels``.
 
     Implementation of the mask-grounded features of `CYBORGS
     <https://arxiv.org/abs/2203.09343>`_, Sec. 3.1.

@@ -61,7 +61,7 @@ class NetworkMasks(MaskSource):
             by the mean of its cells' vectors and counts as often as it has
             cells. Options: ``type`` 'Felzenszwalb' or 'SLIC', ``stride`` of
             the label maps, and options
-            (:func:`~cyborgs_plugin.ops.superpixels. find_superpixels`). With
+            (:func:`~cyborgs_plugin.ops.superpixels.find_superpixels`). With
             ``smooth``, a superpixel has the averaged vectors and the plain
             ones side by side. K is lowered to the number of superpixels in the
             group. The decoding threads compute them. Defaults to None, cells,
