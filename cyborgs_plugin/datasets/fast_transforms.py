@@ -91,19 +91,19 @@ class FastRandomResizedCrop(RandomResizedCrop):
 class FastRandomFlip(RandomFlip):
     """mmcv's ``RandomFlip``, returning arrays with contiguous memory.
 
-    mmcv gives views with negative strides, of which whatever comes next
-    makes a copy, pixel by pixel. Arguments as there.
+    mmcv returns views with negative strides, which the next step must copy
+    pixel by pixel. The arguments are the same.
     """
 
     @cache_randomness
     def _choose_direction(self) -> str | None:
-        """Draw as mmcv does, where there is one direction by a sum."""
+        """Draw like mmcv; a single direction needs only a sum."""
         if isinstance(self.prob, float) and isinstance(self.direction, str):
             return self.direction if np.random.random() < self.prob else None
         return super()._choose_direction()
 
     def _flip(self, results: dict) -> None:
-        """Flip all that there is to flip."""
+        """Flip everything that can be flipped."""
         axis = _AXES[results['flip_direction']]
         image, label_map = results['img'], results.get('gt_seg_map')
         super()._flip(results)
@@ -115,11 +115,11 @@ class FastRandomFlip(RandomFlip):
 
 @TRANSFORMS.register_module()
 class FastColorJitter(ColorJitter):
-    """mmpretrain's ``ColorJitter`` by OpenCV, as Pillow would have it.
+    """mmpretrain's ``ColorJitter`` with OpenCV, with Pillow's results.
 
     Args:
-        brightness (float or tuple[float, float]): As of ``ColorJitter``, and
-            so are the others. Defaults to 0.
+        brightness (float or tuple[float, float]): See ``ColorJitter``, also
+            for the other arguments. Defaults to 0.
         contrast (float or tuple[float, float]): Defaults to 0.
         saturation (float or tuple[float, float]): Defaults to 0.
         hue (float or tuple[float, float]): Defaults to 0.

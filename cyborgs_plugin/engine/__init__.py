@@ -1,4 +1,4 @@
-"""Hooks: when masks and the target network are renewed; rates; precision."""
+"""Hooks: when masks and target network are updated; rates; precision."""
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
 from .device_data_hook import DeviceDataHook

@@ -1,4 +1,4 @@
-"""Checkpoints that a kill cannot spoil."""
+"""Checkpoints that survive a kill at any time."""
 import os
 import os.path as osp
 from typing import Any
@@ -14,14 +14,15 @@ from ..files import publish, written_aside
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """A ``CheckpointHook`` after whose kill, at any instant, one can resume.
+    """A ``CheckpointHook`` that allows resuming after a kill at any time.
 
-    mmengine's deletes the oldest checkpoint, then writes the new one and
-    ``last_checkpoint`` in place. Killed in between, a run that keeps one
-    checkpoint has none, and an empty ``last_checkpoint`` cannot be resumed
-    from. Here each file is written aside, synced and renamed, and the oldest
-    is deleted last; so there must be room for one more than
-    ``max_keep_ckpts``. On a remote backend it works as its base does.
+    mmengine's hook deletes the oldest checkpoint, then writes the new one and
+    ``last_checkpoint`` in place. If a run that keeps one checkpoint is killed
+    in between, none is left; and a run cannot resume from an empty
+    ``last_checkpoint``. This hook writes each file under another name, syncs
+    and renames it, and deletes the oldest checkpoint last. So the disk needs
+    room for one more than ``max_keep_ckpts``. On a remote backend it works
+    like its base class.
     """
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int,

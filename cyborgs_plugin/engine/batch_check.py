@@ -1,4 +1,4 @@
-"""Whether the photographs fill a batch, and the rate fits it."""
+"""Whether the photographs fill a batch, and the rate fits the batch."""
 import logging
 
 from mmengine.dataset import InfiniteSampler
@@ -10,16 +10,17 @@ from ..errors import UserError
 
 
 def check_batches(runner: Runner) -> None:
-    """Refuse data of less than one batch, at which the toolbox fails.
+    """Refuse data of less than one batch, which the toolbox cannot train on.
 
-    Of a batch that the learning rate is not meant for it warns. Builds the
+    Also warn if the learning rate is not meant for the batch. Builds the
     training loop, as the runner does next.
 
     Args:
-        runner (Runner): Before it trains.
+        runner (Runner): The runner, before training.
 
     Raises:
-        UserError: Says which batch would do.
+        UserError: If there are too few images; the message gives a batch that
+            fits.
     """
     loader = runner.train_dataloader
     if len(loader) or isinstance(loader.sampler, InfiniteSampler):
@@ -38,11 +39,12 @@ def check_batches(runner: Runner) -> None:
 def _check_rate(runner: Runner) -> None:
     """Warn of a learning rate that is meant for another batch.
 
-    A recipe of 8 GPUs on one has an eighth of its batch, at the same rate.
-    Half and twice the batch are let pass.
+    A recipe for 8 GPUs has an eighth of its batch on one, with the same rate.
+    Batches from half to twice the size are accepted.
 
     Args:
-        runner (Runner): Before it trains, its optimizer not yet built.
+        runner (Runner): The runner, before training and before its optimizer
+            is built.
     """
     scale, wrapper = runner.auto_scale_lr or {}, runner.optim_wrapper
     base = scale.get('base_batch_size')

@@ -1,4 +1,4 @@
-"""Mixed precision where mmengine has none: on a CPU."""
+"""Mixed precision on a CPU, which mmengine does not support."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,10 +16,10 @@ from ..precision import warn_if_bfloat16_is_slow
 class BFloat16OptimWrapper(OptimWrapper):
     """Run the forward in bfloat16, weights and optimiser in float32.
 
-    ``AmpOptimWrapper`` of mmengine refuses to start without a GPU. bfloat16
-    has the range of float32, so that no loss needs to be scaled. It pays on
-    CPUs with AVX512-BF16 or AMX; others emulate it, and are slower with it:
-    where many times so, this is warned of.
+    mmengine's ``AmpOptimWrapper`` refuses to start without a GPU. bfloat16 has
+    the range of float32, so the loss needs no scaling. It is faster on CPUs
+    with AVX512-BF16 or AMX. Others emulate it and are slower; if they are many
+    times slower, a warning says so.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

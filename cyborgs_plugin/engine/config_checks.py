@@ -1,4 +1,4 @@
-"""What a config says and does not mean."""
+"""Checks for mistakes in a config."""
 import ast
 import difflib
 import inspect
@@ -22,7 +22,7 @@ from ..safe_load import is_address
 
 
 def _arguments(*functions: Callable) -> set[str]:
-    """Names that functions take."""
+    """Names of the arguments of functions."""
     return {
         name
         for function in functions
@@ -31,7 +31,7 @@ def _arguments(*functions: Callable) -> set[str]:
 
 
 def _read(name: str, code: Any) -> set[str]:
-    """Keys that code reads from a dict of a name."""
+    """Keys that code reads from a dict with a given name."""
     found = rf"(?<![\w.]){name}(?:\.get\(|\.pop\(|\[)\s*'(\w+)'"
     return set(re.findall(found, inspect.getsource(code)))
 
@@ -79,11 +79,11 @@ _SPANS = ('T_max', 'total_steps')
 def check_keys(cfg: Config) -> None:
     """Refuse a misspelt setting of the Runner, which nothing would read.
 
-    Other names are a config's own variables. Below the top level the
-    components' constructors refuse what they do not know.
+    Other names are variables of the config. Below the top level, the
+    constructors of components refuse unknown arguments.
 
     Raises:
-        ValueError: Names the setting that was meant.
+        ValueError: If there is one; the message names the intended setting.
     """
     for key in cfg:
         near = difflib.get_close_matches(
@@ -99,11 +99,11 @@ def check_options(cfg: Config, options: dict) -> None:
     """Refuse options that nothing would read.
 
     An option is known if the config has it, if it is an argument of a
-    component (whose constructor checks it), or if the Runner or what it hands
-    the setting to takes it.
+    component (whose constructor checks it), or if the Runner, or what it
+    passes the setting to, accepts it.
 
     Raises:
-        ValueError: Names the nearest key.
+        ValueError: If an option is unknown; the message names the nearest key.
     """
     for option in options:
         node: Any = cfg._cfg_dict
@@ -142,12 +142,12 @@ def _unknown(option: str, depth: int, parts: list[str], known: Any) -> str:
 
 
 def check_data_root(cfg: Config) -> None:
-    """Refuse a ``data_root`` that a config sets and no data set has.
+    """Refuse a ``data_root`` that a config sets but no data set uses.
 
-    A base has built its data sets from its own by then.
+    A base config has then already built its data sets from its own.
 
     Raises:
-        UserError: Says what to set instead.
+        UserError: If there is one; the message says what to set instead.
     """
     root = cfg.get('data_root')
     if not isinstance(root, str) or not root or not cfg.get(
@@ -171,10 +171,11 @@ def check_data_root(cfg: Config) -> None:
 
 
 def check_numbers(cfg: Config) -> None:
-    """Refuse sizes of the run that torch would refuse deep inside.
+    """Refuse sizes of the run that would fail deep inside torch.
 
     Raises:
-        UserError: Names the key and what it may be.
+        UserError: If one is invalid; the message names the key and valid
+            values.
     """
     for key, least in _LEAST.items():
         node: Any = cfg._cfg_dict
@@ -192,7 +193,7 @@ def check_numbers(cfg: Config) -> None:
 
 
 def check_mask_interval(cfg: Config) -> list[str]:
-    """Say it where masks that are to be renewed never are.
+    """Report masks that should be renewed during the run but never are.
 
     Args:
         cfg (Config): A config that pretrains, or another one.
@@ -221,8 +222,8 @@ def check_load_from(cfg: Config) -> None:
     """Refuse a checkpoint that does not exist, before any work.
 
     Raises:
-        UserError: If ``load_from`` names a path without a file, or an
-            address of an unknown kind.
+        UserError: If ``load_from`` names a path without a file, or an address
+            of an unknown type.
     """
     path = cfg.get('load_from')
     if path and not is_address(path) and not osp.isfile(
@@ -235,18 +236,18 @@ def check_load_from(cfg: Config) -> None:
 def check_schedule(cfg: Config) -> list[str]:
     """Find schedules that do not fit the length of the run.
 
-    mmengine ends a scheduler without an ``end`` where the run ends, and takes
-    every number that is given as it is: a run of another length then trains
-    on at the lowest rate, or stops before the rate has fallen, without a
-    word. Only numbers in the unit of the training loop (epochs or iterations)
-    can be compared; how many iterations an epoch has is not known here.
+    mmengine ends a scheduler without an ``end`` at the end of the run, and
+    uses all given numbers as they are. A run of another length then silently
+    continues at the lowest rate, or stops before the rate has fallen. Only
+    numbers in the unit of the training loop (epochs or iterations) can be
+    compared, because the number of iterations per epoch is not known here.
 
     Args:
         cfg (Config): A config of any OpenMMLab package.
 
     Returns:
-        list[str]: A line for each number that does not fit, with its key, why,
-        and what to set; empty if all do.
+        list[str]: A line for each number that does not fit, with its key, the
+        reason, and what to set; empty if all fit.
     """
     length, key, by_epoch = _length(cfg)
     if length is None:
@@ -359,7 +360,7 @@ def _check_steps(name: str, part: dict[str, Any], span: int, begin: int,
 
 
 def _kind(part: dict[str, Any]) -> str:
-    """The scheduler's name, also where a config holds the class."""
+    """The scheduler's name, also if a config holds the class."""
     kind = part.get('type')
     return kind.__name__ if isinstance(kind, type) else str(kind)
 
@@ -376,6 +377,6 @@ def _is_warm_up(part: dict[str, Any]) -> bool:
 
 
 def _span(part: dict[str, Any], length: int) -> tuple[int, int]:
-    """First step of a scheduler and the one that it ends before."""
+    """First step of a scheduler, and the step before which it ends."""
     begin, end = part.get('begin'), part.get('end')
     return begin or 0, length if end is None else end

@@ -1,4 +1,4 @@
-"""What the command line changes in a config."""
+"""Changes of a config by the command line."""
 import logging
 import os.path as osp
 from typing import Any
@@ -22,18 +22,19 @@ def merge_options(cfg: Config,
                   options: dict,
                   launcher: str = 'none',
                   work_dir: str | None = None) -> None:
-    """Put the options that all tools have into a config.
+    """Merge the options that all tools have into a config.
 
     Args:
-        cfg (Config): The config; altered in place.
-        options (dict): Those of ``--cfg-options``; ``data_root`` moves all
-            data sets, ``data`` is a folder of photographs to pretrain on,
-            ``view_size`` the pixels on each side of the views,
-            ``data_on_device`` keeps the photographs there and
-            ``colours_on_device`` augments colours there.
-        launcher (str): What started the processes. Defaults to 'none'.
+        cfg (Config): The config; changed in place.
+        options (dict): The options of ``--cfg-options``. ``data_root`` moves
+            all data sets, ``data`` is a folder of photographs to pretrain on,
+            ``view_size`` is the size of the views in pixels,
+            ``data_on_device`` keeps the photographs on the device and
+            ``colours_on_device`` changes colours there.
+        launcher (str): The launcher of the processes. Defaults to 'none'.
         work_dir (str, optional): Folder of the run. Defaults to None, the
-            config's own, else ``work_dirs/`` and the config's name.
+            folder set in the config, or else ``work_dirs/`` and the config's
+            name.
 
     Raises:
         UserError: If nothing would read one of the options.
@@ -62,9 +63,9 @@ def merge_options(cfg: Config,
 
 
 def _check_empty(options: dict, work_dir: str | None) -> None:
-    """Refuse paths that an unset variable of the shell leaves empty.
+    """Refuse paths that are empty because a shell variable is not set.
 
-    An empty folder would be the current one, and an empty file none.
+    An empty folder would mean the current one, and an empty file none.
     """
     given = {
         f'--cfg-options {key}=': value
@@ -82,7 +83,7 @@ def _in_full(cfg: Config, options: dict) -> dict:
     """Write out the short options.
 
     Raises:
-        UserError: If the config has nothing that one of them sets.
+        UserError: If the config has no setting for one of them.
     """
     full = dict(options)
     dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
@@ -133,7 +134,7 @@ def _folders(data: Any) -> list[str]:
 
 
 def _switch(options: dict, name: str) -> bool:
-    """Take an option that is on or off out of the others."""
+    """Remove a switch from the options and return its value."""
     value = options.pop(name, False)
     if not isinstance(value, bool):
         raise UserError(f'--cfg-options {name}={value}: expected True or '
@@ -142,14 +143,14 @@ def _switch(options: dict, name: str) -> bool:
 
 
 def move_colours(cfg: Config) -> None:
-    """Let the data preprocessor do to colours what the pipeline does.
+    """Move the colour transforms of the pipeline to the data preprocessor.
 
     Args:
-        cfg (Config): The config; altered in place.
+        cfg (Config): The config; changed in place.
 
     Raises:
-        UserError: If its pipeline has no colours, or the preprocessor is of
-            another kind.
+        UserError: If its pipeline changes no colours, or the preprocessor is
+            of another type.
     """
     dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
     views: list[dict] = []
@@ -176,7 +177,7 @@ def move_colours(cfg: Config) -> None:
 
 
 def _check_view_size(cfg: Config, options: dict, side: Any) -> None:
-    """Refuse what is no size of a view; warn of a view of too few cells."""
+    """Refuse an invalid size of a view; warn of a view with too few cells."""
     if isinstance(side, bool) or not isinstance(side, int) or side < 1:
         raise UserError(
             f'--cfg-options view_size={side}: expected the pixels on each '
@@ -196,13 +197,13 @@ def _check_view_size(cfg: Config, options: dict, side: Any) -> None:
 
 
 def use_mixed_precision(cfg: Config) -> None:
-    """Train in mixed precision, on a CPU in bfloat16.
+    """Train in mixed precision; on a CPU in bfloat16.
 
     Args:
-        cfg (Config): The config; altered in place.
+        cfg (Config): The config; changed in place.
 
     Raises:
-        UserError: If it is of a detector and there is no accelerator.
+        UserError: If it trains a detector and there is no accelerator.
     """
     if get_device() != 'cpu':
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -221,13 +222,14 @@ def use_mixed_precision(cfg: Config) -> None:
 def complete_loaders(cfg: Config,
                      pin_memory: bool = True,
                      persistent_workers: bool = True) -> None:
-    """Fill in what data loaders of the config leave open.
+    """Fill in settings that the data loaders of the config leave out.
 
     Args:
-        cfg (Config): The config; altered in place.
-        pin_memory (bool): Default of the loaders; False sets it.
+        cfg (Config): The config; changed in place.
+        pin_memory (bool): Default of the loaders; False overrides the config.
             Defaults to True.
-        persistent_workers (bool): Likewise. Defaults to True.
+        persistent_workers (bool): The same for persistent workers. Defaults to
+            True.
     """
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
@@ -248,14 +250,14 @@ def complete_loaders(cfg: Config,
 
 
 def move_data(cfg: Config, old: Any, new: str) -> None:
-    """Give a new data root to all that was made from the old one.
+    """Replace the data root in every path that was made from it.
 
-    A config file has built its nested settings before an override of its
-    top-level ``data_root`` comes. The variables of the configs
-    (``COCO_ROOT``) move the data as well, but are no options.
+    A config file has already built its nested settings when its top-level
+    ``data_root`` is overridden. The variables of the configs (``COCO_ROOT``)
+    also move the data, but are not options.
 
     Raises:
-        ValueError: If nothing was made from it.
+        ValueError: If no path was made from it.
     """
     moved: list[str] = []
 

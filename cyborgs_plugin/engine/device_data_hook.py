@@ -1,4 +1,4 @@
-"""Photographs that stay on the device while a run trains."""
+"""Photographs that stay on the device during training."""
 import os
 import time
 from inspect import signature
@@ -20,29 +20,29 @@ from .view_crops import leaves
 
 @HOOKS.register_module()
 class DeviceDataHook(Hook):
-    """Decode the photographs once, and make all views where they then are.
+    """Decode the photographs once, keep them on a device and make views there.
 
-    The training data loader is replaced by a
-    :class:`~cyborgs_plugin.datasets.device_scenes.DeviceLoader` of the same
-    data set, sampler and pipeline. Views are of the same distribution; what
-    is drawn for a photograph depends on the run's seed, the epoch and its key
-    alone. Mask rounds read the held photographs, too.
+    A :class:`~cyborgs_plugin.datasets.device_scenes.DeviceLoader` with the
+    same data set, sampler and pipeline replaces the training data loader.
+    Views have the same distribution. The random numbers for a photograph
+    depend only on the run's seed, the epoch and its key. Mask rounds also read
+    these photographs.
 
-    Each of several processes holds all of them, or where they do not fit its
-    own part, which it then sees alone, in an order of its own; rounds read
-    the others from the disk. Where parts do not fit, the ordinary loader
-    stays, and a line says what they need and what is free; label maps come
-    on top.
+    Each of several processes holds all photographs. If they do not fit, each
+    holds and sees only its own part, in its own order, and rounds read the
+    others from disk. If the parts do not fit either, the ordinary loader is
+    used, and a line says how much memory they need and how much is free. Label
+    maps need additional memory.
 
     Args:
         source_side (int, optional): Long side in pixels to which larger
-            photographs are reduced. Defaults to None: twice that at which the
-            smallest crop has the pixels of a view, or the ``long_side`` at
-            which mask rounds see them, whichever is larger.
-        device (str, optional): Where they are kept, such as 'cuda' or 'cpu'.
-            Defaults to None, where the model is.
-        max_share (float): Largest part of the free memory that they may take,
-            0 to 1; the rest is for the steps. Defaults to 0.5.
+            photographs are reduced. Defaults to None: twice the side at which
+            the smallest crop has the pixels of a view, or the ``long_side`` of
+            mask rounds, whichever is larger.
+        device (str, optional): Device that keeps them, such as 'cuda' or
+            'cpu'. Defaults to None, the device of the model.
+        max_share (float): Largest part of the free memory that they may use, 0
+            to 1; the rest is for the training steps. Defaults to 0.5.
     """
 
     # Before the first mask round, and what looks at the loader.
@@ -67,8 +67,8 @@ class DeviceDataHook(Hook):
         """Decode the photographs, if they fit.
 
         Raises:
-            UserError: If training is not by epochs, or the pipeline has what
-                cannot be done on the device.
+            UserError: If training is not by epochs, or the pipeline has a
+                transform that is not supported on the device.
         """
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise UserError(
@@ -112,7 +112,7 @@ class DeviceDataHook(Hook):
     @staticmethod
     def _tell_other_place(runner: Runner, fits: bool,
                           part: tuple[int, int]) -> None:
-        """Say if a resumed run sees its data otherwise than before."""
+        """Report if a resumed run sees its data in another way than before."""
         place = 'the disk'
         if fits:
             place = 'the device' + f', in {part[1]} parts' * (part[1] > 1)
@@ -126,7 +126,7 @@ class DeviceDataHook(Hook):
         runner.message_hub.update_info('photographs_on', place)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell what the draws depend on."""
+        """Tell the loader the epoch, which the draws depend on."""
         if self._loader is not None:
             self._loader.epoch = runner.epoch
 
@@ -148,7 +148,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _left_of_group() -> list[int]:
-    """What a container's limit leaves, where there is one."""
+    """What the limit of a container leaves, if there is one."""
     folder, left = '/sys/fs/cgroup', []
     for limit, used, stat, cached in (
         ('memory.max', 'memory.current', 'memory.stat', 'inactive_file'),
@@ -168,7 +168,7 @@ def _left_of_group() -> list[int]:
 
 
 def _shared_laws(dataset: Any) -> list[ViewLaw]:
-    """The laws of the views, which all data sets within wrappers share."""
+    """The distributions of the views, which all wrapped data sets share."""
     found = [laws_of(leaf.pipeline.transforms) for leaf in leaves(dataset)]
     if any(laws != found[0] for laws in found):
         raise UserError(
@@ -179,7 +179,7 @@ def _shared_laws(dataset: Any) -> list[ViewLaw]:
 
 
 def _rounds_side(runner: Runner) -> int:
-    """The long side at which mask rounds see photographs, 0 of none."""
+    """The long side at which mask rounds read photographs, 0 if not set."""
     sources = [
         source for hook in runner.hooks
         for source in (getattr(hook, 'source_cfg', None),
@@ -189,7 +189,7 @@ def _rounds_side(runner: Runner) -> int:
 
 
 def _long_side(source: dict) -> int | None:
-    """What a source of masks has set, or has by default."""
+    """The setting of a source of masks, or its default."""
     if 'long_side' in source:
         return source['long_side']
     options = signature(TASK_UTILS.get(source['type'])).parameters

@@ -1,4 +1,4 @@
-"""How far features have moved from the weights that a run started from."""
+"""How far features have moved from those of the starting weights."""
 import os.path as osp
 
 import numpy as np
@@ -22,26 +22,27 @@ _CELLS = 4
 
 @HOOKS.register_module()
 class DriftHook(Hook):
-    """Say how far the backbone's features are from those of the start.
+    """Log how far the backbone's features are from those of the start.
 
-    Pretraining that goes on from good weights can make them worse, and
-    without labels nobody sees it. The same pictures go through the backbone
-    before the first step, after each interval and at the end; the log and the
-    visualizer's backends get :func:`measure_drift` of their features, and a
-    warning comes once where they have moved further than ``max_drift``.
+    Pretraining that continues from good weights can make them worse, which
+    cannot be seen without labels. The same pictures go through the backbone
+    before the first step, after each interval and at the end. The log and the
+    visualizer's backends get :func:`measure_drift` of their features. One
+    warning is given if the features have moved further than ``max_drift``.
 
-    The features of the start lie in ``{work_dir}/start_features.npz``, so
-    that a resumed run measures from the same.
+    The features of the start are stored in ``{work_dir}/start_features.npz``,
+    so that a resumed run compares with the same ones.
 
     Args:
         interval (int): Epochs between two measurements. Defaults to 1.
-        num_images (int): Pictures, evenly spaced over the data.
+        num_images (int): Number of pictures, evenly spaced over the data.
             Defaults to 64.
-        long_side (int): They are brought to this long side, in pixels.
+        long_side (int): Long side, in pixels, to which they are resized.
             Defaults to 320.
         max_drift (float): Warn if ``drift``, which is 1 - cosine of the stage
-            that has moved most, is above it. Defaults to 0.3: between
-            runs that kept what the start knew and such as lost of it.
+            that has moved most, is above this. Defaults to 0.3, which lies
+            between runs that kept what the start had learned and runs that
+            lost some of it.
     """
 
     # After MaskUpdateHook, which brings the data to the runner.
@@ -66,7 +67,7 @@ class DriftHook(Hook):
 
     @master_only
     def before_train(self, runner: Runner) -> None:
-        """Take the features of the start, or read those of the first run."""
+        """Compute the features of the start, or read the first run's."""
         scenes = next(
             scene_datasets(runner.train_loop.dataloader.dataset), None)
         if scenes is None:
@@ -96,7 +97,7 @@ class DriftHook(Hook):
 
     @master_only
     def after_train_epoch(self, runner: Runner) -> None:
-        """Measure, tell, and warn."""
+        """Measure, log and warn."""
         if self._start is None or not (self.every_n_epochs(
                 runner, self.interval) or self.is_last_train_epoch(runner)):
             return
@@ -127,7 +128,7 @@ class DriftHook(Hook):
 
     @torch.no_grad()
     def _features(self, runner: Runner) -> list[np.ndarray]:
-        """Features of each stage, (M, C_i) float32, M places."""
+        """Features of each stage, (M, C_i) float32, for M locations."""
         model = get_ori_model(runner.model)
         backbone = model.backbone
         modes = [(module, module.training) for module in backbone.modules()]

@@ -1,4 +1,4 @@
-"""Random numbers and images that a resumed run meets again."""
+"""The same random numbers and images in a resumed run."""
 import random
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -21,22 +21,22 @@ _SEEN = 'images_of_epoch'
 
 @HOOKS.register_module()
 class EpochSeedHook(Hook):
-    """Let a resumed run meet what an uninterrupted one meets.
+    """Give a resumed run the same images and random numbers.
 
-    Checkpoints hold no state of random generators, and data workers that
-    persist cannot be asked for theirs. Here generators are seeded for each
-    batch that is loaded, and for each step, by the run's seed, the rank, the
-    epoch and the batch's place in it. The number of workers changes nothing.
+    Checkpoints hold no state of random generators, and that of persistent data
+    workers cannot be read. So this hook seeds the generators for each batch
+    that is loaded, and for each step, by the run's seed, the rank, the epoch
+    and the position of the batch in it. The number of workers changes nothing.
 
-    A checkpoint that was made within an epoch (``by_epoch=False``) says how
-    many of its images were seen. The resumed run trains on the others, in the
-    same order; mmengine would begin the epoch anew. With another number of
-    processes, or another batch, the same images remain, as far as they are
-    whole batches.
+    A checkpoint from within an epoch (``by_epoch=False``) records how many
+    images of the epoch were seen. The resumed run trains on the others, in the
+    same order; mmengine would restart the epoch. With another number of
+    processes, or another batch size, the same images remain as far as they
+    fill whole batches.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Let the data workers know of epochs."""
+        """Tell the data workers the epoch."""
         loader = runner.train_loop.dataloader
         self._key = (runner.seed, get_rank())
         # Without a seed in the config it is that of the checkpoint. With
@@ -49,7 +49,7 @@ class EpochSeedHook(Hook):
         self._rest: _Rest | None = None
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Seed an epoch, of which a resumed run may have seen a part."""
+        """Seed an epoch; a resumed run may have seen a part of it."""
         first = 0
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             if self._rest is None:  # the loader is what it stays
@@ -76,7 +76,7 @@ class EpochSeedHook(Hook):
                          batch_idx: int,
                          data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
-        """Note how many images of the epoch were seen."""
+        """Record how many images of the epoch were seen."""
         if self._rest is None:  # one epoch without end
             self._seed_loading(batch_idx + 1)
         else:
@@ -84,21 +84,21 @@ class EpochSeedHook(Hook):
             runner.message_hub.update_info(_SEEN, seen)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Of the next epoch none is seen."""
+        """Record that no image of the next epoch was seen."""
         runner.message_hub.update_info(_SEEN, 0)
 
     def _seed_loading(self, batch_idx: int) -> None:
-        """Seed what loads a batch in this process."""
+        """Seed the loading of a batch in this process."""
         _seed(*self._key, *self._at(batch_idx), _LOADING)
 
     def _at(self, batch_idx: int) -> tuple[int, int]:
-        """Epoch and the place of a batch in the whole of it."""
+        """Epoch and the position of a batch in the whole epoch."""
         epoch, first = self._place.tolist()
         return epoch, first + batch_idx
 
     @staticmethod
     def _first(runner: Runner, rest: '_Rest') -> int:
-        """How many batches of the epoch a resumed run has seen."""
+        """The number of batches of the epoch that a resumed run has seen."""
         number = len(rest.batches)
         seen = runner.message_hub.runtime_info.get(_SEEN, 0)
         if _SEEN not in runner.message_hub.runtime_info and (
@@ -118,7 +118,7 @@ class EpochSeedHook(Hook):
 
 
 class _Rest:
-    """The batches of an epoch from some place on."""
+    """The batches of an epoch from a given position on."""
 
     def __init__(self, batches: Any,
                  begin: Callable[[int], None] | None) -> None:
@@ -138,7 +138,7 @@ class _Rest:
         return len(self.batches) - self.first
 
     def __getattr__(self, name: str) -> Any:
-        """What else samplers of batches have, such as ``sampler``."""
+        """Other attributes of batch samplers, such as ``sampler``."""
         if name == 'batches':  # while it is copied
             raise AttributeError(name)
         return getattr(self.batches, name)

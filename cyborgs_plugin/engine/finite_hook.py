@@ -1,4 +1,4 @@
-"""Training that has diverged ends, and leaves its good checkpoints."""
+"""Stops training that has diverged and keeps its good checkpoints."""
 import math
 import os
 import os.path as osp
@@ -18,18 +18,18 @@ from .work_dir_hook import latest_checkpoint
 class FiniteHook(Hook):
     """Stop a run whose loss or weights are NaN or infinite.
 
-    The loss is the number that mmengine has taken to the log, so that a GPU
-    is not waited for. The weights are looked at before a checkpoint is
-    written: one with a weight that is not finite is never written, nor is an
-    older one deleted for it.
+    The loss is the number that mmengine has already copied to the log, so
+    there is no extra wait for a GPU. The weights are checked before a
+    checkpoint is written: one with a weight that is not finite is never
+    written, and no older one is deleted for it.
 
-    Under a loss scaler (fp16) the steps that it skips leave the weights
-    alone, and it lowers its scale by each of them. They count from where the
-    scale is below 1, since the loss itself is too large by then.
+    A loss scaler (fp16) skips steps, which does not change the weights, and
+    lowers its scale each time. Skipped steps count once the scale is below 1,
+    since then the loss itself is too large.
 
     Args:
-        patience (int): Steps in a row with such a loss that end the run.
-            Defaults to 3.
+        patience (int): Number of consecutive steps with such a loss that end
+            the run. Defaults to 3.
     """
 
     # Before the checkpoint of the same epoch, after the log.
@@ -44,7 +44,7 @@ class FiniteHook(Hook):
         self._earlier: tuple[str, int] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Remember what lies in the folder that is not of this run."""
+        """Record which checkpoints in the folder are not from this run."""
         self._earlier = None if runner._resume else _last(runner)
 
     def after_train_iter(self,
@@ -55,7 +55,7 @@ class FiniteHook(Hook):
         """Count the steps whose loss is not finite.
 
         Raises:
-            UserError: If there are ``patience`` of them in a row.
+            UserError: If there are ``patience`` consecutive ones.
         """
         loss = runner.message_hub.get_scalar('train/loss').current()
         if math.isfinite(loss):
@@ -69,11 +69,11 @@ class FiniteHook(Hook):
                     f'training has diverged. {self._way_out(runner)}')
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Look at the weights on all ranks, before they are saved."""
+        """Check the weights on all ranks before they are saved."""
         self._check_weights(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Look at the weights also within an epoch."""
+        """Check the weights also within an epoch."""
         self._check_weights(runner)
 
     def _check_weights(self, runner: Runner) -> None:
@@ -106,14 +106,14 @@ class FiniteHook(Hook):
 
 
 def _skipped(runner: Runner) -> bool:
-    """Whether a loss scaler has skipped the step, and may yet help."""
+    """Whether a loss scaler has skipped the step and may still recover."""
     scaler: Any = getattr(runner.optim_wrapper, 'loss_scaler', None)
     return scaler is not None and scaler.is_enabled() and (
         scaler.get_scale() >= 1)
 
 
 def _last(runner: Runner) -> tuple[str, int] | None:
-    """The checkpoint that --resume would take, and when it was written."""
+    """The checkpoint that --resume would use, and when it was written."""
     try:
         path = latest_checkpoint(runner.work_dir)
     except MissingFileError:

@@ -11,18 +11,18 @@ from torch import Tensor
 
 @OPTIMIZERS.register_module()
 class ForeachLARS(LARS):
-    """mmpretrain's ``LARS``, all parameters of a kind at once.
+    """mmpretrain's ``LARS``, for all parameters of a group at once.
 
     You, Gitman and Ginsburg, `Large Batch Training of Convolutional Networks
-    <https://arxiv.org/abs/1708.03888>`_, Algorithm 1. Its base asks for two
-    norms of each parameter, each of which makes the host wait. Settings,
-    groups and checkpoints are those of its base.
+    <https://arxiv.org/abs/1708.03888>`_, Algorithm 1. The base class computes
+    two norms of each parameter and makes the host wait for each. Settings,
+    groups and checkpoints are those of the base class.
 
     Args:
         params (Iterable): Parameters, or dicts that define groups of them. A
             group with ``lars_exclude=True`` has no layer-wise rate.
         lr (float): Base learning rate.
-        **kwargs: Of mmpretrain's ``LARS``.
+        **kwargs: Arguments of mmpretrain's ``LARS``.
     """
 
     @torch.no_grad()
@@ -31,8 +31,8 @@ class ForeachLARS(LARS):
         """Make a step.
 
         Args:
-            closure (Callable, optional): Computes the loss anew.
-                Defaults to None.
+            closure (Callable, optional): Computes the loss again. Defaults to
+                None.
 
         Returns:
             Tensor: The closure's loss, or None.

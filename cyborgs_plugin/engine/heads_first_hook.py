@@ -1,4 +1,4 @@
-"""New heads learn first, while the backbone that they sit on stands still."""
+"""New heads are trained first, while the backbone does not change."""
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -9,16 +9,16 @@ from ..errors import UserError
 
 @HOOKS.register_module()
 class HeadsFirstHook(Hook):
-    """Give the backbone a rate of 0 for the first part of the training.
+    """Give the backbone a learning rate of 0 for the first part of training.
 
-    Its gradients are computed all the same, so that distributed training
-    needs nothing else and the optimizer's moments are warm when it begins to
-    move. Batch norms stand still by ``norm_eval`` alone. The rate is back
-    after each iteration: the schedule, the log of it and checkpoints know
-    nothing of this.
+    Its gradients are still computed, so that distributed training needs no
+    change and the optimizer has estimates of the moments when the backbone
+    starts to train. Only ``norm_eval`` freezes batch norms. The rate is
+    restored after each iteration, so that the schedule, its log and
+    checkpoints are not affected.
 
     Args:
-        share (float): Of all iterations, 0 to 1. Defaults to 0.1.
+        share (float): Share of all iterations, 0 to 1. Defaults to 0.1.
     """
 
     def __init__(self, share: float = 0.1) -> None:
@@ -47,7 +47,7 @@ class HeadsFirstHook(Hook):
                           runner: Runner,
                           batch_idx: int,
                           data_batch: dict | None = None) -> None:
-        """Hold the backbone."""
+        """Set the backbone's rate to 0."""
         if runner.iter < self.share * runner.max_iters:
             for group in self._groups:
                 self._held.append((group, group['lr']))
@@ -58,7 +58,7 @@ class HeadsFirstHook(Hook):
                          batch_idx: int,
                          data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
-        """Let it go, before the schedule reads the rate."""
+        """Restore the rate before the schedule reads it."""
         while self._held:
             group, rate = self._held.pop()
             group['lr'] = rate

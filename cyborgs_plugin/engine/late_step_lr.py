@@ -1,4 +1,4 @@
-"""A learning rate that falls late, wherever the end of the run is."""
+"""A learning rate that falls late, whatever the length of the run."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,22 +12,23 @@ from ..errors import UserError
 class LateStepLR(MultiStepLR):
     """Multiply the rate by ``gamma`` after each given fraction of the run.
 
-    With the defaults and 800 epochs that is at epochs 768 and 784. The
-    milestones follow from ``end``, which mmengine's Runner fills in with
-    ``train_cfg.max_epochs`` (or ``max_iters``). However short a run of two
-    steps or more is, its last step has the lowest rate.
+    With the defaults and 800 epochs, these are epochs 768 and 784. The
+    milestones follow from ``end``, which mmengine's Runner sets to
+    ``train_cfg.max_epochs`` (or ``max_iters``). In any run of at least two
+    steps, the last step has the lowest rate.
 
-    Registered where mmengine's own schedulers are, so that a config of any
-    OpenMMLab package can name it.
+    It is registered with mmengine's own schedulers, so that a config of any
+    OpenMMLab package can use it.
 
     Args:
-        optimizer (Optimizer or BaseOptimWrapper): What it sets the rate of.
-        fractions (Sequence[float]): Parts of the run, between 0 and 1.
+        optimizer (Optimizer or BaseOptimWrapper): The optimizer whose rate it
+            sets.
+        fractions (Sequence[float]): Fractions of the run, between 0 and 1.
             Defaults to (0.96, 0.98).
         gamma (float): Factor of each step. Defaults to 0.1.
         begin (int): First step of the schedule. Defaults to 0.
-        end (int, optional): Steps of the run. Defaults to None, as the
-            Runner fills it in.
+        end (int, optional): Steps of the run. Defaults to None, set by the
+            Runner.
         by_epoch (bool): Whether a step is an epoch. Defaults to True.
         **kwargs: Further arguments of ``MultiStepLR``.
 
@@ -74,9 +75,9 @@ class LateStepLR(MultiStepLR):
                               by_epoch: bool = True,
                               epoch_length: int | None = None,
                               **kwargs: Any) -> 'LateStepLR':
-        """Build it for iterations from settings in epochs.
+        """Build it in iterations from settings in epochs.
 
-        mmengine calls this where a config has ``convert_to_iter_based=True``.
+        mmengine calls this if a config has ``convert_to_iter_based=True``.
         """
         if not by_epoch or not epoch_length:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Start of a run: several processes on a CPU, a runner of a tool."""
+"""Start of a run: several processes on a CPU, and runners of tools."""
 import os
 import socket
 import sys
@@ -20,18 +20,19 @@ _CONNECTING = 300.
 
 
 def prepare_launch(cfg: Config) -> None:
-    """Let a config run under torchrun where there is no accelerator.
+    """Allow a config to run under torchrun without an accelerator.
 
-    The toolbox asks for NCCL, for a device of each process and for SyncBN. On
-    a CPU the processes talk by gloo and each batch norm counts its own
-    process. Elsewhere, or for one process, nothing changes.
+    The toolbox requires NCCL, a device for each process and SyncBN. On a CPU,
+    the processes communicate by gloo, and each batch norm uses only its own
+    process. With an accelerator, or for one process, nothing changes.
 
     Args:
-        cfg (Config): The config with ``launcher`` set; altered in place.
+        cfg (Config): The config with ``launcher`` set; changed in place.
 
     Raises:
-        UserError: If the launcher is not ``pytorch`` on a CPU, torchrun did
-            not start this process, or the processes do not reach one another.
+        UserError: If the launcher on a CPU is not ``pytorch``, if torchrun did
+            not start this process, or if the processes cannot reach one
+            another.
     """
     if cfg.get('launcher') == 'pytorch' and not (
             is_distributed() or 'RANK' in os.environ):
@@ -61,14 +62,14 @@ def prepare_launch(cfg: Config) -> None:
 
 
 def _connect(timeout: float | None) -> None:
-    """Make the default group of gloo.
+    """Create the default group with gloo.
 
     Args:
-        timeout (float, optional): Seconds that an operation may take.
-            None: torch's own.
+        timeout (float, optional): Seconds that an operation may take. None:
+            torch's default.
 
     Raises:
-        UserError: If the processes do not reach one another.
+        UserError: If the processes cannot reach one another.
     """
     # Of launchers other than torchrun the machines are not known.
     world = os.environ.get('WORLD_SIZE')
@@ -101,7 +102,7 @@ def _connect(timeout: float | None) -> None:
 
 
 def _own_address() -> str | None:
-    """The address that gloo tells the other processes, if nothing is set."""
+    """The address that gloo gives to other processes by default."""
     try:
         return socket.gethostbyname(socket.gethostname())
     except OSError:
@@ -119,12 +120,12 @@ def _unreached(why: str) -> str:
 
 
 def runner_beside_training(cfg: Config) -> Runner:
-    """A runner that leaves the config file of its ``work_dir`` alone.
+    """A runner that does not change the config file of its ``work_dir``.
 
     The toolbox writes a runner's config to ``{work_dir}/{file name}``. A tool
-    that works in the folder of a training run would replace the config which
-    that run was trained by, and is resumed from, with its own. Without a file
-    name the copy is called by the time.
+    that works in the folder of a training run would overwrite the config that
+    the run was trained with and resumes from. Without a file name, the copy is
+    named by the time.
 
     Args:
         cfg (Config): The config.
@@ -133,7 +134,7 @@ def runner_beside_training(cfg: Config) -> Runner:
 
 
 def _replace_sync_bn(node: Any) -> int:
-    """Turn SyncBN layers of a config into BN; count them."""
+    """Replace SyncBN layers of a config by BN; count them."""
     count = 0
     if isinstance(node, dict):
         if node.get('type') in ('SyncBN', 'mmcv.SyncBN'):

@@ -1,4 +1,4 @@
-"""What a step logs comes from the device at once."""
+"""Copies everything that a step logs from the device at once."""
 
 import torch
 from mmengine.hooks import Hook
@@ -8,10 +8,10 @@ from mmpretrain.registry import HOOKS
 
 @HOOKS.register_module()
 class LoggedScalarsHook(Hook):
-    """Turn all scalars of a step into numbers by one copy.
+    """Convert all scalars of a step to numbers with one copy.
 
-    mmengine's ``RuntimeInfoHook``, which comes next, takes each by itself,
-    and the host waits for each.
+    mmengine's ``RuntimeInfoHook``, which runs next, copies each separately and
+    makes the host wait for each.
     """
 
     priority = 'HIGHEST'
@@ -27,7 +27,7 @@ class LoggedScalarsHook(Hook):
             runner (Runner): Not used.
             batch_idx (int): Not used.
             data_batch (dict, optional): Not used. Defaults to None.
-            outputs (dict, optional): What the step gave, altered in place.
+            outputs (dict, optional): Output of the step, changed in place.
                 Defaults to None.
         """
         scalars = {

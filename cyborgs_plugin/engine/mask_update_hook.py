@@ -1,4 +1,4 @@
-"""When the masks are renewed."""
+"""Decides when the masks are renewed."""
 import os
 import os.path as osp
 import re
@@ -42,22 +42,22 @@ ORIGIN_KEY = 'mask_origin'
 
 @HOOKS.register_module()
 class MaskUpdateHook(Hook):
-    """Give the training data their masks and renew them at intervals.
+    """Provide the training data with masks and renew them at intervals.
 
-    Round 0 is made before the first epoch of a fresh run, and a new round
-    before the epoch that follows ``interval`` more. The checkpoint of the
-    epoch before is written by then: whoever is killed during an update goes
-    on from there and makes the same round.
+    Round 0 is made before the first epoch of a new run, and another round
+    before the epoch that follows every ``interval`` epochs. By then the
+    checkpoint of the previous epoch is written: a run that is killed during an
+    update resumes from it and makes the same round.
 
-    Rounds of an earlier run that a fresh one finds in its folder are set
-    aside, in ``earlier_<time>`` of that folder, and a warning says so. Only a
-    round 0 that is the very same stays.
+    If a new run finds rounds of an earlier run in its folder, it moves them to
+    ``earlier_<time>`` in that folder, and a warning says so. Only a round 0
+    that is exactly the same stays.
 
-    The current round's number and hash travel in the checkpoint, and a
-    resumed run goes on with exactly that round. What the round was made from
-    travels too (its source and as much of the network as that uses), so
-    that ``tools/generate_masks.py`` can make it again. Data sets with a bank
-    of their own (``mask_bank=``) are left alone.
+    The checkpoint holds the number and hash of the current round, and a
+    resumed run continues with exactly that round. It also holds what the round
+    was made from (the source and the part of the network that it uses), so
+    that ``tools/generate_masks.py`` can make it again. Data sets with their
+    own bank (``mask_bank=``) are not changed.
 
     Args:
         interval (int): Epochs between two updates; -1 keeps the initial
@@ -68,30 +68,29 @@ class MaskUpdateHook(Hook):
             Defaults to ``dict(type='NetworkMasks')``.
         initial (dict, optional): Config of the source of round 0.
             Defaults to None, ``source``.
-        group_size (int): Images that are clustered together.
+        group_size (int): Number of images that are clustered together.
             Defaults to 16.
         bank_root (str, optional): Folder of the rounds, on a disk that all
             nodes share. Defaults to None, ``{work_dir}/masks``.
-        max_keep_rounds (int): How many of the newest rounds stay on disk,
-            beside those that a checkpoint on disk refers to; -1 keeps all.
-            Defaults to -1.
-        decode_threads (int, optional): Threads of each rank that decode
-            images. Defaults to None: with a GPU the rank's share of the
-            cores, at most ``group_size``, without one 2.
+        max_keep_rounds (int): Number of newest rounds that stay on disk, in
+            addition to those that a checkpoint on disk refers to; -1 keeps
+            all. Defaults to -1.
+        decode_threads (int, optional): Threads per rank that decode images.
+            Defaults to None: with a GPU, the rank's share of the cores, at
+            most ``group_size``; without one, 2.
         exact_resume (bool): Whether a resumed run refuses a round that is
-            whole but not the very one of the checkpoint, such as one that
-            was made again on other hardware. Defaults to True.
-        resume_data (str): What a resumed run does where images are gone, new
-            or replaced since its masks were made: 'exact' stops and names
-            them, 'new' makes a round for the current images.
-            Defaults to 'exact'.
+            complete but differs from the checkpoint's, such as one that was
+            made again on other hardware. Defaults to True.
+        resume_data (str): What a resumed run does if images are gone, new or
+            replaced since its masks were made: 'exact' stops and names them,
+            'new' makes a round for the current images. Defaults to 'exact'.
         max_broken (float): Largest share of the images, 0 to 1, that may be
-            broken in a round; more stop the run before the round is
-            published. One may be unless this is 0, all only if it is 1.
+            broken in a round; more stop the run before the round is published.
+            One image may be broken unless this is 0; all only if it is 1.
             Defaults to 0.1.
         evaluator (dict, optional): Config of a metric, such as
             ``dict(type='MaskQuality', ann_file=...)``, that scores each new
-            round. Annotations are never trained with. Defaults to None.
+            round. Annotations are never used for training. Defaults to None.
     """
 
     # Before IterTimerHook, which else counts an update as loading of data.
@@ -152,8 +151,7 @@ class MaskUpdateHook(Hook):
         """Make round 0, or open the round of the checkpoint.
 
         Raises:
-            UserError: If training is not by epochs or knows no
-                ``SceneDataset``.
+            UserError: If training is not by epochs or has no ``SceneDataset``.
             ValueError: If the round of the checkpoint was altered.
             FileNotFoundError: If it is gone.
         """
@@ -172,7 +170,7 @@ class MaskUpdateHook(Hook):
             self._renew(runner, 0, self.initial_cfg, 0, 0)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Renew the masks where it is time."""
+        """Renew the masks if they are due."""
         if (self.bank is None or not self.is_due(runner.epoch)
                 # resumed in the middle of this epoch
                 or self.bank.manifest['epoch'] == runner.epoch):
@@ -192,22 +190,22 @@ class MaskUpdateHook(Hook):
                 self.root, self.max_keep_rounds, keep=self._kept(runner)))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Save what the current round can be made again from."""
+        """Save what is needed to make the current round again."""
         if self.origin is not None:
             checkpoint[ORIGIN_KEY] = dict(vars(self.origin))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep it, for the next checkpoints."""
+        """Keep it for the next checkpoints."""
         if ORIGIN_KEY in checkpoint:
             self.origin = RoundOrigin.of_checkpoint(checkpoint[ORIGIN_KEY],
                                                     'The checkpoint')
 
     def find_data(self, runner: Runner) -> None:
-        """Find the data sets that need masks, and the place of the rounds.
+        """Find the data sets that need masks, and the folder of the rounds.
 
         Raises:
-            UserError: If the training data have no ``SceneDataset``, or two
-                of them an image of the same key.
+            UserError: If the training data have no ``SceneDataset``, or two of
+                them have an image with the same key.
         """
         dataset = runner.train_loop.dataloader.dataset
         found = list(scene_datasets(dataset))
@@ -227,7 +225,7 @@ class MaskUpdateHook(Hook):
                  for key, _ in scenes.images()), 'The training data')
 
     def _check_keys(self) -> None:
-        """Refuse images of joined data sets that a bank cannot tell apart."""
+        """Refuse images of joined data sets that have the same key."""
         paths: dict[str, str] = {}
         for scenes in self.scenes if len(self.scenes) > 1 else []:
             for key, path in scenes.images():
@@ -262,8 +260,8 @@ class MaskUpdateHook(Hook):
             source_cfg (dict): Config of the source.
             epoch (int): Finished epochs when the round begins.
             iteration (int): Finished iterations.
-            fresh (bool): Set all other rounds of the folder aside, as a run
-                does that begins. Defaults to False.
+            fresh (bool): Move all other rounds of the folder aside, as for a
+                new run. Defaults to False.
 
         Returns:
             MaskBank: The published round.
@@ -291,7 +289,7 @@ class MaskUpdateHook(Hook):
 
     def make_again(self, runner: Runner, checkpoint: dict,
                    path: str = 'The checkpoint') -> MaskBank:
-        """Make the round that a checkpoint goes on with, from itself.
+        """Make a checkpoint's round again, from the checkpoint.
 
         Args:
             runner (Runner): A runner of the same model and data.
@@ -325,14 +323,14 @@ class MaskUpdateHook(Hook):
             max_broken=self.max_broken)
 
     def is_due(self, epoch: int) -> bool:
-        """Whether an update comes after so many epochs."""
+        """Whether an update is due after this number of epochs."""
         first = self.start or self.interval
         return (self.interval > 0 and epoch >= first
                 and (epoch - first) % self.interval == 0)
 
     def _renew(self, runner: Runner, number: int, source_cfg: dict, epoch: int,
                iteration: int) -> None:
-        """Make a round, tell of it, and train with it."""
+        """Make a round, log it, and train with it."""
         start, previous = time.perf_counter(), self.bank
         bank = self.make(runner, number, source_cfg, epoch, iteration,
                          fresh=number == 0)
@@ -357,14 +355,14 @@ class MaskUpdateHook(Hook):
                              for name, value in scores.items()))
 
     def _previous(self, number: int) -> MaskBank | None:
-        """The round before, where broken images have their old maps."""
+        """The previous round, with the old maps of broken images."""
         if self.bank is not None or number == 0:
             return self.bank
         path = round_path(self.root, number - 1)
         return MaskBank.open(path) if osp.isdir(path) else None
 
     def _set_aside(self, runner: Runner, keep: Sequence[int]) -> None:
-        """Make room for a fresh run, so that no other run's round is its."""
+        """Move rounds of other runs aside, so that a new run uses none."""
         folder = set_aside(self.root, keep)
         if folder is not None:
             runner.logger.warning(
@@ -375,7 +373,7 @@ class MaskUpdateHook(Hook):
                 'start with --resume')
 
     def _go_on(self, runner: Runner) -> None:
-        """Resume with the round of the checkpoint, or with new images."""
+        """Resume with the checkpoint's round, or with one of new images."""
         bank = together(lambda: self._resumed(runner))
         if self.origin is not None and bank.hash != (
                 runner.message_hub.get_info(HASH_KEY)):
@@ -455,9 +453,10 @@ class MaskUpdateHook(Hook):
     def _kept(self, runner: Runner) -> set[int]:
         """The current round and those of the checkpoints on disk.
 
-        Checkpoints are not opened, which would read gigabytes: one goes on
-        with the newest round that began before the epoch (or iteration) in
-        its name. One that began at that epoch was made after the checkpoint.
+        Checkpoints are not opened, which would read gigabytes. A checkpoint
+        continues with the newest round that began before the epoch (or
+        iteration) in its name; a round that began at that epoch was made after
+        the checkpoint.
         """
         kept, begins = {runner.message_hub.get_info(ROUND_KEY)}, []
         for number in list_rounds(self.root):

@@ -1,4 +1,4 @@
-"""Masks beside their images, in the run's visualizer."""
+"""Masks next to their images, in the run's visualizer."""
 
 import numpy as np
 from mmengine.dist import master_only
@@ -15,16 +15,17 @@ from ..visualization import draw_sheet
 
 @HOOKS.register_module()
 class MaskVisualizationHook(Hook):
-    """Show each new mask round to the visualizer's backends.
+    """Send each new mask round to the visualizer's backends.
 
-    The sheet has a row for each image and columns for the first round that
-    this run has trained with, the one before and the current one. It goes to
-    ``{work_dir}/*/vis_data/vis_image/masks_{iteration}.png``, and to
-    TensorBoard where its backend is set. Of several data sets the first one
+    The sheet has a row for each image, and columns for the first round that
+    this run has trained with, the previous one and the current one. It is
+    written to ``{work_dir}/*/vis_data/vis_image/masks_{iteration}.png``, and
+    to TensorBoard if its backend is set. With several data sets, the first one
     is shown.
 
     Args:
-        num_images (int): Rows, evenly spaced over the images. Defaults to 8.
+        num_images (int): Number of images, evenly spaced over the data.
+            Defaults to 8.
     """
 
     def __init__(self, num_images: int = 8) -> None:
@@ -53,7 +54,7 @@ class MaskVisualizationHook(Hook):
         self._shown = bank.path
 
     def _read(self, runner: Runner, scenes: SceneDataset) -> None:
-        """Read the images, once; broken ones are left out."""
+        """Read the images once; broken ones are left out."""
         found = scenes.images()
         count = min(self.num_images, len(found))
         for number in range(count):

@@ -1,4 +1,4 @@
-"""When the weights that a run starts from are checked."""
+"""Decides when the weights that a run starts from are checked."""
 import os.path as osp
 from collections.abc import Callable
 from typing import Any
@@ -25,21 +25,21 @@ from .work_dir_hook import latest_checkpoint
 
 @HOOKS.register_module()
 class PretrainedCheckHook(Hook):
-    """Stop a run whose weights are not those that it was given.
+    """Stop a run if it does not load the weights that it was given.
 
-    Before the weights are initialised it compares each file that an
-    ``init_cfg`` of type ``Pretrained`` names with the module, the images and
-    the strides; a file of another common source is brought to the module's
-    names first; afterwards it compares every tensor of the module with the
+    Before weights are initialised, it compares each file that an ``init_cfg``
+    of type ``Pretrained`` names with the module, the images and the strides.
+    The names in a file from another common source are first converted to those
+    of the module. Afterwards it compares every tensor of the module with the
     file's. A checkpoint of ``load_from`` or of a resumed run must fit the
-    model, at least in part, and runs none of its code: from ``before_run``
-    until the loops begin mmengine reads by ``load_weights``, as it does for
-    the rest of the process if loading fails and nothing tells the hook.
-    Registered where mmengine's own hooks are, so that a config of any
-    OpenMMLab package can name it.
+    model, at least in part, and its code is not run: from ``before_run`` until
+    the loops begin, mmengine reads with ``load_weights``, and also for the
+    rest of the process if loading fails without notice to the hook. It is
+    registered with mmengine's own hooks, so that a config of any OpenMMLab
+    package can use it.
 
     Args:
-        trust_checkpoint (bool): Whether mmengine may run code of the
+        trust_checkpoint (bool): Whether mmengine may run code in the
             checkpoint. Defaults to False.
     """
 
@@ -52,7 +52,7 @@ class PretrainedCheckHook(Hook):
         self._restore: Callable[[], None] = lambda: None
 
     def before_run(self, runner: Runner) -> None:
-        """Refuse files that do not fit, if any of them will be read."""
+        """Refuse files that do not fit, if they will be read."""
         # Only a training initialises weights, and has built its loop by now.
         if isinstance(runner._train_loop, BaseLoop):
             model = _unwrapped(runner.model)
@@ -64,7 +64,7 @@ class PretrainedCheckHook(Hook):
         self._restore = load_safely(self.trust_checkpoint)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse a checkpoint of which nothing would be loaded."""
+        """Refuse a checkpoint from which nothing would be loaded."""
         self._let_go()
         source = runner._load_from
         if source is None and runner._resume:
@@ -79,13 +79,13 @@ class PretrainedCheckHook(Hook):
         self._loaded = True
 
     def before_val(self, runner: Runner) -> None:
-        """Let mmengine load as it does again."""
+        """Restore mmengine's own loading."""
         self._let_go()
 
     before_test = before_val
 
     def before_train(self, runner: Runner) -> None:
-        """Compare what was loaded, unless a checkpoint has replaced it."""
+        """Compare the loaded weights, unless a checkpoint replaced them."""
         self._let_go()
         if not self._loaded:
             for line in check_loaded(_unwrapped(runner.model)):
@@ -93,7 +93,7 @@ class PretrainedCheckHook(Hook):
         self._note_start(runner)
 
     def _note_start(self, runner: Runner) -> None:
-        """Keep in all checkpoints which weights the backbone started from."""
+        """Record in all checkpoints the weights the backbone started from."""
         model: Any = _unwrapped(runner.model)
         source = runner._load_from or next(
             (init['checkpoint'] for name, _, init in pretrained_modules(model)

@@ -1,4 +1,4 @@
-"""The schedule of a run that goes on: that of its config."""
+"""A resumed run follows the schedule of its config."""
 import copy
 import warnings
 from typing import Any
@@ -17,15 +17,15 @@ _PROGRESS = {
 class ScheduleHook(Hook):
     """Let a resumed run follow the schedule of its config.
 
-    A checkpoint holds the settings of its schedulers too, and mmengine loads
-    them over those of the config: a run that is resumed with a larger
+    A checkpoint also holds the settings of its schedulers, and mmengine loads
+    them over those of the config. A run that is resumed with a larger
     ``train_cfg.max_epochs`` would keep the old end and train all further
-    epochs at the lowest rate. Where a setting differs, the base rates
-    included, this hook takes the schedulers of the config, brings them to
-    the epoch of the checkpoint and warns of what has changed, in iterations
-    where a schedule counts those.
+    epochs at the lowest rate. If a setting differs, including the base rates,
+    this hook uses the schedulers of the config, advances them to the epoch of
+    the checkpoint and warns of the changes, in iterations if a schedule counts
+    those.
 
-    Runs with several optimizers are left to mmengine.
+    Runs with several optimizers are not changed.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class ScheduleHook(Hook):
         self._loaded: list[dict[str, Any]] = []
 
     def before_run(self, runner: Runner) -> None:
-        """Keep the schedulers as the config has made them."""
+        """Keep the schedulers as built from the config."""
         schedulers = runner.param_schedulers or []
         if isinstance(schedulers, list):
             # Their optimizer stays the run's own.
@@ -45,11 +45,11 @@ class ScheduleHook(Hook):
             } for group in runner.optim_wrapper.param_groups]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep those that mmengine is about to load over them."""
+        """Keep the settings that mmengine is about to load over them."""
         self._loaded = checkpoint.get('param_schedulers', [])
 
     def before_train(self, runner: Runner) -> None:
-        """Take the config's where they differ."""
+        """Use the config's schedulers if they differ."""
         if not self._fresh or runner.iter == 0:
             return
         changes = self._changes()
@@ -67,7 +67,7 @@ class ScheduleHook(Hook):
             f'{found}. The run goes on with that of the config')
 
     def _changes(self) -> list[str]:
-        """What differs between checkpoint and config."""
+        """The differences between checkpoint and config."""
         if len(self._loaded) != len(self._wanted):
             return [f'{len(self._loaded)} schedulers -> {len(self._wanted)}']
         return [
@@ -81,7 +81,7 @@ class ScheduleHook(Hook):
         ]
 
     def _replay(self, runner: Runner) -> None:
-        """Bring the config's schedulers to where the run is."""
+        """Advance the config's schedulers to the position of the run."""
         schedulers, groups = self._wanted, runner.optim_wrapper.param_groups
         for group, fresh in zip(groups, self._fresh):
             group.update(fresh)  # also what no scheduler changes any more
@@ -114,7 +114,7 @@ def _step(schedulers: list[Any], by_epoch: bool) -> None:
 
 
 def _text(value: Any) -> str:
-    """A setting in few words."""
+    """A short description of a setting."""
     if isinstance(value, dict):  # milestones and how often each is named
         return str(sorted(value))
     if isinstance(value, list) and len(value) > 3:  # a rate for each group

@@ -1,4 +1,4 @@
-"""Whether a recipe suits the weights that it starts from."""
+"""Whether a recipe fits the weights that it starts from."""
 import inspect
 from typing import Any
 
@@ -15,14 +15,14 @@ _SLOW = 0.5
 
 
 def check_start(cfg: Config) -> list[str]:
-    """Say what in a config spoils good weights that a pretraining starts from.
+    """Report settings that would spoil the good weights of the start.
 
     Args:
         cfg (Config): The config.
 
     Returns:
-        list[str]: One warning, or none: the recipe is not from scratch, or
-        there are no weights to spoil.
+        list[str]: One warning; or none, if the recipe is not a from-scratch
+        one, or there are no starting weights.
     """
     model = cfg.get('model') or {}
     backbone = model.get('backbone') or {}
@@ -55,10 +55,10 @@ def check_start(cfg: Config) -> list[str]:
 
 
 def check_inits(cfg: Config) -> None:
-    """Refuse an ``init_cfg`` of the backbone that names no file as it should.
+    """Refuse an ``init_cfg`` of the backbone that names no file.
 
     Raises:
-        UserError: Says what is lacking.
+        UserError: If there is one; the message says what is missing.
     """
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     for init in _inits(backbone):
@@ -79,7 +79,7 @@ def _inits(backbone: Any) -> list[Any]:
 
 
 def _source(backbone: Any) -> str | None:
-    """The file that a backbone's ``init_cfg`` names."""
+    """The file named in a backbone's ``init_cfg``."""
     for init in _inits(backbone):
         if init.get('type') == 'Pretrained':
             return init.get('checkpoint')
@@ -87,14 +87,14 @@ def _source(backbone: Any) -> str | None:
 
 
 def _has_running_norms(backbone: Any) -> bool:
-    """Whether a backbone could keep its batch norms, and does not."""
+    """Whether a backbone could freeze its batch norms, but does not."""
     kind = MODELS.get(str(backbone.get('type')))
     return (kind is not None and not backbone.get('norm_eval')
             and 'norm_eval' in inspect.signature(kind).parameters)
 
 
 def _rate(cfg: Config) -> float:
-    """The backbone's rate, of the heads'."""
+    """The backbone's rate, relative to that of the heads."""
     paramwise = (cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
     keys = paramwise.get('custom_keys') or {}
     rates = {key: value.get('lr_mult', 1.) for key, value in keys.items()
@@ -104,7 +104,7 @@ def _rate(cfg: Config) -> float:
 
 
 def _view_side(cfg: Config) -> int | None:
-    """Pixels on the side of the smallest view."""
+    """Side of the smallest view in pixels."""
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
     sides = [crop['scale'] for crop in view_crops(dataset).values()]
     return min((side if isinstance(side, int) else min(side)

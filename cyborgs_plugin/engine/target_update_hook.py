@@ -1,4 +1,4 @@
-"""When the target network follows the online one."""
+"""Decides when the target network follows the online one."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -10,17 +10,17 @@ from mmpretrain.utils import get_ori_model
 class TargetUpdateHook(Hook):
     """Update the target network once after each optimiser step.
 
-    Under gradient accumulation several iterations make one step, and a loss
-    scaler leaves a step out whose gradients overflow: the optimizer itself
-    tells of its steps. Before the first step of all, target and online
-    network are made equal, whatever initialised or loaded the online one.
+    With gradient accumulation, several iterations make one step, and a loss
+    scaler skips a step whose gradients overflow. So the hook listens to the
+    optimizer's own steps. Before the first step, target and online network are
+    made equal, however the online one was initialised or loaded.
     """
 
     def __init__(self) -> None:
         self._stepped = False
 
     def before_train(self, runner: Runner) -> None:
-        """Make both networks equal in a fresh run."""
+        """Make both networks equal in a new run."""
         runner.optim_wrapper.optimizer.register_step_post_hook(self._note)
         model = get_ori_model(runner.model)
         if int(model.target_net.steps) == 0:
@@ -37,5 +37,5 @@ class TargetUpdateHook(Hook):
             get_ori_model(runner.model).update_target()
 
     def _note(self, *_: object) -> None:
-        """Take notice of a step of the optimizer."""
+        """Record a step of the optimizer."""
         self._stepped = True

@@ -1,4 +1,4 @@
-"""What an optimizer gets, said in one line for each part that it does not."""
+"""What an optimizer gets, with one log line per part left out."""
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -7,10 +7,10 @@ from torch import nn
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TrainedParametersConstructor(DefaultOptimWrapperConstructor):
-    """Pass over modules of which nothing is trained, such as the target.
+    """Skip modules without trained parameters, such as the target.
 
-    The groups of parameters are those of its base, which warns of each
-    parameter instead: 165 lines that hide the warnings that matter.
+    The groups of parameters are those of the base class. That class warns of
+    each parameter instead: 165 lines that hide important warnings.
     """
 
     def add_params(self,
@@ -18,7 +18,7 @@ class TrainedParametersConstructor(DefaultOptimWrapperConstructor):
                    module: nn.Module,
                    prefix: str = '',
                    is_dcn_module: int | float | None = None) -> None:
-        """Add the parameters of a module and of all in it.
+        """Add the parameters of a module and its submodules.
 
         Args:
             params (list[dict]): Groups; new ones are appended.

@@ -1,4 +1,4 @@
-"""What cuts the views, in a config and in a data set."""
+"""The transforms that crop the views, in a config and in a data set."""
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +12,8 @@ def view_crops(dataset: Any) -> dict[str, Any]:
         dataset (Any): The config of a data set.
 
     Returns:
-        dict[str, Any]: Each by its key below the data set's config, as in
-        ``'pipeline.1.transforms.0.0'``.
+        dict[str, Any]: Each crop by its key below the data set's config, such
+        as ``'pipeline.1.transforms.0.0'``.
     """
     return {
         f'pipeline.{step}.transforms.{view}.{number}': transform
@@ -32,7 +32,7 @@ def leaves(dataset: Any) -> Iterator[Any]:
         dataset (Any): A data set, wrapped any number of times.
 
     Yields:
-        Any: Each that has a pipeline.
+        Any: Each data set that has a pipeline.
     """
     if hasattr(dataset, 'pipeline'):
         yield dataset
@@ -42,7 +42,7 @@ def leaves(dataset: Any) -> Iterator[Any]:
 
 
 def built_crops(dataset: Any) -> list[RandomResizedCrop]:
-    """Find the transforms that crop the views, as they were built.
+    """Find the built transforms that crop the views.
 
     Args:
         dataset (Any): A data set, wrapped any number of times.

@@ -1,4 +1,4 @@
-"""Views that grow in the course of a training."""
+"""Views that grow during training."""
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -10,20 +10,20 @@ from .view_crops import built_crops
 
 @HOOKS.register_module()
 class ViewSizeHook(Hook):
-    """Begin with small views, which cost less, and end with those set.
+    """Start with small views, which cost less, and end with full size.
 
     The side grows linearly with the epochs, in multiples of ``step``, from
-    ``start`` to that of the config, which the last quarter of the epochs has
-    (progressive resolution: FFCV-SSL, Bordes et al., 2023). It depends on the
-    epoch alone, so that a resumed run has the same views.
+    ``start`` to the size in the config, which the last quarter of the epochs
+    uses (progressive resolution: FFCV-SSL, Bordes et al., 2023). It depends
+    only on the epoch, so a resumed run has the same views.
 
     Args:
-        start (int): Pixels on each side of a view in the first epoch.
-            Defaults to 160.
-        step (int): Pixels; a multiple of ``model.neck.grid_stride`` keeps
-            cells whole. Defaults to 32.
-        until (float): The part of the epochs after which views have their
-            full size, above 0 and at most 1. Defaults to 0.75.
+        start (int): Side of a view in the first epoch, in pixels. Defaults to
+            160.
+        step (int): Increment in pixels; a multiple of
+            ``model.neck.grid_stride`` keeps cells whole. Defaults to 32.
+        until (float): Fraction of the epochs after which views have their full
+            size, above 0 and at most 1. Defaults to 0.75.
     """
 
     def __init__(self, start: int = 160, step: int = 32,
@@ -38,7 +38,7 @@ class ViewSizeHook(Hook):
         self.until = until
 
     def before_train(self, runner: Runner) -> None:
-        """Find what cuts the views, and how large they become."""
+        """Find the crops of the views and their final size."""
         loader = runner.train_loop.dataloader
         if isinstance(loader, DeviceLoader):
             raise UserError('ViewSizeHook changes what data workers do, of '
@@ -68,7 +68,7 @@ class ViewSizeHook(Hook):
         runner.logger.info(f'Views of {scales[0][0]}x{scales[0][1]} pixels')
 
     def _side(self, full: int, part: float) -> int:
-        """Pixels of a side after a part of the way."""
+        """Side in pixels after a part of the growth."""
         if part >= 1:
             return full
         grown = self.start + part * (full - self.start)

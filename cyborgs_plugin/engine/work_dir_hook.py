@@ -1,4 +1,4 @@
-"""The folder of a run: of one run at a time, and free to be moved."""
+"""The folder of a run: one run at a time, and free to be moved."""
 import errno
 import fcntl
 import logging
@@ -26,14 +26,14 @@ REFUSALS = (errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EIO, errno.EISDIR,
 
 @HOOKS.register_module()
 class WorkDirHook(Hook):
-    """Keep a second training out of the folder of a run.
+    """Refuse a second training in the folder of a run.
 
-    Two would replace each other's mask rounds and checkpoints. The lock is
-    the operating system's, on ``{work_dir}/.training.lock``: it ends with the
-    process, however that ends. The file says who holds it.
+    Two runs would replace each other's mask rounds and checkpoints. The
+    operating system locks ``{work_dir}/.training.lock``; the lock ends with
+    the process, however that ends. The file says who holds it.
 
-    A run that is resumed takes the checkpoint that lies in its own
-    ``work_dir``, also if that was moved or copied since.
+    A resumed run uses the checkpoint in its own ``work_dir``, even if the
+    folder was moved or copied.
     """
 
     priority = 'HIGHEST'
@@ -42,11 +42,11 @@ class WorkDirHook(Hook):
         self._lock: int | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Take the folder, and find what to resume in it.
+        """Lock the folder, and find the checkpoint to resume from.
 
         Raises:
-            UserError: On every rank, if another process trains in it, or
-                nothing can be written into it.
+            UserError: On every rank, if another process trains in it, or it
+                cannot be written to.
         """
         refusal: list[str | None] = [None]
         if runner.rank == 0:
@@ -68,14 +68,13 @@ class WorkDirHook(Hook):
             self._lock = None
 
     def lock(self, work_dir: str) -> None:
-        """Take a folder for this process; only warn where no lock is known.
+        """Lock a folder for this process; only warn if it cannot be locked.
 
         Args:
-            work_dir (str): The folder; it is made if there is none.
+            work_dir (str): The folder; it is created if it does not exist.
 
         Raises:
-            UserError: If another process has it, or nothing can be written
-                into it.
+            UserError: If another process has it, or it cannot be written to.
         """
         with writing_to(work_dir):
             os.makedirs(work_dir, exist_ok=True)
@@ -110,14 +109,14 @@ class WorkDirHook(Hook):
 
 @contextmanager
 def writing_to(work_dir: str) -> Iterator[None]:
-    """Name the folder of the run where the system lets nothing into it.
+    """Name the folder of the run if the system does not allow writing to it.
 
     Args:
         work_dir (str): The folder.
 
     Raises:
-        UserError: In place of the system's error, if that names a path of
-            this folder or none.
+        UserError: Instead of the system's error, if that names a path in this
+            folder or none.
     """
     try:
         yield
@@ -134,10 +133,10 @@ def writing_to(work_dir: str) -> Iterator[None]:
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
-    """Find the checkpoint that a run in this folder goes on from.
+    """Find the checkpoint that a run in this folder resumes from.
 
-    ``last_checkpoint`` holds the path that it had when it was written. If
-    the folder was moved or copied since, the file of that name in it counts.
+    ``last_checkpoint`` holds the path at the time of writing. If the folder
+    was moved or copied since, the file of that name in it is used.
 
     Args:
         work_dir (str): Folder of the run.
@@ -146,7 +145,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
         str or None: Path of the checkpoint; None if the folder has none.
 
     Raises:
-        FileNotFoundError: If the file that is meant does not exist.
+        FileNotFoundError: If that file does not exist.
     """
     pointer = osp.join(work_dir, 'last_checkpoint')
     if not osp.isfile(pointer):

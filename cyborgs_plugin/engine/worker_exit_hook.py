@@ -1,4 +1,4 @@
-"""Data workers that end when the training process is gone."""
+"""Data workers that end with the training process."""
 import ctypes
 import os
 import signal
@@ -14,15 +14,15 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 @HOOKS.register_module()
 class WorkerExitHook(Hook):
-    """Let the kernel end the data workers of a process that was killed.
+    """Make the kernel end the data workers of a killed process.
 
-    torch's workers look every 5 seconds whether their parent lives, but only
-    while they wait for work: one that waits to hand over a batch, which
-    nobody takes any more, does not. On Linux only.
+    torch's workers check every 5 seconds whether their parent is alive, but
+    only while they wait for work, not while they wait to hand over a batch
+    that nobody takes. Works only on Linux.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Tell the workers, which start later."""
+        """Set it for the workers, which start later."""
         if sys.platform != 'linux':
             return
         for loop in (runner.train_loop, runner.val_loop):
@@ -32,7 +32,7 @@ class WorkerExitHook(Hook):
 
 
 class _EndWithParent:
-    """Starts a data worker that its parent's end kills."""
+    """Starts a data worker that ends with its parent."""
 
     def __init__(self, before: Callable[[int], None] | None) -> None:
         self.before = before

@@ -16,8 +16,8 @@ Regions = tuple[Tensor, Tensor]
 class MaskContrastHead(BaseModule):
     """Predict the target's regions from the online ones and contrast them.
 
-    Implementation of the objective of
-    `CYBORGS <https://arxiv.org/abs/2203.09343>`_, Sec. 3.2 and, with
+    Implementation of the objective of `CYBORGS
+    <https://arxiv.org/abs/2203.09343>`_, Sec. 3.2 and, with
     ``segmentation_loss``, Sec. 3.3.
 
     Args:
