@@ -11,7 +11,7 @@ TOOLS = Path(osp.dirname(osp.abspath(__file__)), '.mim', 'tools')
 
 
 def find_tools() -> dict[str, Path]:
-    """The tools by their names; the demo works in a checkout alone."""
+    """The tools by name; the demo works only in a checkout."""
     return {
         path.stem: path
         for path in sorted(TOOLS.rglob('*.py')) if path.stem != 'demo'
@@ -20,7 +20,7 @@ def find_tools() -> dict[str, Path]:
 
 
 def main() -> None:
-    """Run the tool that the first argument names with the others."""
+    """Run the tool named by the first argument with the other arguments."""
     tools = find_tools()
     if not tools:
         sys.exit(f'{TOOLS} holds no tools: install the package (`make setup` '

@@ -1,4 +1,4 @@
-"""What the arguments of tools are read by."""
+"""Types for the arguments of tools."""
 import argparse
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ def at_least(least: int) -> Callable[[str], int]:
     """The ``type`` of an argument that is a whole number.
 
     Args:
-        least (int): The smallest one that makes sense.
+        least (int): The smallest valid number.
 
     Returns:
-        Callable: What argparse reads it by.
+        Callable: The type for argparse.
     """
 
     def number(text: str) -> int:

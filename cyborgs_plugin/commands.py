@@ -1,4 +1,4 @@
-"""Commands that messages give: they run as they are copied."""
+"""Commands in messages, ready to be copied and run."""
 import os.path as osp
 import shlex
 
@@ -9,12 +9,12 @@ def command(tool: str, *arguments: str) -> str:
     """The command that runs a tool from the current folder.
 
     Args:
-        tool (str): Its path in ``tools/``, without ``.py``.
-        *arguments (str): Its arguments; quoted where the shell needs it.
+        tool (str): Path of the tool in ``tools/``, without ``.py``.
+        *arguments (str): Its arguments; they are quoted if the shell needs it.
 
     Returns:
-        str: With the path of the tool inside a checkout, else with
-        ``python -m cyborgs_plugin``, which runs anywhere.
+        str: The command, with the path of the tool in a checkout, otherwise
+        with ``python -m cyborgs_plugin``, which runs anywhere.
     """
     path = osp.join('tools', f'{tool}.py')
     # '.' exists even where the current folder was removed

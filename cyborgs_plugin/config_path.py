@@ -12,7 +12,7 @@ _PREFIX = 'cyborgs_plugin::'
 
 
 def find_config(name: str) -> str:
-    """Give the path of a config.
+    """Find the path of a config.
 
     Args:
         name (str): A path, or ``cyborgs_plugin::`` and a path below
@@ -47,13 +47,13 @@ def load_config(name: str) -> Config:
     """Read a config.
 
     Args:
-        name (str): As :func:`find_config` takes it.
+        name (str): See :func:`find_config`.
 
     Returns:
         Config: The config.
 
     Raises:
-        UserError: If it, or a base of it, is missing or is no Python.
+        UserError: If it or one of its bases is missing or is not valid Python.
     """
     substitute = Config._substitute_env_variables
 
@@ -91,7 +91,7 @@ def load_config(name: str) -> Config:
 
 
 def _check_variables(filename: str, name: str) -> None:
-    """Refuse variables of the environment that would end a text of a config.
+    """Refuse environment variables that would end a string in a config.
 
     mmengine pastes the value of ``{{$NAME:default}}`` into the Python of the
     config.
@@ -111,11 +111,11 @@ def _check_variables(filename: str, name: str) -> None:
 def resolve_own_configs() -> None:
     """Let mmengine resolve ``_base_ = 'cyborgs_plugin::cyborgs_coco.py'``.
 
-    mmengine alone cannot: it knows the packages of a fixed table and demands
-    a folder in the name. A config found here gets no scope of its own, as if
-    its path had been given: mmengine would put the scope into every dict
-    with a ``type``, that of ``collate_fn`` included, whose function then gets
-    it as an argument.
+    mmengine itself resolves only the packages of a fixed table and requires a
+    folder in the name. A config found here gets no scope of its own, as if its
+    path had been given. Otherwise mmengine would add the scope to every dict
+    with a ``type``, including ``collate_fn``, whose function would then get it
+    as an argument.
     """
     resolve = Config._get_cfg_path
 

@@ -1,4 +1,4 @@
-"""Mistakes that are the user's to mend, and how a tool reports them."""
+"""Errors that the user can fix, and how tools report them."""
 import os.path as osp
 import sys
 import traceback
@@ -10,10 +10,10 @@ _BUILDER = osp.join('mmengine', 'registry', 'build_functions.py')
 
 
 class UserError(ValueError):
-    """Something was asked for that cannot be done.
+    """Something was requested that is not possible.
 
     The message names the file or the key of the config, what was found, what
-    was expected and the way out. A tool prints it without a traceback.
+    was expected and how to fix it. A tool prints it without a traceback.
     """
 
 
@@ -27,12 +27,12 @@ class MissingPackageError(UserError, ImportError):
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """End the program where the user's mistake leaves the block.
+    """End the program if a user error leaves the block.
 
-    Its message goes to stderr, and the exit code is 1. Such are every
-    :class:`UserError`, a path that is not what was asked for (a folder in
-    place of a file, say), and a component of a config that is unknown or does
-    not take a setting. Other exceptions pass.
+    Its message goes to stderr, and the exit code is 1. User errors are every
+    :class:`UserError`, a path of the wrong type (a folder instead of a file,
+    for example), and a component of a config that is unknown or does not
+    accept a setting. Other exceptions pass.
     """
     try:
         yield
@@ -52,10 +52,10 @@ def reported() -> Iterator[None]:
 
 
 def _misfit(error: BaseException | None) -> str | None:
-    """What mmengine says of a setting that the component does not take.
+    """Find mmengine's message on a setting that a component does not accept.
 
-    Only what is raised by the call itself counts: a constructor that fails
-    has a frame of its own.
+    Only errors raised by the call itself count: a constructor that fails has a
+    frame of its own.
     """
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)

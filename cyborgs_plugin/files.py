@@ -1,4 +1,4 @@
-"""Files: their hashes, and writing them so that a kill spoils none."""
+"""Files: their hashes, and writing that survives a kill."""
 import hashlib
 import os
 import os.path as osp
@@ -13,10 +13,11 @@ def check_name_hash(path: str) -> None:
     """Compare a file with the hash in its name, if there is one.
 
     Args:
-        path (str): Such as ``x-0123abcd.pth``: the beginning of the SHA-256.
+        path (str): A name such as ``x-0123abcd.pth``, with the beginning of
+            the SHA-256.
 
     Raises:
-        ValueError: If the file is not the one that got this name.
+        ValueError: If the content of the file does not fit its name.
     """
     match = re.search(r'-([0-9a-f]{8})\.(pth|safetensors|pkl)$', path)
     if match is None:
@@ -39,7 +40,7 @@ def sha256(path: str) -> str:
 
 
 def sync(path: str) -> None:
-    """Bring a file, or a folder's list of names, to the disk."""
+    """Flush a file, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,11 +49,11 @@ def sync(path: str) -> None:
 
 
 def publish(partial: str, path: str) -> None:
-    """Give a written file its name, once it is on the disk.
+    """Rename a written file once it is on the disk.
 
     Args:
-        partial (str): Where it is, in the same folder.
-        path (str): Its name; a file of that name is replaced.
+        partial (str): Its current path, in the same folder.
+        path (str): Its final path; an existing file is replaced.
     """
     sync(partial)
     os.replace(partial, path)
@@ -61,13 +62,13 @@ def publish(partial: str, path: str) -> None:
 
 @contextmanager
 def written_aside(path: str) -> Iterator[str]:
-    """Write a file that is never seen half written under its name.
+    """Write a file that never appears half written under its name.
 
     Args:
-        path (str): Its name; a file of that name is replaced at the end.
+        path (str): Its final path; an existing file is replaced at the end.
 
     Yields:
-        str: Where to write it, in the same folder. It is removed if the block
+        str: Path to write to, in the same folder. It is removed if the block
         fails.
     """
     folder, name = osp.split(path)

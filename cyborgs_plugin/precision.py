@@ -1,4 +1,4 @@
-"""Where bfloat16 does not pay."""
+"""Where bfloat16 is slow."""
 import logging
 import platform
 
@@ -7,16 +7,16 @@ from mmengine.logging import print_log
 
 
 def warn_if_bfloat16_is_slow(remedy: str, device: str = 'cpu') -> None:
-    """Warn where the hardware has no bfloat16 and torch has to emulate it.
+    """Warn if the hardware has no bfloat16, so that torch must emulate it.
 
     Without AVX-512 a forward of ResNet-18 takes 23 times as long in bfloat16
     as in float32 (docs/mask_update.md). NVIDIA's GPUs have it since compute
     capability 8 (A100); V100 and T4 do not.
 
     Args:
-        remedy (str): What to set instead, the last sentence of the warning.
-        device (str): Type of the device, 'cpu' or 'cuda'; of others nothing
-            is known. Defaults to 'cpu'.
+        remedy (str): What to set instead: the last sentence of the warning.
+        device (str): Type of the device, 'cpu' or 'cuda'; others are not
+            checked. Defaults to 'cpu'.
     """
     if device == 'cuda' and torch.cuda.get_device_capability() < (8, 0):
         print_log(

@@ -1,9 +1,9 @@
-"""Checkpoints from outside: read without running what they hold.
+"""Reading checkpoints of others without running their code.
 
-A pickle names the functions that make its objects, so that reading one may
-run anything. All files of ``torch.save`` are read by :func:`load_weights`;
-:func:`loading_safely` makes mmengine read them so as well, whose own loader
-takes a pickle for trusted wherever it holds more than weights.
+A pickle names the functions that make its objects, so reading one can run any
+code. :func:`load_weights` reads all files of ``torch.save``, and
+:func:`loading_safely` makes mmengine use it too. mmengine's own loader trusts
+a pickle if it holds more than weights.
 """
 import functools
 import graphlib
@@ -49,29 +49,29 @@ DTYPE = r'[?bhilqBHILQefdFDO]|[biufc]\d{1,2}|O8'
 
 
 class KnotError(UnpicklingError):
-    """A pickle of plain values that could still end or stop the reader."""
+    """A pickle of plain values that could still crash or block the reader."""
 
 
 def load_weights(path: str,
                  map_location: Any = 'cpu',
                  log: bool = False,
                  trustable: bool = False) -> dict[str, Any]:
-    """Read a file of ``torch.save``, running no code that it may hold.
+    """Read a file of ``torch.save`` without running code in it.
 
     Args:
         path (str): A file of any version of torch.
         map_location (Any): As ``torch.load`` takes it. Defaults to 'cpu'.
-        log (bool): Whether to take the log of mmengine's training checkpoints
-            as well, which holds arrays. Defaults to False.
-        trustable (bool): Whether ``--trust-checkpoint`` would read a refused
-            one. Defaults to False.
+        log (bool): Whether to also accept the log of mmengine's training
+            checkpoints, which holds arrays. Defaults to False.
+        trustable (bool): Whether ``--trust-checkpoint`` can read a refused
+            file. Defaults to False.
 
     Returns:
-        dict: What it holds.
+        dict: The content.
 
     Raises:
-        UserError: If the file is missing, damaged, altered, asks for code, or
-            holds no dict. Names the file.
+        UserError: If the file is missing, damaged or altered, asks for code,
+            or holds no dict. The message names the file.
     """
     path = osp.expanduser(path)
     if not osp.isfile(path):
@@ -115,7 +115,7 @@ def load_weights(path: str,
 
 
 def _read(path: str, map_location: Any, names: list) -> Any:
-    """Read tensors, plain containers and what is named."""
+    """Read tensors, plain containers and the given names."""
     if hasattr(torch.serialization, 'safe_globals'):
         with torch.serialization.safe_globals(names):
             return torch.load(
@@ -134,13 +134,13 @@ def _read(path: str, map_location: Any, names: list) -> Any:
 
 
 class _Narrow:
-    """A pickle module for torch before 2.5, which cannot be told of names.
+    """A pickle module for torch before 2.5, which accepts no list of names.
 
-    It finds what that torch takes for weights, and the names. That nothing
-    found is altered (BUILD) has been checked by :func:`check_nesting`.
+    It finds what that torch accepts as weights, and the names.
+    :func:`check_nesting` has checked that nothing found is altered (BUILD).
 
     Args:
-        names (list): As ``torch.serialization.safe_globals`` takes them.
+        names (list): In the form of ``torch.serialization.safe_globals``.
     """
 
     __name__ = 'pickle'  # torch looks for another
@@ -167,26 +167,26 @@ class _Narrow:
         self.Unpickler = Unpickler
 
     def load(self, file: BinaryIO, **options: Any) -> Any:
-        """Read what a file of torch before 1.6 begins with."""
+        """Read the beginning of a file of torch before 1.6."""
         return self.Unpickler(file, **options).load()
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """As pickles of protocol 2 make bytes."""
+    """Make bytes like pickles of protocol 2."""
     if encoding != 'latin1':
         raise UnpicklingError(f'it asks for the codec {str(encoding)[:20]!r}')
     return text.encode('latin1')
 
 
 def check_structure(content: Any, path: str) -> None:
-    """Check that what a file holds has the parts of a checkpoint.
+    """Check that the content of a file has the parts of a checkpoint.
 
     Args:
         content (Any): As read from the file.
         path (str): The file, for messages.
 
     Raises:
-        UserError: Names the key.
+        UserError: If a part is wrong; the message names the key.
     """
     if not isinstance(content, dict):
         raise UserError(f'{path} holds no weights by their names but an '
@@ -213,16 +213,15 @@ def tensors_of(content: dict[str, Any], path: str) -> Tensors:
     """The tensors of a checkpoint, by their names.
 
     Args:
-        content (dict): As :func:`load_weights` gives it, with a
-            ``state_dict`` or without.
-        path (str): File that is named in errors.
+        content (dict): From :func:`load_weights`, with a ``state_dict`` or
+            without.
+        path (str): The file, for messages.
 
     Returns:
         Tensors: Other values are left out.
 
     Raises:
-        UserError: If one is of a kind without plain values, such as a
-            sparse one.
+        UserError: If one has no plain values, such as a sparse tensor.
     """
     tensors = {
         key: value
@@ -238,13 +237,13 @@ def tensors_of(content: dict[str, Any], path: str) -> Tensors:
 
 
 def is_address(name: str) -> bool:
-    """Whether weights are to be downloaded; refuse what can not be.
+    """Whether weights must be downloaded; refuse unknown addresses.
 
     Args:
         name (str): A path or an address.
 
     Raises:
-        UserError: If it has ``://`` and is no address that is known.
+        UserError: If it has ``://`` and is not a known address.
     """
     if '://' in name and not name.startswith(ADDRESSES):
         raise UserError(
@@ -256,12 +255,11 @@ def is_address(name: str) -> bool:
 
 @contextmanager
 def loading_safely(trust: bool = False) -> Iterator[None]:
-    """Let mmengine read checkpoints by :func:`load_weights` in this block.
+    """Make mmengine read checkpoints with :func:`load_weights` in this block.
 
     Args:
-        trust (bool): Whether to leave everything as mmengine has it, which
-            runs the code of a file that is no plain checkpoint. Defaults to
-            False.
+        trust (bool): Whether to keep mmengine's own loading, which runs the
+            code of a file that is not a plain checkpoint. Defaults to False.
     """
     restore = load_safely(trust)
     try:
@@ -271,16 +269,15 @@ def loading_safely(trust: bool = False) -> Iterator[None]:
 
 
 def load_safely(trust: bool = False) -> Callable[[], None]:
-    """Let mmengine read checkpoints by :func:`load_weights` from now on.
+    """Make mmengine read checkpoints with :func:`load_weights` from now on.
 
-    Addresses are read by ``torch.load`` itself, which is told to take weights
-    alone whatever it is asked for.
+    ``torch.load`` itself reads addresses, always with weights only.
 
     Args:
-        trust (bool): As :func:`loading_safely` takes it. Defaults to False.
+        trust (bool): See :func:`loading_safely`. Defaults to False.
 
     Returns:
-        Callable: Makes everything as it was.
+        Callable: Restores the original loading.
     """
     schemes = CheckpointLoader._schemes
     if trust or schemes[''] is load_from_local:
@@ -303,14 +300,14 @@ def load_safely(trust: bool = False) -> Callable[[], None]:
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict:
-    """The loader of mmengine for files; it shows the end of this name."""
+    """Load files for mmengine; it shows the end of this name."""
     is_address(filename)
     return _without_config(load_weights(
         filename, map_location, log=True, trustable=True))
 
 
 def _downloading(loader: Callable) -> Callable:
-    """A loader of mmengine for addresses, whose refusals are understood."""
+    """Make a loader of addresses for mmengine that explains its refusals."""
 
     @functools.wraps(loader)
     def load(filename: str, *args: Any, **kwargs: Any) -> dict:
@@ -328,7 +325,7 @@ def _downloading(loader: Callable) -> Callable:
 
 
 def _asked(error: UnpicklingError) -> str:
-    """What a file has asked for, out of torch's advice to trust it."""
+    """What a file has asked for, taken from torch's advice to trust it."""
     text = one_line(error)
     if name := re.search(r'GLOBAL (\S+)', text):
         return name[1]
@@ -338,20 +335,20 @@ def _asked(error: UnpicklingError) -> str:
 
 
 def _without_config(content: dict) -> dict:
-    """Leave out a text that mmengine would run as it resumes."""
+    """Leave out a text that mmengine would run when resuming."""
     if isinstance(content.get('meta'), dict):
         content['meta'].pop('config', None)
     return content
 
 
 def one_line(error: BaseException, length: int = 1000) -> str:
-    """The message of another library's error, as part of a line of ours."""
+    """The message of another library's error, for use within one line."""
     text = ' '.join(str(error).split())
     return text if len(text) <= length else f'{text[:length]} ...'
 
 
 def _log_names() -> list:
-    """What mmengine's log is made of, by the names in its pickles."""
+    """The parts of mmengine's log, by the names in its pickles."""
     names: list[Any] = [
         HistoryBuffer, np.ndarray, (plain_dtype, 'numpy.dtype'),
         (_statistic, 'builtins.getattr'), (_as_list, 'collections.deque'),
@@ -367,7 +364,7 @@ def _log_names() -> list:
 
 
 def _is_of_log(name: str) -> bool:
-    """Whether mmengine's log has it, by the name that torch gives it."""
+    """Whether it is part of mmengine's log, by the name in torch's message."""
     known = {
         one[1] if isinstance(one, tuple) else
         f'{one.__module__}.{one.__qualname__}' for one in _log_names()
@@ -376,10 +373,10 @@ def _is_of_log(name: str) -> bool:
 
 
 def plain_dtype(code: str, *_: Any) -> np.dtype:
-    """A dtype that is numpy's own, which no pickle can change.
+    """A dtype of numpy that no pickle can change.
 
-    A copy, for which pickles ask, takes any state, even one in which numbers
-    are taken for addresses of objects.
+    The copy that pickles ask for accepts any state, even one that uses numbers
+    as addresses of objects.
     """
     if not isinstance(code, str) or not re.fullmatch(DTYPE, code):
         raise UnpicklingError(f'it holds an array of {str(code)[:20]!r}')
@@ -387,7 +384,7 @@ def plain_dtype(code: str, *_: Any) -> np.dtype:
 
 
 def _statistic(owner: Any, name: str) -> Any:
-    """The one use of getattr in mmengine's log."""
+    """The only use of getattr in mmengine's log."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current',
                                                   'mean'):
         raise UnpicklingError('it asks for builtins.getattr')
@@ -399,7 +396,7 @@ def _as_list(items: Iterable = (), length: int | None = None) -> list:
 
 
 def _check_pickles(path: str) -> None:
-    """Check the nesting of what torch will read of a file."""
+    """Check the nesting of what torch will read from a file."""
     with open(path, 'rb') as file:
         # torch decides by the beginning, and so must this
         if file.read(4) == b'PK\x03\x04':
@@ -427,13 +424,13 @@ def _check_sizes(path: str) -> None:
 
 
 def check_nesting(pickled: BinaryIO) -> None:
-    """Refuse a pickle whose values lie too deep or too often in each other.
+    """Refuse a pickle whose values are nested too deeply or too often.
 
-    The hash of a tuple follows every reference, and its recursion ends the
-    interpreter. The values are only counted here, none is made.
+    The hash of a tuple follows every reference, and its recursion crashes the
+    interpreter. The values are only counted here, not created.
 
     Args:
-        pickled (BinaryIO): Is read up to the end of the pickle.
+        pickled (BinaryIO): The file; it is read up to the end of the pickle.
 
     Raises:
         KnotError: If they do.
@@ -498,7 +495,7 @@ def check_nesting(pickled: BinaryIO) -> None:
 
 def _take(stack: list[int], opcode: pickletools.OpcodeInfo,
           mark: int) -> list[int]:
-    """Take from the stack what an opcode takes, without the mark."""
+    """Remove from the stack what an opcode takes, without the mark."""
     before = opcode.stack_before
     count = len(before)
     if pickletools.markobject in before:

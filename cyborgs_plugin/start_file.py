@@ -1,9 +1,9 @@
-"""Weights that a network starts from: any common file, by our names.
+"""Weights that a network starts from, from any common file.
 
-The same network is saved under many names: a part of a training checkpoint
+The same network is saved under many names: as part of a training checkpoint
 (``backbone.``, ``module.encoder_q.``, ``student.backbone.``), in a wrapper
-(``timm_model.model.``), or by another library's. :func:`fit_names` finds the
-names of ours in it, or refuses the file.
+(``timm_model.model.``), or with the names of another library.
+:func:`fit_names` matches them with our names, or refuses the file.
 """
 import hashlib
 import os.path as osp
@@ -36,17 +36,17 @@ _CONVERTERS = (
 
 
 def read_start(path: str) -> Tensors:
-    """Read the tensors of a file, running no code that it may hold.
+    """Read the tensors of a file without running code in it.
 
     Args:
         path (str): A file of ``torch.save`` or a ``.safetensors`` file.
 
     Returns:
-        Tensors: By their names in the file; those of a checkpoint that has
-        several networks begin with the network's.
+        Tensors: By their names in the file. If a checkpoint has several
+        networks, names begin with that of the network.
 
     Raises:
-        UserError: If it is missing or damaged, or has no tensors.
+        UserError: If the file is missing or damaged, or has no tensors.
     """
     path = osp.expanduser(path)
     if not osp.isfile(path):
@@ -81,19 +81,19 @@ def fit_names(found: Tensors,
     """Give the tensors of a file the names of a network.
 
     Args:
-        found (Tensors): What the file has.
+        found (Tensors): Tensors of the file.
         wanted (Tensors): The network's state.
         path (str): The file, for messages.
-        prefix (str, optional): What the names of the network begin with in
-            the file. Defaults to None, found out.
+        prefix (str, optional): What the names of the network begin with in the
+            file. Defaults to None, detected.
 
     Returns:
-        tuple[Tensors, str]: All tensors of the network, and how they were
-        found, in words. Batch norms' counts of batches may be missing.
+        tuple[Tensors, str]: All tensors of the network, and a description of
+        how they were found. Batch norms' counts of batches may be missing.
 
     Raises:
-        UserError: If the file has not all of them, or those of several
-            networks. Names the converter, where mmpretrain has one.
+        UserError: If the file lacks some of them, or has those of several
+            networks. The message names the converter if mmpretrain has one.
     """
     counted = {k: v for k, v in wanted.items() if not k.endswith(_UNUSED)}
     if prefix is not None:
@@ -123,9 +123,10 @@ def fit_names(found: Tensors,
 
 
 def content_hash(tensors: Tensors) -> str:
-    """SHA-256 of tensors and their names, in whatever file they lie.
+    """SHA-256 of tensors and their names, whatever the file.
 
-    Batch norms' counts of batches are left out: not every file has them.
+    Batch norms' counts of batches are left out, because not every file has
+    them.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
@@ -139,15 +140,15 @@ def content_hash(tensors: Tensors) -> str:
 def load_start(network: nn.Module,
                path: str,
                prefix: str | None = None) -> None:
-    """Load a file into a network, all of it.
+    """Load a file into a network completely.
 
     Args:
         network (nn.Module): Changed in place.
-        path (str): As of :func:`read_start`.
-        prefix (str, optional): As of :func:`fit_names`. Defaults to None.
+        path (str): See :func:`read_start`.
+        prefix (str, optional): See :func:`fit_names`. Defaults to None.
 
     Raises:
-        UserError: As of these.
+        UserError: See these functions.
     """
     state, how = fit_names(
         read_start(path), network.state_dict(), path, prefix)
@@ -157,10 +158,10 @@ def load_start(network: nn.Module,
 
 
 def converter_of(found: Tensors) -> str:
-    """Say what makes a file of another library ours.
+    """Name the converter for a file of another library.
 
     Args:
-        found (Tensors): What the file has.
+        found (Tensors): Tensors of the file.
 
     Returns:
         str: A sentence for messages.
@@ -225,7 +226,7 @@ def _choose(found: Tensors, starts: list[str], wanted: Tensors,
 
 
 def _refuse_deeper(found: Tensors, wanted: Tensors, path: str) -> None:
-    """Refuse a network that has all of ours, and more blocks of a stage."""
+    """Refuse a network that has all of ours and more blocks in a stage."""
 
     def kind(key: str) -> tuple[str, str]:
         stage, _, rest = key.partition('.')
@@ -241,9 +242,9 @@ def _refuse_deeper(found: Tensors, wanted: Tensors, path: str) -> None:
 
 
 def _in_order(found: Tensors, wanted: Tensors) -> Tensors | None:
-    """Pair tensors one by one, if kinds and shapes agree all the way.
+    """Pair tensors one by one, if all types and shapes agree.
 
-    The file may go on, as with a classifier.
+    The file may have more, such as a classifier.
     """
     rest = [(key, value) for key, value in found.items()
             if not key.endswith(_UNUSED)]

@@ -1,4 +1,4 @@
-"""Weights that timm has brought to this machine before, by a model's name."""
+"""Weights that timm has already downloaded to this machine, by model name."""
 import os.path as osp
 from urllib.parse import urlparse
 
@@ -13,20 +13,20 @@ _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 def find_cached(name: str) -> str:
     """Find the file of a model's weights; nothing is downloaded.
 
-    Looks where timm itself does: in the cache of the Hugging Face Hub
-    (``HF_HOME``), and in that of torch (``TORCH_HOME``).
+    Looks in the same places as timm: the cache of the Hugging Face Hub
+    (``HF_HOME``) and that of torch (``TORCH_HOME``).
 
     Args:
-        name (str): As ``timm.create_model`` takes it, with its tag or
-            without (``resnet18.a1_in1k``); ``timm:`` may stand before it.
+        name (str): A name for ``timm.create_model``, with its tag or without
+            (``resnet18.a1_in1k``), optionally with ``timm:`` before it.
 
     Returns:
         str: Path of the file.
 
     Raises:
-        UserError: If timm is missing, knows no such model or has no weights
-            of it, or if these are not on this machine. Says where they come
-            from and where to put them.
+        UserError: If timm is missing, or does not know the model or has no
+            weights for it, or if these are not on this machine. The message
+            says where to get them and where to put them.
     """
     name = name.removeprefix(PREFIX)
     try:

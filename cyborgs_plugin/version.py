@@ -1,4 +1,4 @@
-"""Version of the package, and checks of the packages that it stands on."""
+"""Version of the package, and checks of the packages that it needs."""
 
 import functools
 import importlib
@@ -32,16 +32,15 @@ _FAMILIES = dict(
 
 
 def check_requirements() -> None:
-    """Check that torch, mmengine, mmcv and mmpretrain are there and fit.
+    """Check that torch, mmengine, mmcv and mmpretrain are installed and fit.
 
-    What mmpretrain would die of as it is imported, or training later, is
-    looked at before: a mix of both families, and of the original one
-    numpy, setuptools and mmdet.
+    It also finds what would make importing mmpretrain, or training later,
+    fail: a mix of both families, and, for the original one, unsuitable
+    versions of numpy, setuptools and mmdet.
 
     Raises:
-        ImportError: If one is missing, too old, too new or broken. The
-            message names what was found, what is expected, and how to mend
-            it.
+        ImportError: If one is missing, too old, too new or broken. The message
+            names what was found, what is expected, and how to fix it.
     """
     _check_families()
     _import('torch', 'torch', '    pip install torch==2.10.0 '
@@ -68,7 +67,7 @@ def check_requirements() -> None:
 
 @functools.cache
 def _installed(family: str) -> dict[str, str]:
-    """Version of each package of a family that is there."""
+    """Version of each installed package of a family."""
     found = {}
     for name in _FAMILIES[family]:
         try:
@@ -79,7 +78,7 @@ def _installed(family: str) -> dict[str, str]:
 
 
 def _check_families() -> None:
-    """Refuse files of one family that lie over those of the other."""
+    """Refuse files of one family that overwrite those of the other."""
     both = {family: _installed(family) for family in _FAMILIES}
     if all(both.values()):
         there = {
@@ -127,8 +126,8 @@ def _check_beside_original() -> None:
 def require_mmcv_ops() -> None:
     """Check that mmcv has its compiled ops.
 
-    Pretraining does without them; the detectors and segmentors of the
-    transfer configs do not.
+    Pretraining does not need them, but the detectors and segmentors of the
+    transfer configs do.
 
     Raises:
         ImportError: If mmcv was installed without its ops, or with ops built
@@ -152,7 +151,7 @@ def require_mmcv_ops() -> None:
 
 
 def _import(name: str, expected: str, remedy: str) -> ModuleType:
-    """Import a required module, or say how to get it."""
+    """Import a required module, or say how to install it."""
     try:
         return importlib.import_module(name)
     # Packages of the toolbox check one another's versions with an assert.

@@ -1,7 +1,7 @@
 """How far a network's features have moved from those of its start.
 
-No labels are needed: the same pictures go through both networks, and what is
-compared are the features of the same places.
+No labels are needed: the same pictures go through both networks, and features
+at the same locations are compared.
 """
 from collections.abc import Sequence
 
@@ -12,21 +12,20 @@ from sklearn.preprocessing import StandardScaler
 
 def measure_drift(start: Sequence[np.ndarray],
                   now: Sequence[np.ndarray]) -> dict[str, float]:
-    """Compare features of the same places before and after training.
+    """Compare features at the same locations before and after training.
 
     Args:
-        start (Sequence[np.ndarray]): Features of each stage, (M, C_i),
-            float. Places of one picture lie together.
-        now (Sequence[np.ndarray]): The same of the trained network.
+        start (Sequence[np.ndarray]): Features of each stage, (M, C_i), float.
+            Locations of one picture are contiguous.
+        now (Sequence[np.ndarray]): The same from the trained network.
 
     Returns:
         dict[str, float]: ``cosine_<i>``, mean cosine of the features of stage
         i; ``drift``, 1 less the lowest of them; ``cka``, linear CKA of all
         stages together (1: equal up to a rotation and a scale); ``rank`` and
-        ``start_rank``, effective ranks;
-        ``recovered``, the share of the start's variance that a ridge
-        regression gets back from the new features, on places that it was not
-        fitted on (1: nothing was lost).
+        ``start_rank``, effective ranks; ``recovered``, the share of the
+        start's variance that a ridge regression recovers from the new
+        features, at locations that it was not fitted on (1: nothing was lost).
     """
     scores = {
         f'cosine_{number}': mean_cosine(old, new)
@@ -79,19 +78,19 @@ def effective_rank(features: np.ndarray) -> float:
 
 def recovered_variance(start: np.ndarray, now: np.ndarray,
                        alpha: float = 1.) -> float:
-    """Share of the start's variance that lies open in the new features.
+    """Share of the start's variance that is recoverable from new features.
 
-    A ridge regression is fitted on the first half of the places and scored on
-    the second, so that no picture is on both sides.
+    A ridge regression is fitted on the first half of the locations and scored
+    on the second, so that no picture is on both sides.
 
     Args:
         start (np.ndarray): (M, C), float.
         now (np.ndarray): (M, D), float.
-        alpha (float): Strength of the ridge, of standardised features.
+        alpha (float): Strength of the ridge, for standardised features.
             Defaults to 1.
 
     Returns:
-        float: 1 - residual / variance; below 0 where a constant is better.
+        float: 1 - residual / variance; below 0 if a constant is better.
     """
     half = len(start) // 2
     wanted, given = StandardScaler(), StandardScaler()
@@ -104,7 +103,7 @@ def recovered_variance(start: np.ndarray, now: np.ndarray,
 
 
 def _joined(stages: Sequence[np.ndarray]) -> np.ndarray:
-    """Stages side by side, each with the same share of the variance."""
+    """Concatenated stages, each with the same share of the variance."""
     parts = []
     for stage in stages:
         stage = stage.astype(np.float32)

@@ -34,16 +34,16 @@ class FrozenFeatures:
     """Feature maps of whole images from a frozen backbone.
 
     The stages are brought to one grid by averaging (or repeating) and
-    concatenated, as ``MaskGroundedNeck`` does.
+    concatenated, as in ``MaskGroundedNeck``.
 
     Args:
-        backbone (nn.Module): Gives a tuple of maps (B, C_i, H_i, W_i).
-            Set to evaluation mode.
-        data_preprocessor (BaseDataPreprocessor, optional): How it sees
-            pixels. Defaults to None: as RGB, with ImageNet's mean and
-            standard deviation.
-        grid_stride (int): Pixels of the resized image on each side of a grid
-            cell. Defaults to 16.
+        backbone (nn.Module): Returns a tuple of maps (B, C_i, H_i, W_i). It is
+            set to evaluation mode.
+        data_preprocessor (BaseDataPreprocessor, optional): Its preprocessing
+            of pixels. Defaults to None: RGB, with ImageNet's mean and standard
+            deviation.
+        grid_stride (int): Side of a grid cell in pixels of the resized image.
+            Defaults to 16.
         long_side (int, optional): Resize images to this long side first.
             Defaults to None, their own size.
     """
@@ -75,7 +75,7 @@ class FrozenFeatures:
             mean of the last stage's map (C_last, ), both float32.
 
         Raises:
-            ValueError: If the backbone gives anything but maps.
+            ValueError: If an output of the backbone is not a map.
         """
         if self.long_side is not None:
             image = at_long_side(image, self.long_side)
@@ -111,8 +111,8 @@ class FrozenFeatures:
 def pool_masks(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Average a feature map over ground-truth masks.
 
-    Each cell counts by the part of it that the mask covers, so that an object
-    smaller than a cell still takes that cell's feature.
+    Each cell is weighted by the part of it that the mask covers, so an object
+    smaller than a cell still gets that cell's feature.
 
     Args:
         features (np.ndarray): Shape (C, h, w), float32.
@@ -147,7 +147,7 @@ class ProbeImages(NamedTuple):
 
 
 class ProbeFeatures(NamedTuple):
-    """What the probes of one side learn from, or are scored on."""
+    """What the probes are trained or scored on, for one side."""
 
     regions: tuple[np.ndarray, np.ndarray, np.ndarray]
     """Features (M, C), class and image, each (M, ), of each region."""
@@ -162,24 +162,24 @@ def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
             max_images: int | None) -> ProbeFeatures:
     """Compute the features of all images of a side.
 
-    An image that is broken, or whose height and width are the other way round
-    in the json (``is_turned``), is left out with a warning; so is one of
-    other proportions than there. One that was resized is used: outlines lie
-    in an image of the json's size, whatever the resolution.
+    An image is left out with a warning if it is broken, if its height and
+    width are swapped in the json (``is_turned``), or if its proportions differ
+    from the json's. A resized image is used: outlines belong to an image of
+    the json's size, whatever the resolution.
 
     Args:
         features (FrozenFeatures): The frozen backbone.
         side (ProbeImages): The images.
-        min_area (int): Objects of fewer pixels, and crowds, are no regions.
-        max_images (int, optional): Use so many images, evenly spread; None
+        min_area (int): Objects of fewer pixels, and crowds, are not regions.
+        max_images (int, optional): Use this many images, evenly spread; None
             uses all.
 
     Returns:
-        ProbeFeatures: Of those that are not left out.
+        ProbeFeatures: Features of the images that are not left out.
 
     Raises:
-        ValueError: If all images are left out, or there is no region, or a
-            name may mean several files.
+        ValueError: If all images are left out, if there is no region, or if a
+            name fits several files.
     """
     pooled: list[np.ndarray] = []
     classes: list[np.ndarray] = []
@@ -254,9 +254,9 @@ def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
 
 
 def _paths(side: ProbeImages, names: Sequence[str]) -> dict[str, str]:
-    """Where the file of each name lies; names need not be alike to the letter.
+    """Path of the file of each name; names may differ slightly.
 
-    A folder is listed only if a file is not there by its very name.
+    A folder is listed only if a file does not exist under its exact name.
     """
     paths = {name: join_path(side.root, name) for name in names}
     if '://' not in side.root and not all(map(osp.isfile, paths.values())):

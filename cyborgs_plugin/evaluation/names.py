@@ -1,4 +1,4 @@
-"""Which images of a folder or of a bank the names in a json mean."""
+"""Which images of a folder or bank match the names in a json."""
 import posixpath
 from collections.abc import Iterable
 
@@ -8,23 +8,22 @@ from ..errors import UserError
 
 def find_annotated(names: Iterable[str], files: Iterable[str], folder: str,
                    source: str) -> dict[str, str]:
-    """Match names as training does, but into no subfolder unasked.
+    """Match names as in training, but not into other subfolders.
 
-    A json of one split that names ``0.png`` does not mean
-    ``other_split/0.png``.
+    ``0.png`` in the json of one split does not match ``other_split/0.png``.
 
     Args:
         names (Iterable[str]): The names in the json, each once.
-        files (Iterable[str]): What there is, relative to the folder.
+        files (Iterable[str]): Existing files, relative to the folder.
         folder (str): The folder, for names with an absolute path.
         source (str): The json, for messages.
 
     Returns:
-        dict[str, str]: What there is, by name, in the order of the names;
-        without those that are not there.
+        dict[str, str]: Existing files by name, in the order of the names,
+        without names that have no file.
 
     Raises:
-        UserError: If a name may mean several, or several names one.
+        UserError: If a name fits several files, or several names one file.
     """
     depths = {name: _depth(name) for name in names}
     deepest = max(depths.values(), default=0)
@@ -44,5 +43,5 @@ def find_annotated(names: Iterable[str], files: Iterable[str], folder: str,
 
 
 def _depth(name: str) -> int:
-    """Folders that a name has in front."""
+    """Number of folders in a name."""
     return posixpath.normpath(name.replace('\\', '/')).count('/')

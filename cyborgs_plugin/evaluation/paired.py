@@ -1,8 +1,8 @@
 """Whether one backbone is better than another: probes on the same splits.
 
-Two backbones that learn from the same images and are scored on the same ones
-differ by less than either does from split to split. What is compared are the
-differences, split by split.
+On the same training and test images, two backbones differ by less than either
+one varies from split to split. So the differences are compared, split by
+split.
 """
 from collections.abc import Sequence
 
@@ -31,20 +31,21 @@ def score_split(train: ProbeFeatures,
                 num_classes: int,
                 split: int,
                 share: float = 0.8) -> dict[str, float]:
-    """Run quick probes that learn from some of the images.
+    """Run quick probes that are trained on some of the images.
 
     Args:
-        train (ProbeFeatures): Features of the images to learn from.
-        val (ProbeFeatures): Of those to be scored on.
+        train (ProbeFeatures): Features of the images to train on.
+        val (ProbeFeatures): Features of the images to score.
         num_classes (int): Number of classes of the pixels.
-        split (int): Decides which images are learnt from: the same for each
+        split (int): Determines the images to train on, the same for each
             backbone.
-        share (float): How many of them. Defaults to 0.8.
+        share (float): Share of the images to train on. Defaults to 0.8.
 
     Returns:
         dict[str, float]: ``regions``, accuracy over regions; ``segments``,
         mIoU; ``cells``, accuracy of the nearest cells (no classifier);
-        ``images``, mAP. A probe that the images do not allow is left out.
+        ``images``, mAP. A probe that is not possible with the images is left
+        out.
     """
     learnt = _part(train, np.random.default_rng(split), share)
     scores: dict[str, float] = {}
@@ -65,13 +66,14 @@ def score_split(train: ProbeFeatures,
 def retrieve_cells(train: Sequence[tuple[np.ndarray, np.ndarray]],
                    val: Sequence[tuple[np.ndarray, np.ndarray]],
                    neighbours: int = 20) -> float:
-    """Tell the class of a cell from the most similar cells of other images.
+    """Find the class of a cell from the most similar cells of other images.
 
     Args:
         train (Sequence): Feature map (C, h, w) float32 and classes (H, W)
-            uint8 of each image to look in.
-        val (Sequence): Of each image to be scored on.
-        neighbours (int): Cells that vote, by similarity. Defaults to 20.
+            uint8 of each image to search.
+        val (Sequence): The same for each image to score.
+        neighbours (int): Number of cells that vote, by similarity. Defaults to
+            20.
 
     Returns:
         float: Share of labelled cells whose class is found.
@@ -106,7 +108,8 @@ def paired_difference(start: Sequence[dict[str, float]],
     Args:
         start (Sequence[dict[str, float]]): Scores of one backbone on each
             split.
-        end (Sequence[dict[str, float]]): Of another one on the same splits.
+        end (Sequence[dict[str, float]]): Scores of another one on the same
+            splits.
 
     Returns:
         dict[str, tuple[float, float]]: Mean difference and its standard
@@ -127,19 +130,19 @@ def paired_difference(start: Sequence[dict[str, float]],
 
 def hold_out(features: ProbeFeatures, split: int, share: float = 0.7
              ) -> tuple[ProbeFeatures, ProbeFeatures]:
-    """Divide annotated images into those to learn from and those to score on.
+    """Divide annotated images into those to train on and those to score on.
 
-    For choosing between methods, so that the images that results are
-    reported on are not looked at.
+    Use it to choose between methods without the images that results are
+    reported on.
 
     Args:
-        features (ProbeFeatures): Of all images.
-        split (int): Decides which: the same for each backbone.
-        share (float): Of the images that are learnt from. Defaults to 0.7.
+        features (ProbeFeatures): Features of all images.
+        split (int): Determines the division, the same for each backbone.
+        share (float): Share of the images to train on. Defaults to 0.7.
 
     Returns:
-        tuple[ProbeFeatures, ProbeFeatures]: Of both sides. An image's
-        regions lie on one side.
+        tuple[ProbeFeatures, ProbeFeatures]: Both sides. All regions of an
+        image are on one side.
     """
     learnt = _part(features, np.random.default_rng(split), share)
     scored = _part(features, np.random.default_rng(split), share, other=True)

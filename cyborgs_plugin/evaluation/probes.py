@@ -1,4 +1,4 @@
-"""Frozen probes: how much of what matters lies open in a backbone.
+"""Frozen probes: how much a linear classifier can read from a backbone.
 
 Linear classifiers of scikit-learn on the features of a frozen backbone:
 classes of regions, classes of locations, labels of whole images. Every
@@ -66,20 +66,20 @@ def fit_linear(features: np.ndarray,
                num_splits: int = 1) -> Pipeline:
     """Fit a logistic regression on standardised features.
 
-    Its regularisation is the best one, by mean accuracy, on a fifth of the
-    images that is held out, on average over several such fifths; then it is
-    fitted on all.
+    The regularisation with the best mean accuracy on a held-out fifth of the
+    images, averaged over several such fifths, is chosen; then the classifier
+    is fitted on all images.
 
     Args:
         features (np.ndarray): Shape (M, C), float32.
         labels (np.ndarray): Class of each sample, shape (M, ), integer.
-        images (np.ndarray): Image of each sample, shape (M, ), integer:
-            those of one image are never on both sides.
+        images (np.ndarray): Image of each sample, shape (M, ), integer.
+            Samples of one image are never on both sides.
         costs (Sequence[float]): Inverse regularisation strengths.
             Defaults to :data:`COSTS`.
-        seed (int): Decides what is held out. Defaults to 0.
-        num_splits (int): How often a fifth is held out, each time another.
-            Defaults to 1.
+        seed (int): Determines what is held out. Defaults to 0.
+        num_splits (int): How many times a fifth is held out, each time another
+            one. Defaults to 1.
 
     Returns:
         Pipeline: The fitted classifier.
@@ -103,12 +103,12 @@ def fit_linear(features: np.ndarray,
 def classify_regions(train: tuple[np.ndarray, np.ndarray, np.ndarray],
                      val: tuple[np.ndarray, np.ndarray],
                      seed: int = 0) -> dict[str, float]:
-    """Tell the classes of regions from their pooled features.
+    """Predict the classes of regions from their pooled features.
 
     Args:
         train (Tuple): Features (M, C) float32, classes (M, ) integer, and
             the image (M, ) integer of each region.
-        val (Tuple): Features (N, C) and classes (N, ) to be scored on.
+        val (Tuple): Features (N, C) and classes (N, ) to score.
         seed (int): See :func:`fit_linear`. Defaults to 0.
 
     Returns:
@@ -130,20 +130,21 @@ def segment_linearly(train: Iterable[tuple[np.ndarray, np.ndarray]],
                      num_classes: int,
                      max_locations: int = 20000,
                      seed: int = 0) -> dict[str, float]:
-    """Tell the class of every location from its feature (semantic classes).
+    """Predict the class of every location from its feature (semantic classes).
 
-    It learns from cells of the grid, each with the class of most of its
-    pixels, and is scored on pixels: the cells' log-probabilities are enlarged
-    bilinearly to the label map and the largest one wins.
+    The classifier is trained on cells of the grid, each with the class of most
+    of its pixels, and scored on pixels: the log-probabilities of the cells are
+    enlarged bilinearly to the label map, and the largest one wins.
 
     Args:
         train (Iterable): Feature map (C, h, w) float32 and classes (H, W)
             uint8 of each image; :data:`IGNORE` is unlabelled.
-        val (Iterable): The images to be scored on, likewise.
+        val (Iterable): The same for the images to score.
         num_classes (int): Number of classes K, ids 0 to K - 1.
-        max_locations (int): Cells to learn from; more are thinned at random.
-            Defaults to 20000.
-        seed (int): Decides which, and see :func:`fit_linear`. Defaults to 0.
+        max_locations (int): Largest number of cells to train on, chosen at
+            random. Defaults to 20000.
+        seed (int): Determines which, and see :func:`fit_linear`. Defaults to
+            0.
 
     Returns:
         dict[str, float]: ``mIoU``, mean over the classes that the scored
@@ -186,8 +187,8 @@ def segmentation_scores(confusion: np.ndarray) -> dict[str, float]:
     """Score a confusion matrix.
 
     Args:
-        confusion (np.ndarray): Pixels of class i that were called j, shape
-            (K, K), integer.
+        confusion (np.ndarray): Pixels of class i that were predicted as j,
+            shape (K, K), integer.
 
     Returns:
         dict[str, float]: ``mIoU`` over the classes that occur, and
@@ -208,14 +209,15 @@ def classify_images(train: tuple[np.ndarray, np.ndarray],
                     cost: float = 1e-2,
                     min_positive: int = 5,
                     names: Sequence[str] = ()) -> dict[str, float]:
-    """Tell which classes an image holds from its one feature.
+    """Predict which classes an image contains from its one feature.
 
-    A logistic regression for each class, on standardised features and with
-    one regularisation for all: a class has too few images to choose by.
+    It uses a logistic regression for each class, on standardised features and
+    with one regularisation for all, because a class has too few images to
+    choose one.
 
     Args:
         train (Tuple): Features (M, C) float32 and presence (M, K) bool.
-        val (Tuple): Features (N, C) and presence (N, K) to be scored on.
+        val (Tuple): Features (N, C) and presence (N, K) to score.
         cost (float): Inverse regularisation strength. Defaults to 0.01.
         min_positive (int): Classes with fewer images, in either set, are
             left out; so are those that are in all images of one.
@@ -228,7 +230,7 @@ def classify_images(train: tuple[np.ndarray, np.ndarray],
         precision, ``chance``, that of a random order, and ``num_classes``.
 
     Raises:
-        ValueError: If no class tells images apart.
+        ValueError: If no class distinguishes images.
     """
     _check_finite(train[0], val[0])
     sets = train[1], val[1]
@@ -265,9 +267,9 @@ def classify_images(train: tuple[np.ndarray, np.ndarray],
 
 
 def _one_thread() -> threadpool_limits:
-    """Keep to one thread: the steps of L-BFGS are too short to share.
+    """Use one thread: the steps of L-BFGS are too short to share.
 
-    Where torch's threads are at work beside them, two take 6 to 25 times as
+    If torch's threads run at the same time, two threads take 6 to 25 times as
     long as one (measured on 2 cores).
     """
     return threadpool_limits(1)
@@ -292,17 +294,18 @@ def share_classes(train: ProbeImages,
                   val: ProbeImages) -> tuple[ProbeImages, ProbeImages]:
     """Give both sides the same classes.
 
-    By itself, each json may have chosen categories or supercategories.
+    Each json alone may have chosen categories or supercategories.
 
     Args:
-        train (ProbeImages): Images to learn the classifiers from.
+        train (ProbeImages): Images to train the classifiers on.
         val (ProbeImages): Images to score them on.
 
     Returns:
-        tuple[ProbeImages, ProbeImages]: Both, which share the annotations.
+        tuple[ProbeImages, ProbeImages]: Both sides; they share the
+        annotations.
 
     Raises:
-        UserError: If their classes differ all the same.
+        UserError: If their classes still differ.
     """
     train, val = (
         ProbeImages(side.root, side.truth.beside(other.truth),
@@ -327,26 +330,26 @@ def run_probes(features: FrozenFeatures,
                seed: int = 0) -> dict[str, dict[str, float]]:
     """Run all three probes on annotated images, each image read once.
 
-    Images that are broken or lie on their side are left out, and so is a
-    probe that the images do not allow, with a warning each.
+    Images that are broken or lie on their side are left out, and so is a probe
+    that is not possible with the images, each with a warning.
 
     Args:
         features (FrozenFeatures): The frozen backbone.
-        train (ProbeImages): Images to learn the classifiers from.
+        train (ProbeImages): Images to train the classifiers on.
         val (ProbeImages): Images to score them on, with the same classes.
-        min_area (int): Objects of fewer pixels, and crowds, are no regions.
+        min_area (int): Objects of fewer pixels, and crowds, are not regions.
             Defaults to 100.
-        max_images (int, optional): Use so many images of each side, evenly
+        max_images (int, optional): Use this many images of each side, evenly
             spread. Defaults to None, all.
         seed (int): Defaults to 0.
 
     Returns:
         dict[str, dict[str, float]]: The scores of ``regions``, ``segments``
-        and ``images``, or of those of them that are not left out.
+        and ``images``, except those left out.
 
     Raises:
-        ValueError: If both sides have not the same classes, or all images of
-            one are left out, or all probes.
+        ValueError: If both sides do not have the same classes, or if all
+            images of one side or all probes are left out.
     """
     train, val = share_classes(train, val)
     learnt, scored = (

@@ -1,4 +1,4 @@
-"""Pure functions of tensors and arrays; nothing of the package is imported."""
+"""Pure functions of tensors and arrays, without imports from the package."""
 from .kmeans import kmeans
 from .label_maps import crop_label_map, resize_label_map
 

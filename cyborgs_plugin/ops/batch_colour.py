@@ -1,9 +1,9 @@
 """Colours of views, a batch at a time, on any device.
 
-What each operation does to a picture is what Pillow does, to a grey level or
-two, since mmpretrain's transforms call it; numbers differ from view to view.
-Nothing here makes the host wait for the device: what it has to know of the
-draws, it knows before they are copied there.
+Each operation gives the same picture as Pillow, which mmpretrain's transforms
+call, to within a grey level or two; the parameters differ from view to view.
+Nothing here makes the host wait for the device: the host knows what it needs
+of the draws before they are copied there.
 """
 import math
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ _BEFORE, _AFTER, _SHIFT, _GREY, _BLUR, _SOLARISE, _BACK, _KERNEL = (
 
 @dataclass
 class _Step:
-    """A change of the contrast of some views to something."""
+    """A change of the contrast of some views."""
 
     views: slice
     column: int
@@ -71,7 +71,7 @@ class ColourPlan:
         """Order the draws of some views.
 
         Args:
-            law (ViewLaw): The law by which they were drawn.
+            law (ViewLaw): The distribution that they were drawn from.
             colours (Colours): The draws.
         """
         number = len(colours.jitter)
@@ -108,14 +108,14 @@ class ColourPlan:
 
     @staticmethod
     def drawn_order(rows: Tensor, table: Tensor) -> Tensor:
-        """Bring rows (N, ...) back into the order in which they were drawn."""
+        """Restore the order in which rows (N, ...) were drawn."""
         return rows.index_select(0, table[:, _BACK].long())
 
 
 def _steps(colours: Colours, rank: np.ndarray) -> np.ndarray:
-    """Steps before and behind hue, (N, 18): three numbers of each.
+    """Steps before and after hue, (N, 18): three numbers for each.
 
-    They are the factor, and whether pixels are drawn away from their own grey
+    They are the factor, and whether pixels are moved away from their own grey
     or from the mean grey of the view (else from black).
     """
     rows = np.arange(len(rank))
@@ -133,7 +133,7 @@ def _steps(colours: Colours, rank: np.ndarray) -> np.ndarray:
 
 
 def apply_colours(views: Tensor, plan: ColourPlan, table: Tensor) -> Tensor:
-    """Do to the colours of views what was drawn.
+    """Change the colours of views as drawn.
 
     Args:
         views (Tensor): BGR, (N, 3, H, W), uint8, in the order ``plan.rows``.
@@ -162,7 +162,7 @@ def apply_colours(views: Tensor, plan: ColourPlan, table: Tensor) -> Tensor:
 
 def _change(pixels: Tensor, table: Tensor, number: int, column: int,
             function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Change, maybe in place, the views that a column of the table names."""
+    """Change, maybe in place, the views selected by a column of the table."""
     if number == len(pixels):
         return function(pixels)
     if number:
@@ -201,7 +201,7 @@ def _blend(pixels: Tensor, table: Tensor, step: _Step) -> None:
 
 
 def _shift_hue(pixels: Tensor, shift: Tensor) -> None:
-    """Turn hues, in place, as Pillow's HSV of bytes has them.
+    """Rotate hues in place, as in Pillow's HSV of bytes.
 
     Args:
         pixels (Tensor): BGR, (N, 3, H, W), whole numbers.
@@ -243,7 +243,7 @@ def _shift_hue(pixels: Tensor, shift: Tensor) -> None:
 
 
 def _grey(pixels: Tensor, weights: Sequence[float]) -> Tensor:
-    """Grey of a recipe's weights, (N, 3, H, W)."""
+    """Grey with the weights of a recipe, (N, 3, H, W)."""
     total = sum(weights)
     grey = _weighted(pixels, [weight / total for weight in weights])
     # A grey pixel stays as it is, whatever the weights' rounding.

@@ -1,7 +1,7 @@
 """Crops of photographs and label maps, a batch at a time, on any device.
 
-All photographs lie one after the other in one tensor, and so do their label
-maps; nothing here makes the host wait for the device.
+All photographs are stored one after the other in one tensor, and so are their
+label maps. Nothing here makes the host wait for the device.
 """
 from collections.abc import Sequence
 
@@ -22,10 +22,10 @@ NUM_COLUMNS = 11
 
 def crop_image(pixels: Tensor, crop: Sequence[int],
                size: tuple[int, int]) -> Tensor:
-    """Crop one photograph as :func:`crop_images` does, on a CPU.
+    """Crop one photograph like :func:`crop_images`, on a CPU.
 
     Args:
-        pixels (Tensor): As of :func:`crop_images`.
+        pixels (Tensor): See :func:`crop_images`.
         crop (Sequence[int]): A row of its table.
         size (tuple[int, int]): Height and width of the view.
 
@@ -40,7 +40,7 @@ def crop_image(pixels: Tensor, crop: Sequence[int],
 
 def resize(image: Tensor, size: tuple[int, int],
            mode: str = 'bicubic') -> Tensor:
-    """Resize one image on a CPU as Pillow does, to a grey level.
+    """Resize one image on a CPU like Pillow, to within a grey level.
 
     Args:
         image (Tensor): (H, W, 3), uint8.
@@ -62,19 +62,20 @@ def crop_images(pixels: Tensor, crops: Tensor, size: tuple[int, int],
                 longest: tuple[int, int]) -> Tensor:
     """Crop photographs and resize the crops, bicubic and antialiased.
 
-    All at once, as products with the matrices that resample rows and columns,
-    which a GPU is made for. On a CPU torch's own kernel for bytes takes a
-    twentieth of the time: :func:`crop_image`. Both are Pillow's filter, to a
-    grey level.
+    All crops are computed at once, as products with the matrices that resample
+    rows and columns, which is fast on a GPU. On a CPU, torch's own kernel for
+    bytes takes a twentieth of the time: :func:`crop_image`. Both agree with
+    Pillow's filter to within a grey level.
 
     Args:
         pixels (Tensor): Photographs (H, W, 3) as bytes, one after the other,
-            uint8, 1-D. Behind the last one are ``3 * longest[1]`` bytes more.
+            uint8, 1-D. After the last one there are ``3 * longest[1]`` more
+            bytes.
         crops (Tensor): Columns as above, (N, 8 or more), int64, on the same
             device.
         size (tuple[int, int]): Height and width of a view.
-        longest (tuple[int, int]): Largest height and width of the boxes, as
-            the host knows them.
+        longest (tuple[int, int]): Largest height and width of the boxes, known
+            to the host.
 
     Returns:
         Tensor: (N, 3, height, width), uint8.
@@ -116,13 +117,13 @@ def _bytes(pixels: Tensor) -> Tensor:
 
 def resampling(lengths: Tensor, size: int, longest: int,
                mirrored: Tensor | None = None) -> Tensor:
-    """Make the matrices that resize lines as Pillow's bicubic filter does.
+    """Make the matrices that resize lines like Pillow's bicubic filter.
 
     Args:
         lengths (Tensor): Pixels of each line, (N, ), int64.
-        size (int): Pixels that it shall have.
+        size (int): Number of pixels of the result.
         longest (int): Columns of the matrices; the largest of ``lengths``.
-        mirrored (Tensor, optional): 1 where the result runs backwards, (N, ),
+        mirrored (Tensor, optional): 1 where the result is mirrored, (N, ),
             int64. Defaults to None, nowhere.
 
     Returns:
@@ -147,7 +148,7 @@ def resampling(lengths: Tensor, size: int, longest: int,
 
 def crop_label_maps(labels: Tensor, crops: Tensor,
                     size: tuple[int, int]) -> Tensor:
-    """Crop label maps as :func:`crop_label_map` does, and mirror them.
+    """Crop label maps like :func:`crop_label_map`, and mirror them.
 
     Args:
         labels (Tensor): Label maps (h, w), one after the other, integer, 1-D.

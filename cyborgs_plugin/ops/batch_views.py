@@ -1,4 +1,4 @@
-"""Views of photographs that lie in one tensor: crops, colours, label maps."""
+"""Views of photographs stored in one tensor: crops, colours, label maps."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ from .view_draws import Colours, ViewLaw
 
 @dataclass
 class Drawn:
-    """A kind of view of N photographs, as it was drawn on the host."""
+    """One kind of view of N photographs, as drawn on the host."""
 
     law: ViewLaw
     crops: np.ndarray
@@ -37,7 +37,7 @@ def make_views(pixels: Tensor, labels: Tensor | None, drawn: Sequence[Drawn]
     Args:
         pixels (Tensor): Photographs, see :func:`crop_images`.
         labels (Tensor, optional): Their label maps, see
-            :func:`crop_label_maps`. None: there are none.
+            :func:`crop_label_maps`. None: no label maps.
         drawn (Sequence[Drawn]): V kinds of views.
 
     Returns:
@@ -51,7 +51,7 @@ def make_views(pixels: Tensor, labels: Tensor | None, drawn: Sequence[Drawn]
 
 def _one_by_one(pixels: Tensor, labels: Tensor | None, drawn: Sequence[Drawn]
                 ) -> tuple[list[Tensor], list[Tensor]]:
-    """On a CPU, whose caches hold a view and not a batch."""
+    """For a CPU, whose caches hold one view but not a batch."""
     views, maps = [], []
     for kind in drawn:
         size = kind.law.size
@@ -72,7 +72,7 @@ def batched(pixels: Tensor, labels: Tensor | None, drawn: Sequence[Drawn]
             ) -> tuple[list[Tensor], list[Tensor]]:
     """:func:`make_views` for all views at once, on any device.
 
-    All that was drawn goes there in one copy, and nothing comes back.
+    All draws go to the device in one copy, and nothing comes back.
     """
     plans = [ColourPlan.of(kind.law, kind.colours) for kind in drawn]
     tables = to_device([
@@ -94,7 +94,7 @@ def batched(pixels: Tensor, labels: Tensor | None, drawn: Sequence[Drawn]
 
 def to_device(tables: Sequence[np.ndarray],
               device: torch.device) -> list[Tensor]:
-    """Copy tables (N, C) of numbers there, in one piece, without waiting."""
+    """Copy tables (N, C) of numbers to a device at once, without waiting."""
     table = torch.from_numpy(np.concatenate(tables, 1, dtype=np.float64))
     if device.type == 'cuda':
         table = table.pin_memory()
@@ -104,15 +104,15 @@ def to_device(tables: Sequence[np.ndarray],
 
 
 def recolour_batch(views: Tensor, law: ViewLaw, colours: Colours) -> Tensor:
-    """Do to the colours of views what was drawn.
+    """Change the colours of views as drawn.
 
     Args:
         views (Tensor): BGR, (N, 3, H, W), uint8, on any device.
-        law (ViewLaw): The law by which the colours were drawn.
-        colours (Colours): Of the N views.
+        law (ViewLaw): The distribution that the colours were drawn from.
+        colours (Colours): Draws for the N views.
 
     Returns:
-        Tensor: As ``views``.
+        Tensor: Same shape, dtype and device as ``views``.
     """
     if views.device.type == 'cpu':
         changed = torch.empty_like(views)

@@ -1,8 +1,8 @@
 """Colours of one view, by OpenCV on bytes: the fast way on a CPU.
 
-What each function does is what Pillow does in mmpretrain's transforms, to a
-grey level or two (hue: a few where a pixel is saturated);
-``batch_colour.py`` does the same to a batch on any device.
+Each function gives the same result as Pillow in mmpretrain's transforms, to
+within a grey level or two (hue: a few if a pixel is saturated);
+``batch_colour.py`` does the same for a batch on any device.
 """
 import math
 
@@ -17,16 +17,16 @@ _CUT = -0.499
 
 def recolour(image: np.ndarray, law: ViewLaw, colours: Colours,
              row: int) -> np.ndarray:
-    """Do to a view what was drawn.
+    """Change the colours of a view as drawn.
 
     Args:
         image (np.ndarray): BGR, (H, W, 3), uint8.
-        law (ViewLaw): The law by which the colours were drawn.
-        colours (Colours): Of several views.
-        row (int): Which of them.
+        law (ViewLaw): The distribution that the colours were drawn from.
+        colours (Colours): Draws for several views.
+        row (int): Index of the view.
 
     Returns:
-        np.ndarray: (H, W, 3), uint8; the image itself where nothing is done.
+        np.ndarray: (H, W, 3), uint8; the image itself if nothing is changed.
     """
     if colours.jitter[row]:
         factors = colours.factors[row].tolist()
@@ -48,7 +48,7 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Draw pixels away from the mean grey of the image, or towards it."""
+    """Move pixels away from the mean grey of the image, or towards it."""
     own = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     mean = int(cv2.mean(own)[0] + 0.5)  # type: ignore[index]
     return cv2.addWeighted(image, factor, image, 0.,
@@ -56,14 +56,14 @@ def contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Draw pixels away from their own grey, or towards it."""
+    """Move pixels away from their own grey, or towards it."""
     own = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     return cv2.addWeighted(image, factor, cv2.merge([own, own, own]),
                            1 - factor, _CUT)
 
 
 def hue(image: np.ndarray, turns: float) -> np.ndarray:
-    """Turn the hues."""
+    """Rotate the hues."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
     shift = np.zeros(hsv.shape[1:], np.uint8)
     shift[:, 0] = int(turns * 255) % 256
@@ -79,7 +79,7 @@ JITTER = (brightness, contrast, saturation, hue)
 
 def grey(image: np.ndarray,
          weights: tuple[float, float, float]) -> np.ndarray:
-    """Make the channels equal: their sum with weights (BGR), cut off."""
+    """Make the channels equal: their weighted sum (BGR), truncated."""
     row = np.array([[*weights, 0.]]) / sum(weights)
     row[0, 3] = _CUT
     own = cv2.transform(image, row)
@@ -87,7 +87,7 @@ def grey(image: np.ndarray,
 
 
 def blur_kernel(sigma: float, reach: int | None = None) -> np.ndarray:
-    """Make the kernel of Pillow's Gaussian blur: three boxes, one on another.
+    """Make the kernel of Pillow's Gaussian blur: three successive boxes.
 
     The boxes have soft edges, and their length gives the variance exactly
     (Gwosdek et al., Theoretical Foundations of Gaussian Convolution by
@@ -96,7 +96,7 @@ def blur_kernel(sigma: float, reach: int | None = None) -> np.ndarray:
     Args:
         sigma (float): In pixels, above 0.
         reach (int, optional): Pixels of a box on each side of its centre.
-            Defaults to None, as many as it takes.
+            Defaults to None, as many as needed.
 
     Returns:
         np.ndarray: (6 * reach + 1, ).
@@ -114,7 +114,7 @@ def blur_kernel(sigma: float, reach: int | None = None) -> np.ndarray:
 
 
 def _whole(variance: float) -> int:
-    """How many whole pixels a box has on each side of its centre."""
+    """The number of whole pixels of a box on each side of its centre."""
     return int((math.sqrt(12 * variance + 1) - 1) / 2)
 
 
@@ -125,7 +125,7 @@ def blur_kernels(sigma: np.ndarray) -> np.ndarray:
         sigma (np.ndarray): In pixels, (N, ), above 0.
 
     Returns:
-        np.ndarray: (N, K), K odd; (0, 1) of none.
+        np.ndarray: (N, K), K odd; (0, 1) for no blurs.
     """
     if not len(sigma):
         return np.zeros((0, 1))
@@ -134,7 +134,7 @@ def blur_kernels(sigma: np.ndarray) -> np.ndarray:
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur by a Gaussian of so many pixels, with Pillow's kernel."""
+    """Blur by a Gaussian of ``sigma`` pixels, with Pillow's kernel."""
     kernel = blur_kernel(sigma).astype(np.float32)
     return cv2.sepFilter2D(
         image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)

@@ -28,30 +28,30 @@ def kmeans(points: Tensor,
            weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cluster points by Euclidean distance.
 
-    Lloyd's iterations from random points, as in CYBORGS, Sec. 3.3, or from
-    those of k-means++ (Arthur and Vassilvitskii, 2007), but on samples: half
-    of the iterations see an eighth of the points, half of what remains a
-    quarter, then a half, and the rest see all. A sample tells where centroids
-    go nearly as well as all points do, at a fraction of the cost. On samples a
-    centroid goes 1.8 times as far as to its mean (over-relaxation; 2 is the
-    limit of stability), which takes fewer iterations; on all points it goes to
-    the mean. Few points (fewer than 8192, or than 64 a cluster) are not
-    sampled: that is plain Lloyd. An iteration that changes no label ends its
-    stage. A cluster that runs empty takes the point farthest from its
-    centroid. See docs/mask_update.md for measurements.
+    Lloyd's iterations start from random points, as in CYBORGS, Sec. 3.3, or
+    from those of k-means++ (Arthur and Vassilvitskii, 2007), but run on
+    samples: half of the iterations use an eighth of the points, half of the
+    remaining ones a quarter, then a half, and the rest use all. A sample shows
+    where centroids move nearly as well as all points, at a fraction of the
+    cost. On samples, a centroid moves 1.8 times as far as to its mean
+    (over-relaxation; 2 is the limit of stability), which saves iterations; on
+    all points it moves to the mean. Few points (fewer than 8192, or than 64
+    per cluster) are not sampled: that is plain Lloyd. An iteration that
+    changes no label ends its stage. An empty cluster takes the point farthest
+    from its centroid. See docs/mask_update.md for measurements.
 
-    The result depends on the arguments alone, not on the number of threads;
-    another kind of processor may round otherwise.
+    The result depends only on the arguments, not on the number of threads;
+    another type of processor may round differently.
 
     Args:
         points (Tensor): Shape (M, D), floating point, finite.
         num_clusters (int): Number of clusters K, 1 to M.
         num_iters (int): Largest number of iterations. Defaults to 20.
-        seed (int): Decides samples and initial centroids, on any device
-            alike. Defaults to 0.
-        init (str): 'random', or 'k-means++', whose initial centroids lie far
-            apart, so that few clusters share one dense place.
-            Defaults to 'random'.
+        seed (int): Determines samples and initial centroids, in the same way
+            on any device. Defaults to 0.
+        init (str): 'random', or 'k-means++', whose initial centroids are far
+            apart, so that few clusters share one dense region. Defaults to
+            'random'.
         weights (Tensor, optional): How often each point counts, shape (M, ),
             above 0. Defaults to None, once.
 
@@ -60,9 +60,9 @@ def kmeans(points: Tensor,
         (M, ), int64, and the centroids, shape (K, D), dtype of ``points``.
 
     Raises:
-        ValueError: If ``points`` is not a finite (M, D) tensor or K is not
-            between 1 and M, or if there is no such ``init``, or if weights
-            are not (M, ) or not above 0.
+        ValueError: If ``points`` is not a finite (M, D) tensor, K is not
+            between 1 and M, ``init`` is unknown, or weights are not (M, ) or
+            not above 0.
     """
     if init not in ('random', 'k-means++'):
         raise ValueError("init must be 'random' or 'k-means++', but is "
@@ -138,10 +138,10 @@ def _stages(num_points: int, num_clusters: int,
 
 @contextmanager
 def _fast_products() -> Iterator[None]:
-    """Let matrix products use what the hardware multiplies fastest.
+    """Let matrix products use the fastest precision of the hardware.
 
-    TF32 on a GPU; oneDNN on a CPU, in bfloat16 where that is built in. Sums
-    stay in float32.
+    This is TF32 on a GPU, and oneDNN on a CPU, in bfloat16 if the CPU supports
+    it. Sums stay in float32.
     """
     # In this order: that of CUDA in torch 2.1 must not be asked in vain.
     backends: list[Any] = [
@@ -173,10 +173,10 @@ def _far_apart(points: Tensor, num_clusters: int,
     """Draw centroids (K, D) by k-means++, the best of a few at each step.
 
     A point is drawn with a probability proportional to its squared distance
-    from the nearest centroid so far, times its weight; of 2 + log(K) such
-    points the one that leaves the smallest sum of these is taken, as
-    scikit-learn does, whose ``kmeans_plusplus`` takes five times as long and
-    no GPU's tensors.
+    from the nearest centroid so far, times its weight. Of 2 + log(K) such
+    points, the one that leaves the smallest sum of these is chosen, as in
+    scikit-learn. Its ``kmeans_plusplus`` takes five times as long and accepts
+    no GPU tensors.
     """
     trials = 2 + int(math.log(num_clusters))
     norms = points.square().sum(dim=1)
@@ -268,7 +268,7 @@ def sums_by_label(points: Tensor, labels: Tensor,
 
 def _sums_by_products(points: Tensor, labels: Tensor,
                       num_clusters: int) -> Tensor:
-    """The same by matrix products."""
+    """The same, by matrix products."""
     sums = points.new_zeros(num_clusters, points.shape[1])
     ids = torch.arange(num_clusters, device=points.device)
     size = _chunk(points, num_clusters)
@@ -278,7 +278,7 @@ def _sums_by_products(points: Tensor, labels: Tensor,
 
 
 def _sizes(labels: Tensor, num_clusters: int) -> Tensor:
-    """How many points each cluster has, (K, ), int64."""
+    """The number of points in each cluster, (K, ), int64."""
     if labels.device.type == 'cpu':
         return torch.bincount(labels, minlength=num_clusters)
     # There bincount makes the host wait.
@@ -289,7 +289,7 @@ def _sizes(labels: Tensor, num_clusters: int) -> Tensor:
 
 
 def _chunk(points: Tensor, num_clusters: int) -> int:
-    """How many points are worked on at a time."""
+    """The number of points that are processed at a time."""
     if points.device.type == 'cpu':
         return _CHUNK
     return max(_CHUNK, _DISTANCES // num_clusters)

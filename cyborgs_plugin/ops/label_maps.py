@@ -8,10 +8,10 @@ def crop_label_map(label_map: np.ndarray, image_size: tuple[int, int],
                    output_size: tuple[int, int]) -> np.ndarray:
     """Sample a crop of an image from its label map, nearest neighbour.
 
-    Equal to enlarging the map to the image (an image's pixel ``y`` has the id
-    of row ``floor(y * h / H)``), cropping, and resizing the crop to what lies
-    under the centre of each output pixel (``floor((i + 0.5) * crop /
-    output)``), as Pillow does with the image.
+    The result is the same as enlarging the map to the image (pixel ``y`` of
+    the image has the id of row ``floor(y * h / H)``), cropping, and resizing
+    the crop to what is under the centre of each output pixel
+    (``floor((i + 0.5) * crop / output)``), as Pillow does with the image.
 
     Args:
         label_map (np.ndarray): Ids that cover the whole image, shape (h, w),

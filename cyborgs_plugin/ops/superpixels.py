@@ -12,7 +12,7 @@ from .kmeans import sums_by_label
 
 
 class _Option(NamedTuple):
-    """An option of scikit-image's function, and what it may be."""
+    """An option of scikit-image's function, and its valid values."""
 
     default: float
     kind: type
@@ -56,8 +56,8 @@ def find_superpixels(image: np.ndarray,
                      **options: Any) -> Superpixels:
     """Cut a picture into superpixels (scikit-image).
 
-    They are found on the reduced picture. A cell belongs to that of the pixel
-    at its middle; one that has no such pixel is left out.
+    Superpixels are found on the reduced picture. A cell belongs to the
+    superpixel at its centre; superpixels without a cell are left out.
 
     Args:
         image (np.ndarray): BGR, shape (H, W, 3), uint8.
@@ -65,7 +65,7 @@ def find_superpixels(image: np.ndarray,
             'SLIC' (Achanta et al., 2012). Defaults to 'Felzenszwalb'.
         stride (int): Pixels of the picture on each side of a cell.
             Defaults to 8.
-        reduction (int): How many times smaller the picture is made first, a
+        reduction (int): Factor by which the picture is reduced first, a
             divisor of ``stride``. Defaults to 2.
         **options: Arguments of ``skimage.segmentation.felzenszwalb`` (by
             default ``scale=60, sigma=0.6, min_size=60``) or ``slic``
@@ -96,10 +96,10 @@ def check_superpixels(type: str = 'Felzenszwalb',
                       stride: int = 8,
                       reduction: int = 2,
                       **options: Any) -> None:
-    """Refuse arguments of :func:`find_superpixels` that mean nothing.
+    """Refuse invalid arguments of :func:`find_superpixels`.
 
     Raises:
-        ValueError: Names the argument, and what was expected.
+        ValueError: If one is invalid; the message says what was expected.
     """
     if not isinstance(type, str) or type not in _OPTIONS:
         raise ValueError(f'type must be one of {[*_OPTIONS]}, but is {type!r}')
@@ -144,10 +144,10 @@ def pool(maps: Tensor, ids: Tensor, number: int) -> Tensor:
     """Mean over each superpixel of a map of features.
 
     Args:
-        maps (Tensor): Shape (h', w', C), floating point; brought to the cells
-            of ``ids`` by bilinear interpolation where it has others.
+        maps (Tensor): Shape (h', w', C), floating point; interpolated
+            bilinearly to the cells of ``ids`` if it has others.
         ids (Tensor): Superpixel of each cell, shape (h, w), int64.
-        number (int): Superpixels S, each of which has cells.
+        number (int): Number S of superpixels, each with at least one cell.
 
     Returns:
         Tensor: Shape (S, C), dtype of ``maps``.

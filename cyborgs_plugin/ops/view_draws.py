@@ -1,8 +1,8 @@
-"""The random part of views: laws, and draws that a photograph keeps.
+"""The random part of views: distributions, and reproducible draws.
 
-All numbers of a view are drawn on the host, from nothing but the run's seed,
-the epoch and the photograph's key: neither batches nor ranks nor what was
-drawn before changes them.
+All random numbers of a view are drawn on the host, only from the run's seed,
+the epoch and the photograph's key. Batches, ranks and earlier draws do not
+change them.
 """
 import hashlib
 from collections.abc import Sequence
@@ -17,10 +17,9 @@ _Range = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class ViewLaw:
-    """How a kind of view is drawn; the default is no change but the crop.
+    """The distribution of a kind of view; by default only a crop.
 
-    The ranges are those of the transforms of mmpretrain and mmcv, and so are
-    the definitions.
+    Ranges and definitions are those of the transforms of mmpretrain and mmcv.
     """
 
     size: tuple[int, int]
@@ -55,13 +54,13 @@ class ViewLaw:
 
     @property
     def num_draws(self) -> int:
-        """Random numbers that a view takes."""
+        """Number of random numbers that a view needs."""
         return 4 * self.attempts + NUM_COLOURS + 1
 
 
 @dataclass
 class Colours:
-    """What is done to the colours of N views."""
+    """Colour changes of N views."""
 
     jitter: np.ndarray
     """Whether, (N, ) bool."""
@@ -84,13 +83,13 @@ class Colours:
 
 def draws(seed: int, epoch: int, keys: Sequence[str],
           number: int) -> np.ndarray:
-    """Draw numbers that depend on seed, epoch and key alone.
+    """Draw numbers that depend only on seed, epoch and key.
 
     Args:
-        seed (int): The run's.
-        epoch (int): The current one.
+        seed (int): Seed of the run.
+        epoch (int): The current epoch.
         keys (Sequence[str]): N names.
-        number (int): D.
+        number (int): Number D of draws per name.
 
     Returns:
         np.ndarray: Uniform in [0, 1), (N, D), float64; each is a multiple of
@@ -106,7 +105,7 @@ def draws(seed: int, epoch: int, keys: Sequence[str],
 
 def draw_boxes(law: ViewLaw, uniform: np.ndarray,
                sizes: np.ndarray) -> np.ndarray:
-    """Draw crops as mmpretrain's ``RandomResizedCrop`` does.
+    """Draw crops like mmpretrain's ``RandomResizedCrop``.
 
     Args:
         law (ViewLaw): Area, aspect and attempts are used.
@@ -135,7 +134,7 @@ def draw_boxes(law: ViewLaw, uniform: np.ndarray,
 
 
 def _central(law: ViewLaw, sizes: np.ndarray) -> np.ndarray:
-    """The crop where none of the drawn ones fits."""
+    """The crop if none of the drawn ones fits."""
     height, width = sizes.T
     ratio = width / height
     side = np.stack([
@@ -148,15 +147,15 @@ def _central(law: ViewLaw, sizes: np.ndarray) -> np.ndarray:
 
 
 def draw_flips(law: ViewLaw, uniform: np.ndarray) -> np.ndarray:
-    """Whether each view is mirrored, (N, ) bool, of draws (N, )."""
+    """Whether each view is mirrored, (N, ) bool, from draws (N, )."""
     return uniform < law.flip
 
 
 def draw_colours(law: ViewLaw, uniform: np.ndarray) -> Colours:
-    """Draw what is done to the colours.
+    """Draw the changes of colours.
 
     Args:
-        law (ViewLaw): How.
+        law (ViewLaw): The distribution.
         uniform (np.ndarray): (N, 13), in [0, 1).
     """
     ranges = np.array(
@@ -178,7 +177,7 @@ def draw_views(law: ViewLaw, uniform: np.ndarray, sizes: np.ndarray
     """Draw views.
 
     Args:
-        law (ViewLaw): How.
+        law (ViewLaw): The distribution.
         uniform (np.ndarray): (N, ``law.num_draws``), in [0, 1).
         sizes (np.ndarray): Height and width of each photograph, (N, 2), int.
 

@@ -1,1 +1,1 @@
-"""What leaves the pretraining: backbone files, and what is asked of them."""
+"""The result of pretraining: backbone files and their checks."""

@@ -1,7 +1,7 @@
-"""Checks of the annotations that a detector learns from.
+"""Checks of the annotations that a detector is trained with.
 
-mmdet skips the categories and masks that an annotation file lacks: training
-then learns from nothing.
+mmdet skips categories and masks that an annotation file lacks: the detector is
+then trained with no objects.
 """
 import inspect
 import json
@@ -28,16 +28,16 @@ UNSAFE = ('.pkl', '.pickle', '.yaml', '.yml', '.npy', '.npz', '.joblib',
 
 
 def check_file_kinds(cfg: Config) -> None:
-    """Refuse annotations in a file that may run code as it is read.
+    """Refuse annotations in a file that may run code when it is read.
 
-    Every text below the data sets and the evaluators counts, under whatever
-    key, unless it names an output.
+    Every string below the data sets and the evaluators counts, under any key,
+    unless it names an output.
 
     Args:
         cfg (Config): A config of any OpenMMLab package.
 
     Raises:
-        UserError: Names the key and the file.
+        UserError: If there is one; the message names the key and the file.
     """
 
     def visit(node: Any, place: str) -> None:
@@ -71,7 +71,7 @@ def check_config(cfg: Config) -> list[str]:
         list[str]: A line for each head.
 
     Raises:
-        ValueError: If ``num_classes`` of a head is another number. Names all
+        ValueError: If ``num_classes`` of a head differs. The message names all
             such heads.
     """
     model = cfg.get('model') or {}
@@ -222,7 +222,7 @@ def _class_heads(node: Any, place: str) -> Iterator[tuple[str, int]]:
 
 
 def _check_categories(content: dict, dataset: dict, place: str) -> list[str]:
-    """Compare the categories with the classes; give those in both."""
+    """Compare the categories with the classes; return those in both."""
     names = [category['name'] for category in content['categories']]
     classes = _classes(dataset)
     if classes is None:

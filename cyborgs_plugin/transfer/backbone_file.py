@@ -4,10 +4,10 @@ A published file holds ``state_dict`` with every tensor under two names, which
 share its storage: the toolbox's own (``conv1.weight``), and the same after the
 architecture (``resnet50.conv1.weight``). With ``init_cfg=dict(
 type='Pretrained', checkpoint=FILE, prefix='resnet50.')`` mmengine itself
-refuses each file that is not of a whole ResNet-50; without a prefix the plain
-names are loaded. Of other networks the second name begins with ``backbone.``,
-as in a detector's checkpoint: some of mmdet's read such names alone. ``meta``
-says how the file was made.
+refuses any file that does not hold a complete ResNet-50; without a prefix the
+plain names are loaded. For other networks the second name begins with
+``backbone.``, as in a detector's checkpoint, since some of mmdet's read only
+such names. ``meta`` says how the file was made.
 """
 import json
 import os
@@ -49,7 +49,7 @@ def read_backbone(path: str) -> tuple[Tensors, dict[str, Any], str]:
         were made, and the architecture.
 
     Raises:
-        UserError: If the file is damaged or is no published ResNet.
+        UserError: If the file is damaged or is not a published ResNet.
     """
     if path.endswith('.safetensors'):
         from safetensors import SafetensorError, safe_open
@@ -92,7 +92,7 @@ def read_backbone(path: str) -> tuple[Tensors, dict[str, Any], str]:
 
 
 def find_arch(tensors: Tensors) -> str | None:
-    """Tell the ResNet by its tensors.
+    """Recognise a ResNet by its tensors.
 
     Args:
         tensors (Tensors): By the toolbox's names.
@@ -120,25 +120,25 @@ def find_arch(tensors: Tensors) -> str | None:
 
 
 def prefix_of(tensors: Tensors) -> str:
-    """What the second names in a published file begin with.
+    """The beginning of the second names in a published file.
 
     Args:
         tensors (Tensors): By the toolbox's names.
 
     Returns:
-        str: Such as ``resnet50.``; ``backbone.`` of another network.
+        str: For example ``resnet50.``; ``backbone.`` for another network.
     """
     arch = find_arch(tensors)
     return f'{arch}.' if arch else OTHERS
 
 
 def build_resnet(tensors: Tensors, arch: str, source: str) -> ResNet:
-    """Build the toolbox's ResNet with these tensors and no others.
+    """Build the toolbox's ResNet with exactly these tensors.
 
     Args:
         tensors (Tensors): By the toolbox's names.
         arch (str): ``resnet18`` to ``resnet152``.
-        source (str): File that is named in errors.
+        source (str): The file, for messages.
 
     Returns:
         ResNet: In evaluation mode.
@@ -168,19 +168,19 @@ def _expect_finite(tensors: Tensors, source: str) -> None:
 
 def load_frozen(source: str, out_indices: Sequence[int],
                 seed: int = 0) -> ResNet:
-    """Load a published backbone to take features from.
+    """Load a published backbone to compute features with.
 
     Args:
         source (str): A published file, or the name of an architecture, such
             as ``resnet50``, for random weights.
-        out_indices (Sequence[int]): Stages that it gives, from 0.
-        seed (int): Decides the random weights. Defaults to 0.
+        out_indices (Sequence[int]): Stages whose outputs it returns, from 0.
+        seed (int): Determines the random weights. Defaults to 0.
 
     Returns:
         ResNet: In evaluation mode.
 
     Raises:
-        UserError: If the file is damaged or is no published ResNet.
+        UserError: If the file is damaged or is not a published ResNet.
     """
     if re.match(r'resnet(18|34|50|101|152)$', source):
         torch.manual_seed(seed)
@@ -204,7 +204,7 @@ def compare_features(network: ResNet,
 
     Args:
         network (ResNet): The toolbox's network.
-        other (Callable): Gives the other network's map of stage 4.
+        other (Callable): Returns the other network's map of stage 4.
         target (str): Name of the other library, for the error.
 
     Returns:
@@ -229,7 +229,7 @@ def write_backbone(tensors: Tensors, made: dict[str, Any], folder: str,
     Args:
         tensors (Tensors): By the toolbox's names.
         made (dict): How they were made; plain values.
-        folder (str): Where to write; it is made.
+        folder (str): Folder to write to; it is created.
         stem (str): Name of the files up to the hash.
 
     Returns:
@@ -237,7 +237,7 @@ def write_backbone(tensors: Tensors, made: dict[str, Any], folder: str,
         SHA-256 in its name.
 
     Raises:
-        UserError: If they are a ResNet that is not whole, or not finite.
+        UserError: If they are an incomplete ResNet, or not finite.
     """
     arch = find_arch(tensors)
     tensors = {key: value.contiguous() for key, value in tensors.items()}
@@ -261,10 +261,11 @@ def write_hashed(folder: str, stem: str, suffix: str,
     """Write a file and put the beginning of its SHA-256 into its name.
 
     Args:
-        folder (str): Where to write; it is made. '' is the current folder.
+        folder (str): Folder to write to; it is created. '' is the current
+            folder.
         stem (str): Name of the file up to the hash.
         suffix (str): Ending of the name.
-        write (Callable): Writes to the path that it is given.
+        write (Callable): Writes to the path that it gets.
 
     Returns:
         str: The path.

@@ -1,4 +1,4 @@
-"""A backbone between start and end, and its batch norms anew."""
+"""A backbone between start and end, with recomputed batch norms."""
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -25,18 +25,19 @@ def blend(start: Tensors, end: Tensors, share: float, path: str,
     Statistics of batch norms are averaged as well.
 
     Args:
-        start (Tensors): As read from a file.
-        end (Tensors): Of the trained backbone.
+        start (Tensors): Tensors read from a file.
+        end (Tensors): Tensors of the trained backbone.
         share (float): Weight of the end, 0 to 1.
-        path (str): The start's file, for messages.
-        expected (str, optional): The start's hash by the checkpoint.
-            Defaults to None, unknown.
+        path (str): File of the start, for messages.
+        expected (str, optional): Hash of the start in the checkpoint. Defaults
+            to None, unknown.
 
     Returns:
-        Tensors: By the names of ``end`` and of its dtypes.
+        Tensors: With the names and dtypes of ``end``.
 
     Raises:
-        UserError: If the start has other names or shapes, or is another.
+        UserError: If the start has other names or shapes, or is a different
+            one.
     """
     if not 0 <= share <= 1:
         raise UserError('--blend is the share of the trained weights, from 0 '
@@ -57,10 +58,10 @@ def blend(start: Tensors, end: Tensors, share: float, path: str,
 
 
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Compute the statistics of all batch norms anew.
+    """Recompute the statistics of all batch norms.
 
-    Each gets the mean over the batches of their means and variances. All else
-    is in evaluation mode.
+    Each gets the mean, over the batches, of their means and variances.
+    Everything else is in evaluation mode.
 
     Args:
         network (nn.Module): Changed in place; in evaluation mode afterwards.
@@ -68,7 +69,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> int:
             float32; B is 2 or more.
 
     Returns:
-        int: How many batch norms there are.
+        int: The number of batch norms.
 
     Raises:
         UserError: If there are none.
@@ -85,24 +86,24 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> int:
 def recalibrated(tensors: Tensors, cfg: Config,
                  pictures: Sequence[np.ndarray],
                  path: str) -> tuple[Tensors, int]:
-    """Compute the statistics of a backbone's batch norms anew.
+    """Recompute the statistics of a backbone's batch norms.
 
     Args:
-        tensors (Tensors): Of the backbone.
-        cfg (Config): Of its run: ``model.backbone`` and
+        tensors (Tensors): Tensors of the backbone.
+        cfg (Config): Config of its run, with ``model.backbone`` and
             ``model.data_preprocessor``.
-        pictures (Sequence[np.ndarray]): 8 or more, of one size, each
+        pictures (Sequence[np.ndarray]): 8 or more pictures of one size, each
             (H, W, 3), BGR, uint8. Those beyond whole batches of 32 are left
-            out, but for a first batch.
+            out, except for a first batch.
         path (str): The file of the tensors, for messages.
 
     Returns:
-        tuple[Tensors, int]: With the new statistics, and of how many
-        pictures they are.
+        tuple[Tensors, int]: Tensors with the new statistics, and the number of
+        pictures used.
 
     Raises:
-        UserError: If there are too few pictures, or the config's backbone is
-            another or has no batch norms.
+        UserError: If there are too few pictures, or if the config's backbone
+            differs or has no batch norms.
     """
     if len(pictures) < MIN_PICTURES:
         raise UserError(
@@ -127,7 +128,7 @@ def recalibrated(tensors: Tensors, cfg: Config,
 
 
 def centre(image: np.ndarray) -> np.ndarray:
-    """Cut a picture as networks are tested with: 224 pixels of 256.
+    """Crop a picture as in tests of networks: 224 pixels of 256.
 
     Args:
         image (np.ndarray): Shape (H, W, 3), uint8.
@@ -139,9 +140,9 @@ def centre(image: np.ndarray) -> np.ndarray:
 
 
 class _NormsInTraining(nn.Module):
-    """Of which ``train`` reaches batch norms alone, and those that stay.
+    """A copy whose ``train`` affects only batch norms, even frozen ones.
 
-    A backbone leaves them in evaluation mode by ``norm_eval`` and
+    A backbone keeps them in evaluation mode by ``norm_eval`` and
     ``frozen_stages``, and drops paths in training.
     """
 

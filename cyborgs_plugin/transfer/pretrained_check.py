@@ -1,7 +1,7 @@
-"""Checks of weights that a run starts from: no misfit may be silent.
+"""Checks of weights that a run starts from: none may fail silently.
 
-mmengine only logs it when a file does not fit; training then starts from
-random weights.
+If a file does not fit, mmengine only logs it, and training starts from random
+weights.
 """
 import os
 import os.path as osp
@@ -33,18 +33,18 @@ _OUTPUT_NORM = re.compile(r'norm\d+\.')
 
 
 def adapt_files(model: nn.Module, folder: str) -> dict[str, str]:
-    """Bring pretrained files of other sources to the names of their modules.
+    """Convert pretrained files of other sources to the names of their modules.
 
-    mmengine loads by name alone. A file that fits by a rule of
-    :func:`start_file.fit_names` is written anew, and ``init_cfg`` names the
-    copy; :func:`check_files` refuses what fits by none.
+    mmengine loads only by name. A file that fits by a rule of
+    :func:`start_file.fit_names` is written again, and ``init_cfg`` names the
+    copy; :func:`check_files` refuses files that fit no rule.
 
     Args:
         model (nn.Module): A model of the toolbox; its ``init_cfg`` change.
-        folder (str): Where copies go, on a disk that all ranks share.
+        folder (str): Folder for copies, on a disk that all ranks share.
 
     Returns:
-        dict[str, str]: The file of each copy.
+        dict[str, str]: The original file of each copy.
     """
     copies = {}
     for name, module, init in pretrained_modules(model):
@@ -91,7 +91,7 @@ def check_files(model: nn.Module) -> list[str]:
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If one is damaged, asks to run code, lacks tensors or has
-            others' shapes. Names them.
+            other shapes. The message names them.
     """
     lines = []
     for name, module, init in pretrained_modules(model):
@@ -135,7 +135,7 @@ def check_loaded(model: nn.Module) -> list[str]:
         list[str]: A line for each file.
 
     Raises:
-        ValueError: If a tensor is not the file's. Names them.
+        ValueError: If tensors differ from the file's. The message names them.
     """
     check_files(model)
     lines = []
@@ -174,7 +174,8 @@ def check_checkpoint(model: nn.Module, checkpoint: dict,
         Optional[str]: What will not be loaded, or None if all will.
 
     Raises:
-        ValueError: If nothing will. Says how to start from a backbone.
+        ValueError: If nothing will. The message says how to start from a
+            backbone.
     """
     found = {
         _without(key, 'module.'): value
@@ -211,7 +212,7 @@ def check_resumable(checkpoint: dict, source: str) -> None:
         source (str): The file, for messages.
 
     Raises:
-        UserError: Names the key.
+        UserError: If something is wrong; the message names the key.
     """
     if not ({'epoch', 'iter'} <= set(checkpoint.get('meta') or ())
             and 'message_hub' in checkpoint):
@@ -248,7 +249,7 @@ def check_resumable(checkpoint: dict, source: str) -> None:
 
 
 def _wrong_optimizer(state: Any) -> list[str]:
-    """The key of an optimizer's state that is not as torch's."""
+    """The key of an optimizer's state that differs from torch's."""
     if not isinstance(state, dict):
         return ['optimizer']
     if not {'state', 'param_groups'} & set(state):  # none, or several
@@ -270,10 +271,10 @@ def _all_dicts(values: Iterable[Any]) -> bool:
 
 def pretrained_modules(
         model: nn.Module) -> Iterator[tuple[str, nn.Module, dict]]:
-    """Give name, module and ``init_cfg`` of all that is pretrained.
+    """Find name, module and ``init_cfg`` of all pretrained modules.
 
-    Moving averages are copies that never load a file, though they copied the
-    ``init_cfg`` as well.
+    Moving averages are copies that never load a file, although they have a
+    copy of the ``init_cfg``.
 
     Args:
         model (nn.Module): A model of the toolbox.
@@ -294,7 +295,7 @@ def pretrained_modules(
 
 
 def read_pretrained(checkpoint: str, prefix: str | None = None) -> Tensors:
-    """Read the tensors that mmengine would load, running no code.
+    """Read the tensors that mmengine would load, without running code.
 
     Args:
         checkpoint (str): Path, or an address that mmengine knows, such as
@@ -327,7 +328,7 @@ def read_pretrained(checkpoint: str, prefix: str | None = None) -> Tensors:
 
 
 def read_file(checkpoint: str) -> dict:
-    """Read a file or an address that mmengine knows, running no code."""
+    """Read a file or a known address, without running code."""
     if is_address(checkpoint):
         with loading_safely():
             return CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
@@ -348,13 +349,13 @@ def read_file(checkpoint: str) -> dict:
 
 
 def _averages(module: nn.Module) -> tuple[str, ...]:
-    """What the names of all in moving averages begin with."""
+    """The beginnings of the names of all moving averages."""
     return tuple(f'{name}.' for name, child in module.named_modules()
                  if name and isinstance(child, BaseAveragedModel))
 
 
 def _tensors(module: nn.Module) -> Tensors:
-    """The tensors that a file gives: no counts, no moving averages."""
+    """The tensors of a file, without counts and moving averages."""
     averages = _averages(module)
     return {
         key: value
@@ -365,7 +366,7 @@ def _tensors(module: nn.Module) -> Tensors:
 
 
 def _misfits(found: Tensors, wanted: Tensors) -> tuple[list[str], list[str]]:
-    """The names that are not found, and those found in other shapes."""
+    """The names that are missing, and those with other shapes."""
     lacking = [key for key in wanted if key not in found]
     wrong = [
         f'{key} {tuple(found[key].shape)} instead of '
@@ -376,10 +377,10 @@ def _misfits(found: Tensors, wanted: Tensors) -> tuple[list[str], list[str]]:
 
 
 def _added(lacking: list[str], found: Tensors) -> list[str]:
-    """Of the missing tensors those of parts that the file's network has not.
+    """The missing tensors in parts that the file's network does not have.
 
-    A detector may add some, such as the offsets of deformable convolutions. A
-    block more of the file's own kind is no such part: the depth is another.
+    A detector may add some, such as the offsets of deformable convolutions.
+    One more block of the file's own type does not count: the depth differs.
     """
 
     def kind(key: str) -> str:
@@ -390,7 +391,7 @@ def _added(lacking: list[str], found: Tensors) -> list[str]:
 
 
 def _loads_its_own_way(module: nn.Module) -> bool:
-    """Whether a network renames or resizes tensors as it loads them."""
+    """Whether a network renames or resizes tensors when it loads them."""
     return hasattr(module, 'convert_weights') or any(
         part._load_state_dict_pre_hooks for part in module.modules())
 

@@ -1,14 +1,14 @@
-"""Backbones of checkpoints that others have published.
+"""Backbones from checkpoints that others have published.
 
 These are read:
 
 - the CYBORGS authors' checkpoints: torchvision's names after ``net.`` or
-  ``module.net.``, beside ``online_encoder.*`` and ``target_encoder.*``;
-- torchvision's names alone, after ``module.`` or ``backbone.``, too;
+  ``module.net.``, along with ``online_encoder.*`` and ``target_encoder.*``;
+- torchvision's names alone, also after ``module.`` or ``backbone.``;
 - DetCon's ``.npy`` (haiku's names), and the same as ``.npz``.
 
-No code of the file runs: ``.pth`` is read with ``weights_only=True``, of a
-pickled ``.npy`` nothing but numpy arrays and plain containers are made.
+No code in the file is run: ``.pth`` is read with ``weights_only=True``, and
+only numpy arrays and plain containers are read from a pickled ``.npy``.
 """
 import io
 import os.path as osp
@@ -75,17 +75,17 @@ def _encode(text: str, encoding: str = 'utf-8') -> bytes:
 
 
 def read_arrays(path: str) -> dict[str, np.ndarray]:
-    """Read all arrays of a ``.npy`` or ``.npz`` file, running no code.
+    """Read all arrays of a ``.npy`` or ``.npz`` file, without running code.
 
     Args:
-        path (str): An ``.npz`` of plain arrays, or an ``.npy`` that holds a
-            pickled nest of dicts of arrays.
+        path (str): An ``.npz`` of plain arrays, or an ``.npy`` with pickled
+            nested dicts of arrays.
 
     Returns:
-        dict[str, np.ndarray]: By their path in the nest, with ``/``.
+        dict[str, np.ndarray]: By their path in the nested dicts, with ``/``.
 
     Raises:
-        UserError: If the file is missing or damaged, or holds others than
+        UserError: If the file is missing or damaged, or holds anything but
             arrays.
     """
     if not osp.isfile(path):
@@ -145,8 +145,8 @@ def from_haiku(arrays: dict[str, np.ndarray], path: str,
     Args:
         arrays (dict[str, np.ndarray]): By haiku's names. Kernels are (h, w,
             in, out).
-        path (str): File that is named in errors.
-        network (str): Which one, where there are ``online`` and ``target``.
+        path (str): The file, for messages.
+        network (str): Which one, if there are ``online`` and ``target``.
 
     Returns:
         Tensors: By the toolbox's names.
@@ -209,18 +209,19 @@ def _tensor(array: np.ndarray, leaf: str) -> torch.Tensor:
 
 def from_torch(checkpoint: dict[str, Any], path: str,
                network: str) -> Tensors:
-    """Take torchvision's names from behind whatever prefix they have.
+    """Remove the prefix, if any, from torchvision's names.
 
     Args:
-        checkpoint (dict): What the file holds.
-        path (str): File that is named in errors.
+        checkpoint (dict): Content of the file.
+        path (str): The file, for messages.
         network (str): ``online`` or ``target``.
 
     Returns:
         Tensors: By the toolbox's names, which are the same.
 
     Raises:
-        UserError: If there is no ResNet; names the prefixes that there are.
+        UserError: If there is no ResNet; the message names the existing
+            prefixes.
     """
     if 'state_dict' not in checkpoint and isinstance(
             checkpoint.get('model'), dict):
@@ -255,7 +256,7 @@ def _with_counts(tensors: Tensors) -> Tensors:
 
 
 def read_published(path: str, network: str) -> Tensors:
-    """Read the backbone of a checkpoint of others.
+    """Read the backbone from a checkpoint of others.
 
     Args:
         path (str): A ``.pth``, ``.npy`` or ``.npz`` file.

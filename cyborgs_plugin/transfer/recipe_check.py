@@ -1,7 +1,7 @@
-"""Checks of what tensors cannot tell: images and strides of the pretraining.
+"""Checks of what tensors do not show: images and strides in pretraining.
 
-Nothing at all is said by the toolbox when the tensors fit but the images are
-normalised otherwise, or the strides sit elsewhere.
+If the tensors fit but images are normalised differently, or strides are in
+other layers, the toolbox does not report it.
 """
 import ast
 import inspect
@@ -25,7 +25,7 @@ RECIPE: dict[str, Any] = dict(
 
 def check_recipe(model: nn.Module,
                  cfg: Config | None = None) -> list[str]:
-    """Check what tensors cannot tell: images and strides as in pretraining.
+    """Check that images and strides are those of pretraining.
 
     Args:
         model (nn.Module): A model of the toolbox, initialised or not.
@@ -35,8 +35,9 @@ def check_recipe(model: nn.Module,
         list[str]: A line for each file.
 
     Raises:
-        ValueError: If mean, std, order of channels or ``style`` are not those
-            that the file was trained with. Names the keys of the config.
+        ValueError: If mean, std, order of channels or ``style`` differ from
+            those that the file was trained with. The message names the keys of
+            the config.
     """
     lines = []
     for name, module, init in pretrained_modules(model):
@@ -72,15 +73,16 @@ def check_recipe(model: nn.Module,
 
 
 def read_recipe(checkpoint: str) -> tuple[dict[str, Any], set[str]]:
-    """Tell what a file was trained with.
+    """Find the settings that a file was trained with.
 
     Args:
-        checkpoint (str): As :func:`read_pretrained` takes it.
+        checkpoint (str): See :func:`read_pretrained`.
 
     Returns:
-        tuple[dict, set[str]]: Those of ``mean``, ``std``, ``to_rgb`` and
-        ``style`` that are known, and which of them are no assumption.
-        Nothing is assumed of an address, but of torchvision's all is known.
+        tuple[dict, set[str]]: The known values among ``mean``, ``std``,
+        ``to_rgb`` and ``style``, and which of them are certain rather than
+        assumed. Nothing is assumed for an address, except for torchvision's,
+        where all values are known.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -94,16 +96,17 @@ def read_recipe(checkpoint: str) -> tuple[dict[str, Any], set[str]]:
 
 
 def recipe_of(meta: Any) -> dict[str, Any]:
-    """Tell what a file was trained with by its ``meta``.
+    """Find the settings that a file was trained with in its ``meta``.
 
-    It may say so itself or hold the text of a config, which is not run.
+    It may contain them or the text of a config, which is not run.
 
     Args:
-        meta (Any): Of a published file or of a training's checkpoint.
+        meta (Any): The ``meta`` of a published file or of a training
+            checkpoint.
 
     Returns:
-        dict: Those of ``mean``, ``std``, ``to_rgb`` and ``style`` that it
-        tells.
+        dict: The values among ``mean``, ``std``, ``to_rgb`` and ``style`` that
+        it contains.
     """
     if not isinstance(meta, dict):
         return {}
@@ -123,21 +126,21 @@ def recipe_of(meta: Any) -> dict[str, Any]:
 
 
 def backbone_type(meta: dict[str, Any]) -> str | None:
-    """Name of the backbone's class in a checkpoint's config, if it tells."""
+    """Name of the backbone's class in a checkpoint's config, if any."""
     settings = read_settings(meta.get('config') or meta.get('cfg'))
     kind = _as_dict(settings.get('model', {}).get('backbone')).get('type')
     return kind if isinstance(kind, str) else None
 
 
 def read_settings(text: Any) -> dict[str, dict]:
-    """Read the dicts of a config's text, which is not run.
+    """Read the dicts in the text of a config, which is not run.
 
     Args:
-        text (Any): As mmengine dumps a config.
+        text (Any): A config as dumped by mmengine.
 
     Returns:
-        dict[str, dict]: By their names; what is no literal becomes None.
-            Empty if it is no text or no Python.
+        dict[str, dict]: By their names; values that are not literals become
+        None. Empty if it is not a string or not valid Python.
     """
 
     def value_of(node: ast.expr) -> Any:
@@ -168,7 +171,7 @@ def _image_settings(model: nn.Module,
                     cfg: dict) -> dict[str, tuple[str, Any]]:
     """Mean, std and order of channels, each with its key in the config.
 
-    Empty if it cannot be told how the images are normalised.
+    Empty if the normalisation of the images is not known.
     """
     images: Any = getattr(model, 'data_preprocessor', None)
     place = 'model.data_preprocessor'
@@ -207,7 +210,7 @@ def _has_step(node: Any, name: str) -> bool:
 
 
 def _style(module: nn.Module) -> str | None:
-    """Tell by its strides where bottlenecks have theirs; None without any."""
+    """Which convolution of bottlenecks has the stride; None without any."""
     for block in module.modules():
         if hasattr(block, 'conv3'):
             for conv, style in (('conv1', 'caffe'), ('conv2', 'pytorch')):
@@ -218,7 +221,7 @@ def _style(module: nn.Module) -> str | None:
 
 
 def _plausible(key: str, value: Any) -> bool:
-    """Whether a file's record may be one of these settings."""
+    """Whether a value in a file is possible for one of these settings."""
     if isinstance(RECIPE[key], list):
         return isinstance(value, (list, tuple)) and all(
             isinstance(number, (int, float)) for number in value)

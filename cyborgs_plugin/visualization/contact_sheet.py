@@ -1,4 +1,4 @@
-"""Contact sheets: pictures beside their label maps."""
+"""Contact sheets: pictures next to their label maps."""
 import os
 import os.path as osp
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ def contact_sheet(images: Sequence[np.ndarray],
 
     Args:
         images (Sequence[np.ndarray]): RGB images.
-        columns (Mapping[str, Sequence[np.ndarray]]): Title to label maps.
+        columns (Mapping[str, Sequence[np.ndarray]]): Titles and label maps.
         out_file (str): Path of the PNG.
 
     Returns:
@@ -39,15 +39,16 @@ def draw_sheet(images: Sequence[np.ndarray],
 
     Args:
         images (Sequence[np.ndarray]): RGB, each (H, W, 3), uint8.
-        columns (Mapping[str, Sequence[np.ndarray]]): Title to one label map an
-            image, integer, (h, w) of any size: it covers the whole image. In
-            a column named 'ground truth' id 0 is background and left bare.
+        columns (Mapping[str, Sequence[np.ndarray]]): Title and one label map
+            per image, integer, (h, w) of any size; each covers the whole
+            image. In a column named 'ground truth', id 0 is background and not
+            painted.
 
     Returns:
         np.ndarray: RGB, (H', W', 3), uint8.
 
     Raises:
-        ValueError: If a column has not one label map an image.
+        ValueError: If a column does not have one label map per image.
     """
     canvas = _draw(images, columns)
     canvas.draw()
@@ -80,7 +81,7 @@ def _draw(images: Sequence[np.ndarray],
 
 def _paint(image: np.ndarray, label_map: np.ndarray,
            with_background: bool) -> np.ndarray:
-    """Lay the ids over the image, one colour for each id."""
+    """Paint the ids over the image, with one colour per id."""
     # label2rgb and mark_boundaries take 7 times as long (by way of HSV)
     ids = resize_label_map(label_map, image.shape[:2]).astype(np.int64)
     palette = np.random.default_rng(0).integers(
