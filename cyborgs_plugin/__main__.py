@@ -35,7 +35,7 @@ def main() -> None:
         sys.exit(2)
     path = tools[sys.argv[1]]
     sys.argv = [str(path), *sys.argv[2:]]
-    # as Python itself does for a script: its neighbours can be imported
+    # as Python does for a script: neighbouring files can be imported
     sys.path.insert(0, str(path.parent))
     runpy.run_path(str(path), run_name='__main__')
 

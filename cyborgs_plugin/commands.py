@@ -17,7 +17,7 @@ def command(tool: str, *arguments: str) -> str:
         with ``python -m cyborgs_plugin``, which runs anywhere.
     """
     path = osp.join('tools', f'{tool}.py')
-    # '.' exists even where the current folder was removed
+    # '.' exists even if the current folder was removed
     if osp.isfile(osp.join(_CHECKOUT, path)) and osp.samefile('.', _CHECKOUT):
         words = ['python', path]
     else:

@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# mmengine's file in which a config's component is called with its settings.
+# mmengine's file that calls a config's component with its settings.
 _BUILDER = osp.join('mmengine', 'registry', 'build_functions.py')
 
 

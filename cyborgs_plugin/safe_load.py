@@ -32,19 +32,18 @@ from .files import check_name_hash
 
 Tensors = dict[str, torch.Tensor]
 
-# Addresses that mmengine downloads from; its other kinds need a client of a
-# company's storage, which reads pickles by itself.
+# Addresses that mmengine downloads from; its other types need a client of a
+# company's storage, which reads pickles itself.
 ADDRESSES = ('http://', 'https://', 'torchvision://', 'open-mmlab://',
              'openmmlab://', 'mmcls://')
-# Of a pickle's values: how deep in each other, and how many when each is
-# counted as often as it is referred to.
+# Limits for the values of a pickle: depth of nesting, and number of values,
+# counting each as often as it is referred to.
 MAX_DEPTH, MAX_SIZE = 200, 10**7
-# Bytes. mmengine's log takes most: up to 16 MB for each of its curves, times
-# 1.5 as text.
+# Bytes. mmengine's log needs most: up to 16 MB per curve, times 1.5 as text.
 MAX_PICKLE = 2**29
 VARIABLES = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD',
              'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD')
-# Numbers, of the machine's own order of bytes, and objects.
+# Numbers in the machine's byte order, and objects.
 DTYPE = r'[?bhilqBHILQefdFDO]|[biufc]\d{1,2}|O8'
 
 
@@ -120,7 +119,7 @@ def _read(path: str, map_location: Any, names: list) -> Any:
         with torch.serialization.safe_globals(names):
             return torch.load(
                 path, map_location=map_location, weights_only=True)
-    # Under which torch would take no other pickle module.
+    # With these, torch would accept no other pickle module.
     forced = os.environ.pop(VARIABLES[0], None)
     try:
         return torch.load(
@@ -483,7 +482,7 @@ def check_nesting(pickled: BinaryIO) -> None:
                     size.append(1)
                     hold(new, taken)
                 stack.append(new)
-    # once more from below: what was held may have grown since
+    # once more from below: the contents may have grown since
     depth, size = [0] * len(parts), [1] * len(parts)
     try:
         for row in graphlib.TopologicalSorter(

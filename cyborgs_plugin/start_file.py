@@ -22,7 +22,7 @@ _SLOW = re.compile(r'encoder_k|key_encoder|momentum|target|(^|[._])ema([._]|$)'
 """Of two networks in a file the one that nobody transfers: the moving average
 of MoCo, BYOL and CYBORGS, but the student of DINO."""
 _UNUSED = ('num_batches_tracked', )
-# What a file of another library looks like, and what makes it ours.
+# Signs of another library's file, and its converter.
 _CONVERTERS = (
     (r'^features\.\d', 'MobileNetV2, VGG, EfficientNet', (
         'mobilenetv2_to_mmpretrain', 'torchvision_to_mmpretrain')),
@@ -102,7 +102,7 @@ def fit_names(found: Tensors,
         if _fits(chosen, counted):
             return _only(chosen, wanted), f'under {start!r}'
         raise UserError(_refusal(chosen, counted, path, found))
-    # A wrapper's name before all of ours is in no file.
+    # No file has the name of a wrapper before all of our names.
     for own in _wrappers(counted):
         inner = {key[len(own):]: value for key, value in counted.items()}
         fitting = [start for start in _starts(found, inner)

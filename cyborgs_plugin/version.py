@@ -45,7 +45,7 @@ def check_requirements() -> None:
     _check_families()
     _import('torch', 'torch', '    pip install torch==2.10.0 '
             'torchvision==0.25.0')
-    # Needed by torch's and mmengine's own requirements, so there by now.
+    # Needed by torch's and mmengine's own requirements, so already installed.
     from packaging.version import Version
 
     for name, lowest, too_new, onedl, original in _REQUIRED:

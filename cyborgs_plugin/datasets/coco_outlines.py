@@ -107,7 +107,7 @@ def _flaw(part: Any, size: tuple[int, int]) -> str:
             for axis, side in enumerate(size[::-1]))
     except TypeError:
         return ''
-    # What is far outside is a mistake of the whole, not a part too many.
+    # A part far outside means that the whole outline is wrong.
     if outside and all(abs(side) <= 2 * max(size) for side in part):
         return 'a polygon outside the image'
     return ''

@@ -28,7 +28,7 @@ from .image_io import BrokenImageError, read_image
 from .mask_bank import MaskBank
 from .scene_dataset import scene_datasets
 
-_NAMED = 5  # how many files a message names
+_NAMED = 5  # number of files in a message
 
 
 class HeldImages:
@@ -61,7 +61,7 @@ class HeldImages:
             dtype=np.int64).reshape(-1, 2)
         lengths = 3 * self._sizes.prod(1)
         self._starts = lengths.cumsum() - lengths
-        # Rows of the last photograph are read beyond its end.
+        # Reading the last photograph's rows goes beyond its end.
         self.num_bytes = int(lengths.sum()) + 3 * side
         self._rows = {path: row for row, (path, _) in enumerate(images)}
 
@@ -76,7 +76,7 @@ class HeldImages:
         places = np.zeros((len(self._images), 3), dtype=np.int64)
         broken = []
         with ThreadPoolExecutor(self._threads) as pool:
-            # A few at a time: decoded ones wait for their turn in memory.
+            # A few at a time, because decoded images wait in memory.
             step = 8 * self._threads
             for first in range(0, len(self._images), step):
                 rows = range(first, min(first + step, len(self._images)))
@@ -309,7 +309,7 @@ class DeviceLoader:
                 start += sum(label_map.size for label_map in stack)
             places.append(known[entry.path])
         labels = np.concatenate(maps)
-        # torch can hold uint16 but hardly compute with it.
+        # torch can store uint16 but hardly compute with it.
         if labels.dtype == np.uint16:
             labels = labels.astype(np.int32)
         self._labels = torch.from_numpy(labels).to(self.held.pixels.device)
@@ -341,7 +341,7 @@ class PartSampler(Sampler):
         if self._shuffle:
             order = np.random.default_rng(
                 [self.seed, self.epoch]).permutation(order)
-        # Of all processes the same number.
+        # The same number for all processes.
         yield from np.resize(order, self._length).tolist()
 
     def set_epoch(self, epoch: int) -> None:

@@ -16,7 +16,7 @@ _OF_SYSTEMS = {
     '@eaDir', '#recycle', '__MACOSX', 'lost+found', '$RECYCLE.BIN',
     'System Volume Information'
 }
-# What lies beside photographs, to be told by its name without opening it.
+# Other files next to photographs, recognised by name without opening them.
 _OTHERS = ('.txt', '.json', '.xml', '.csv', '.tsv', '.npy', '.npz', '.md',
            '.yaml', '.yml', '.xmp', '.aae', '.mp4', '.mov', '.zip', '.pdf',
            '.py', '.log', '.ini', '.db')
@@ -88,7 +88,7 @@ def find_files(folder: str, hidden: bool = False) -> Found:
 def _is_of_run(name: str, entries: set[str]) -> bool:
     """Whether a folder of this name and content belongs to a training run."""
     # The lock of tools/train.py, the pointer of mmengine's CheckpointHook, and
-    # where its visualizer draws, beside the config that it writes first.
+    # the folder of its visualizer with the config that it writes first.
     return not entries.isdisjoint(('.training.lock', 'last_checkpoint')) or (
         name == 'vis_data' and 'config.py' in entries)
 
@@ -221,7 +221,7 @@ def match_names(names: Sequence[str], files: Sequence[str], folder: str,
             file for file in stems.get(parts[-1], ())
             if _ends_alike(parts, _stem(_normal(file, ())))
         ]
-        # The same ending, which may be none, is preferred.
+        # The same ending, or none, is preferred.
         take(name, [
             file for file in others[name]
             if _ending(_normal(file, ())) == _ending(wanted)

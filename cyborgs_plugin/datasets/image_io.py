@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from ..errors import UserError
 
 READS_HEIF = False
-with contextlib.suppress(ImportError):  # the extra of that name
+with contextlib.suppress(ImportError):  # the extra `heif`
     import pillow_heif
     pillow_heif.register_heif_opener()
     READS_HEIF = True
@@ -40,10 +40,10 @@ _REDUCED = {
 }
 _JPEG, _PNG = b'\xff\xd8', b'\x89PNG\r\n\x1a\n'
 _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # the last: BigTIFF
-# OpenCV's readers of these are new and differ from version to version.
+# OpenCV's readers of these are new and differ between versions.
 _BY_PILLOW = {'GIF', 'AVIF', 'HEIF'}
-# No PostScript, for which Pillow starts other programs; no raw photographs,
-# which look like TIFF and hold small previews.
+# Not PostScript, for which Pillow starts other programs; not raw photographs,
+# which look like TIFF and contain small previews.
 _KINDS = ('BMP', 'WEBP', 'PPM', 'JPEG2000', *_BY_PILLOW)
 # In a scan 0xFF is followed by 0x00 or a restart marker unless the scan ends.
 # All others but the end have a length.
@@ -229,7 +229,7 @@ def _decode(content: bytes, max_pixels: int, depth_scaling: str,
             f'{size[0]} x {size[1]} pixels, more than max_pixels={max_pixels}')
     if not whole:
         _check_end(content)
-    # OpenCV turns JPEG, PNG and TIFF upright, and of the others none.
+    # OpenCV turns only JPEG, PNG and TIFF upright.
     if picture is not None and (
             picture.format in _BY_PILLOW or _orientation(picture) != 1):
         return _by_pillow(picture)
@@ -243,8 +243,8 @@ def _decode(content: bytes, max_pixels: int, depth_scaling: str,
     image = mmcv.imfrombytes(content, flag=flag, backend='cv2')
     if image is None and content.startswith(_TIFF) and (depth_scaling
                                                         == 'range'):
-        # OpenCV turns grey floats into no colours, and Pillow reads no
-        # colours of floats.
+        # OpenCV does not convert grey floats to colours, and Pillow does not
+        # read colour floats.
         image = mmcv.imfrombytes(content, flag='unchanged', backend='cv2')
         if image is None:
             image = np.asarray(Image.open(BytesIO(content)))
@@ -339,7 +339,7 @@ def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
     finite = pixels[np.isfinite(pixels)]
     if not finite.size:
         raise BrokenImageError('no pixel has a finite value')
-    # A dead or hot pixel of a sensor shall not decide.
+    # A dead or hot pixel of a sensor must not matter.
     low, high = np.percentile(finite, (0.1, 99.9))
     if low == high:
         low, high = finite.min(), finite.max()

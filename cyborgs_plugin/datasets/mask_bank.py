@@ -152,7 +152,8 @@ class MaskBank:
     def row(self, key: str) -> int:
         """Index of a key in the order of :meth:`keys`, -1 if absent."""
         wanted = _encode(key)
-        # Cut to the array's width, else numpy would widen a copy of all keys.
+        # Truncated to the array's width; otherwise numpy would widen a copy of
+        # all keys.
         row = int(self._keys.searchsorted(np.array(wanted, self._keys.dtype)))
         return row if row < len(self) and self._keys[row] == wanted else -1
 
@@ -252,7 +253,7 @@ class MaskBankWriter:
 
 def give_up_round(root: Path, number: int) -> None:
     """Tell the other ranks that this one cannot write its part of a round."""
-    with suppress(OSError):  # The disk may be what failed: they learn later.
+    with suppress(OSError):  # The disk may have failed: they notice later.
         os.makedirs(_beside(root, number, 'partial'), exist_ok=True)
         with open(_gave_up(root, number), 'w'):
             pass

@@ -27,7 +27,7 @@ from .image_io import MAX_PIXELS, BrokenImageError, check_options
 from .mask_bank import MaskBank
 from .view_laws import decoded_side
 
-_NAMED = 5  # how many files a message names
+_NAMED = 5  # number of files in a message
 _PREFIX = 'train_dataloader.dataset.data_prefix.img_path'
 _BY = ('--cfg-options data=FOLDER, or in the config by data_root or '
        f'{_PREFIX} (an absolute path stands alone)')
@@ -247,7 +247,7 @@ class SceneDataset(BaseDataset):
                                    f'exist: name one by {_BY}')
         backend = get_file_backend(folder, backend_args=self.backend_args)
         if isinstance(backend, LocalBackend):
-            # A list may name hidden files: it says what it means.
+            # A list may name hidden files.
             return find_files(folder, hidden=bool(self.ann_file)), True
         files = list_dir_or_file(
             folder,

@@ -29,7 +29,7 @@ _PHOTOGRAPHS = dict(
 _META = 'toy_scenes.json'
 _VERSION = 3
 _CAMOUFLAGE = 0.7
-"""How far an object's colours go towards those under it, 0 to 1."""
+"""How far an object's colours move towards those under it, 0 to 1."""
 
 
 def make_toy_scenes(out_dir: str,
@@ -181,7 +181,7 @@ def draw_scene(random: np.random.Generator, photographs: Sequence[np.ndarray],
         scene = scene * (1 - edge) + texture * edge
         kinds.append(kind)
         labels[mask] = len(kinds)
-    # What others cover almost wholly is no object any more.
+    # An object that others cover almost completely no longer counts.
     kept = [
         index for index in range(len(kinds))
         if (labels == index + 1).sum() >= 60

@@ -98,7 +98,7 @@ class MaskedMultiView(MultiView):
                  for pipeline in self.transforms]
         results['img'] = [view['img'] for view in views]
         mask = np.stack([view['gt_seg_map'] for view in views])
-        # torch can hold uint16 but hardly compute with it.
+        # torch can store uint16 but hardly compute with it.
         results['mask'] = (
             mask.astype(np.int32) if mask.dtype == np.uint16 else mask)
         return results
@@ -108,7 +108,7 @@ def _copy(results: dict, first: Sequence[BaseTransform]) -> dict:
     """Copy what a pipeline with this first transform might change."""
     kept = {}
     if first and isinstance(first[0], FastRandomResizedCrop):
-        # which makes arrays of its own: photographs are large
+        # which makes new arrays: photographs are large
         kept = {id(value): value for value in results.values()
                 if isinstance(value, np.ndarray)}
     return copy.deepcopy(results, kept)

@@ -111,7 +111,7 @@ def _flat(transforms: Sequence[Any],
 
 
 def _crop(step: Any, prob: float) -> dict | None:
-    # OpenCV's does not average over what a pixel covers.
+    # OpenCV's does not average over the area of a pixel.
     if step.interpolation != 'bicubic' or prob < 1 or (
             step.backend not in ('pillow', 'torch')):
         return None

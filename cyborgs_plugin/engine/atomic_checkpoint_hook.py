@@ -34,7 +34,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             kept = [old for old in self.keep_ckpt_ids if old != step] + [step]
             outdated = kept[:-self.max_keep_ckpts]
-            # With those that are yet to be deleted: a resumed run does it.
+            # Including those still to be deleted, which a resumed run does.
             runner.message_hub.update_info('keep_ckpt_ids', kept)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = osp.join(self.out_dir, name)

@@ -36,8 +36,8 @@ def _read(name: str, code: Any) -> set[str]:
     return set(re.findall(found, inspect.getsource(code)))
 
 
-# What torch and mmengine take at a place of the config, asked of themselves:
-# an option need not be in a recipe to be valid.
+# What torch and mmengine accept at a place of the config, taken from their own
+# signatures: a valid option need not be in a recipe.
 _LOADER = _arguments(DataLoader) | _read('dataloader_cfg',
                                          Runner.build_dataloader)
 _READERS = {
@@ -58,10 +58,10 @@ _READERS = {
     'test_dataloader': _LOADER,
 }
 RUNNER_KEYS = _READERS['']
-# Options that stand for settings deep in the config, see config_options.py.
+# Short options for settings deep in the config, see config_options.py.
 SHORT_OPTIONS = ('colours_on_device', 'data', 'data_on_device', 'data_root',
                  'view_size')
-# The least that numbers of the run may be.
+# The smallest valid numbers of the run.
 _LEAST = {
     'train_cfg.max_epochs': 1,
     'train_cfg.max_iters': 1,
@@ -72,7 +72,7 @@ _LEAST = {
     },
     'model.neck.grid_stride': 1,
 }
-# Spans of a schedule, which have to be as long as it is.
+# Spans of a schedule, which must be as long as the schedule.
 _SPANS = ('T_max', 'total_steps')
 
 
@@ -121,7 +121,7 @@ def check_options(cfg: Config, options: dict) -> None:
                 if part not in known and (
                         isinstance(node, dict) and 'type' not in node) and (
                             depth == 0
-                            # Its reader may take more than is known here.
+                            # Its reader may accept more than is known here.
                             or difflib.get_close_matches(
                                 part, {*node, *known}, 1, cutoff=0.8)):
                     raise UserError(
@@ -161,7 +161,7 @@ def check_data_root(cfg: Config) -> None:
             and isinstance(node.targets[0], ast.Name)
         }
     used = repr(root.rstrip('/'))[:-1] in repr(cfg.train_dataloader)
-    # One without a base, as a run dumps it, has made its data sets itself.
+    # A config without a base, as dumped by a run, has built its own data sets.
     if {'_base_', 'data_root'} <= own and not used:
         raise UserError(
             f'{cfg.filename}: data_root={root!r} is used by no data set, '

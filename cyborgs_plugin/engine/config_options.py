@@ -104,7 +104,7 @@ def _in_full(cfg: Config, options: dict) -> dict:
         key = 'data_prefix' if isinstance(
             prefix, str) else 'data_prefix.img_path'
         folder = folders[0] if len(folders) == 1 else folders
-        # A list of other pictures does not name those of this folder.
+        # A list of other pictures does not name the pictures of this folder.
         full = {f'{at}.{key}': folder, f'{at}.ann_file': '', **full}
     if 'data_on_device' in full and 'data_on_device' not in cfg:
         on = _switch(full, 'data_on_device')

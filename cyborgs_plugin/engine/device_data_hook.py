@@ -45,7 +45,7 @@ class DeviceDataHook(Hook):
             to 1; the rest is for the training steps. Defaults to 0.5.
     """
 
-    # Before the first mask round, and what looks at the loader.
+    # Before the first mask round, and before hooks that use the loader.
     priority = 'HIGH'
 
     def __init__(self,
@@ -84,7 +84,7 @@ class DeviceDataHook(Hook):
         if device.type == 'cpu':  # which the processes of a machine share
             free //= int(os.environ.get('LOCAL_WORLD_SIZE', 1))
         seed = main_seed(runner.seed)
-        # All processes alike: the order of the data depends on it.
+        # The same for all processes: the order of the data depends on it.
         room = min(all_gather_object(int(self.max_share * free)))
         loader = DeviceLoader(ordinary, laws, device, side, seed)
         needs = loader.held.num_bytes
@@ -142,7 +142,7 @@ def free_bytes(device: torch.device) -> int:
     if os.path.isfile('/proc/meminfo'):
         with open('/proc/meminfo') as file:
             lines = dict(line.split(':') for line in file)
-        # What caches hold is free, too.
+        # Memory held by caches is also free.
         free = 1024 * int(lines['MemAvailable'].split()[0])
     return min([free, *_left_of_group()])
 
@@ -159,7 +159,7 @@ def _left_of_group() -> list[int]:
                     f'{folder}/{used}') as now, open(
                         f'{folder}/{stat}') as lines:
                 kinds = dict(line.split() for line in lines)
-                # Files that were read and are not in use make way.
+                # Cached files that are not in use can be dropped.
                 left.append(int(most.read()) - int(now.read())
                             + int(kinds.get(cached, 0)))
         except (OSError, ValueError):  # not there, or 'max'

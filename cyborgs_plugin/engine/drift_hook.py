@@ -45,7 +45,7 @@ class DriftHook(Hook):
             lost some of it.
     """
 
-    # After MaskUpdateHook, which brings the data to the runner.
+    # After MaskUpdateHook, which provides the data of the runner.
     priority = 'LOW'
 
     def __init__(self,

@@ -39,8 +39,8 @@ class EpochSeedHook(Hook):
         """Tell the data workers the epoch."""
         loader = runner.train_loop.dataloader
         self._key = (runner.seed, get_rank())
-        # Without a seed in the config it is that of the checkpoint. With
-        # diff_rank_seed the ranks must still share out one order.
+        # Without a seed in the config, the checkpoint's is used. With
+        # diff_rank_seed the ranks must still divide one common order.
         loader.sampler.seed = main_seed(runner.seed)
         # Epoch and first batch, which workers see
         self._place = torch.zeros(2, dtype=torch.int64).share_memory_()
@@ -171,8 +171,8 @@ class _WorkerSeeds:
             batch += worker.num_workers
             return fetch(indices)
 
-        # torch asks a data set for whole batches by this. Set on the worker's
-        # own copy.
+        # torch uses this to ask a data set for whole batches. Set on the
+        # worker's own copy.
         dataset.__getitems__ = fetch_seeded
 
 

@@ -53,7 +53,7 @@ class LateStepLR(MultiStepLR):
                 "LateStepLR.end is missing: mmengine's Runner fills in the "
                 'length of the run; elsewhere, set it to the number of '
                 'epochs, or of iterations with by_epoch=False')
-        # Not before the second step: the first would be lowered for good.
+        # Not before the second step: the first would be lowered permanently.
         milestones = [
             max(min(round(fraction * end), end - 1), begin + 1) - begin
             for fraction in fractions

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from ..errors import UserError
 
 _CONNECTING = 300.
-"""Seconds in which the processes have to find one another by gloo."""
+"""Seconds in which the processes must connect by gloo."""
 
 
 def prepare_launch(cfg: Config) -> None:
@@ -71,7 +71,7 @@ def _connect(timeout: float | None) -> None:
     Raises:
         UserError: If the processes cannot reach one another.
     """
-    # Of launchers other than torchrun the machines are not known.
+    # With launchers other than torchrun, the machines are not known.
     world = os.environ.get('WORLD_SIZE')
     several = os.environ.get('LOCAL_WORLD_SIZE', world) != world
     own = _own_address()
@@ -82,7 +82,8 @@ def _connect(timeout: float | None) -> None:
             'do not reach'))
 
     def give_up() -> None:
-        # gloo waits on, whatever its timeout, and nothing else can end it.
+        # gloo keeps waiting, whatever its timeout, and nothing else can end
+        # it.
         print(_unreached(f'no connection in {_CONNECTING:.0f} s'),
               file=sys.stderr, flush=True)
         os._exit(1)
@@ -91,7 +92,7 @@ def _connect(timeout: float | None) -> None:
     timer.daemon = True
     timer.start()
     try:
-        # torch 2.1 takes no None for its own timeout
+        # torch 2.1 does not accept None for its default timeout
         options: dict[str, Any] = {} if timeout is None else dict(
             timeout=timedelta(seconds=timeout))
         torch_dist.init_process_group('gloo', **options)

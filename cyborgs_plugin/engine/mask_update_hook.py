@@ -37,7 +37,7 @@ from ..segmentation.round_report import describe_round
 
 ROUND_KEY, HASH_KEY = 'mask_round', 'mask_hash'
 ORIGIN_KEY = 'mask_origin'
-"""Where a checkpoint holds what its round can be made again from."""
+"""Key of a checkpoint for what its round can be made again from."""
 
 
 @HOOKS.register_module()
@@ -93,7 +93,7 @@ class MaskUpdateHook(Hook):
             round. Annotations are never used for training. Defaults to None.
     """
 
-    # Before IterTimerHook, which else counts an update as loading of data.
+    # Before IterTimerHook, which would count an update as data loading.
     priority = 'ABOVE_NORMAL'
 
     def __init__(self,
@@ -160,7 +160,8 @@ class MaskUpdateHook(Hook):
                             'train_cfg=dict(by_epoch=True, max_epochs=...)')
         self._began = time.perf_counter()
         self.find_data(runner)
-        # A killed replacement of a round may have left it without its name.
+        # A killed replacement of a round may have left the round without its
+        # name.
         on_main(lambda: clear_leftovers(self.root))
         if not self.scenes:
             runner.logger.info('The data have fixed masks: no mask rounds')
@@ -377,7 +378,7 @@ class MaskUpdateHook(Hook):
         bank = together(lambda: self._resumed(runner))
         if self.origin is not None and bank.hash != (
                 runner.message_hub.get_info(HASH_KEY)):
-            # They are those of another round.
+            # They belong to another round.
             self.origin.file_sizes = self.origin.file_marks = None
         sizes = self.origin.file_sizes if self.origin else None
         marks = self.origin.file_marks if self.origin else None
@@ -464,11 +465,12 @@ class MaskUpdateHook(Hook):
                 bank = MaskBank.open(round_path(self.root, number))
                 begins.append((number, bank.manifest))
             except (ValueError, FileNotFoundError) as error:
-                # Whose it is cannot be told, and it may be mended.
+                # Its run is not known, and it may be repaired.
                 runner.logger.warning(f'Not pruned: {error}')
                 kept.add(number)
         names: list[str] = []
-        # A run that was resumed from another folder may be so again.
+        # A run that was resumed from another folder may be resumed from it
+        # again.
         for folder in (runner.work_dir, osp.dirname(runner._load_from or '')):
             names += os.listdir(folder) if osp.isdir(folder) else []
         for hook in runner.hooks:

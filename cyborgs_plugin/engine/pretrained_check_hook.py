@@ -53,14 +53,14 @@ class PretrainedCheckHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Refuse files that do not fit, if they will be read."""
-        # Only a training initialises weights, and has built its loop by now.
+        # Only training initialises weights; its loop is built by now.
         if isinstance(runner._train_loop, BaseLoop):
             model = _unwrapped(runner.model)
             self._copies = adapt_files(model, runner.work_dir)
             check_files(model)
             for line in check_recipe(model, runner.cfg):
                 runner.logger.info(line)
-        # up to the loops: whatever else loads later is not ours to change
+        # until the loops begin: other, later loading must not be changed
         self._restore = load_safely(self.trust_checkpoint)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

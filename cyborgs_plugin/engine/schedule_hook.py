@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-# What a scheduler has in its state beside its settings.
+# Content of a scheduler's state other than its settings.
 _PROGRESS = {
     '_global_step', '_last_value', 'last_step', 'optimizer', 'verbose'
 }
@@ -37,7 +37,7 @@ class ScheduleHook(Hook):
         """Keep the schedulers as built from the config."""
         schedulers = runner.param_schedulers or []
         if isinstance(schedulers, list):
-            # Their optimizer stays the run's own.
+            # Their optimizer remains that of the run.
             self._wanted = [copy.copy(s) for s in schedulers]
             self._fresh = [{
                 name: group[name]
@@ -86,14 +86,14 @@ class ScheduleHook(Hook):
         for group, fresh in zip(groups, self._fresh):
             group.update(fresh)  # also what no scheduler changes any more
         for scheduler in schedulers:
-            # The last one holds what all of them made of the first value.
+            # The last one holds the value after all of them.
             name = scheduler.param_name
             for group, base, first in zip(groups, scheduler.base_values,
                                           scheduler._last_value):
                 group[f'initial_{name}'], group[name] = base, first
         epochs, iters = runner.epoch, runner.iter
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            # An epoch may have had another number of iterations before.
+            # An epoch may have had a different number of iterations before.
             iters = epochs * len(runner.train_loop.dataloader)
         finished = 0
         with warnings.catch_warnings():

@@ -9,9 +9,9 @@ from ..errors import UserError
 from .view_crops import view_crops
 
 _SMALL_VIEW = 160
-"""Pixels, below which a view is far from what good networks have seen."""
+"""Side in pixels below which views differ much from what good networks saw."""
 _SLOW = 0.5
-"""Rate of the backbone against that of the heads."""
+"""Rate of the backbone relative to that of the heads."""
 
 
 def check_start(cfg: Config) -> list[str]:
@@ -64,7 +64,7 @@ def check_inits(cfg: Config) -> None:
     for init in _inits(backbone):
         kind = init.get('type') if isinstance(init, dict) else None
         loads = 'Pretrained' in str(getattr(kind, '__name__', kind))
-        # Others, which draw weights, are checked as they are built.
+        # Others, which draw weights, are checked when they are built.
         if not kind or loads is not bool(init.get('checkpoint')):
             raise UserError(
                 f'model.backbone.init_cfg is {init!r}: to start from weights '
@@ -99,7 +99,7 @@ def _rate(cfg: Config) -> float:
     keys = paramwise.get('custom_keys') or {}
     rates = {key: value.get('lr_mult', 1.) for key, value in keys.items()
              if key.startswith('backbone')}
-    # What no key names learns at the full rate.
+    # Parameters that no key names are trained at the full rate.
     return float(max({'backbone': 1., **rates}.values()))
 
 

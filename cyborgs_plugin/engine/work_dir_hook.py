@@ -18,7 +18,7 @@ from mmpretrain.registry import HOOKS
 from ..errors import MissingFileError, UserError
 
 LOCK = '.training.lock'
-# How the system says that nothing can be written into a folder.
+# The system's errors for folders that cannot be written to.
 REFUSALS = (errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EIO, errno.EISDIR,
             errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
             errno.EPERM, errno.EROFS)
@@ -81,7 +81,7 @@ class WorkDirHook(Hook):
             path = osp.join(work_dir, LOCK)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            # Unlike flock's, this lock does not live on in data workers.
+            # Unlike flock's, this lock does not survive in data workers.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.read(descriptor, 200).decode(errors='replace')

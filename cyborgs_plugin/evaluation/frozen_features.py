@@ -26,8 +26,8 @@ from ..errors import UserError
 from .names import find_annotated
 
 IGNORE = 255
-"""The class of locations that are neither learnt nor scored."""
-_NAMED = 5  # how many images a message names
+"""The class of locations that are neither trained on nor scored."""
+_NAMED = 5  # number of images in a message
 
 
 class FrozenFeatures:

@@ -24,7 +24,7 @@ from .overlaps import best_overlaps
 SIZES = dict(small=(0., 32.**2), medium=(32.**2, 96.**2),
              large=(96.**2, float('inf')))
 """COCO's size classes: from, and below, this area in pixels."""
-_NAMED = 5  # how many images a message names
+_NAMED = 5  # number of images in a message
 
 
 @METRICS.register_module()

@@ -20,7 +20,7 @@ from .probes import (
 )
 
 _COSTS = (1e-3, 1e-2)
-"""Of ``probes.COSTS`` those that are chosen: half the time."""
+"""Those of ``probes.COSTS`` that get chosen: takes half the time."""
 _LOCATIONS = 8000
 _TEMPERATURE = 0.1
 _CHUNK = 2000  # cells that are compared at a time

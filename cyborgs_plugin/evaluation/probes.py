@@ -40,8 +40,8 @@ __all__ = [
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse regularisation strengths to choose from."""
 REGION_SPLITS = 5
-"""Regions are few: one split of their images chooses nearly at random."""
-_NAMED = 5  # how many classes a message names
+"""There are few regions: one split of images chooses almost at random."""
+_NAMED = 5  # number of classes in a message
 
 
 def cell_classes(classes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

@@ -113,12 +113,13 @@ class CYBORGS(BaseSelfSupervisor):
         self._expect_updates()
         cells = [self.neck.cells(label_map) for label_map in label_maps]
         target_backbone, target_neck = self.target_net.module
-        # Drawn while the device has nothing to do yet: here the host waits.
+        # Drawn while the device has nothing to do yet, because the host waits
+        # here.
         ids = [neck.sample(cell) for neck in (self.neck, target_neck)
                for cell in cells]
         rows = used_rows(*ids)
 
-        # First, before the online network's outputs are held for its gradient.
+        # First, before the online network's outputs are kept for its gradient.
         target, target_feats = [], []
         with torch.no_grad():
             for view, *regions in zip(inputs, cells, ids[2:], rows[2:]):
@@ -126,8 +127,8 @@ class CYBORGS(BaseSelfSupervisor):
                 target.append(target_neck(feats, *regions))
                 target_feats.append(feats if self.head.uses_feats else ())
                 del feats
-        # One after the other, so that in the backward all of view 2 is done
-        # and freed before the gradient of the neck in view 1.
+        # One after the other, so that the backward pass finishes and frees
+        # view 2 before the gradient of the neck in view 1.
         online, online_feats = [], []
         for view, *regions in zip(inputs, cells, ids[:2], rows[:2]):
             online_feats.append(self.neck.channels_first(self.backbone(view)))

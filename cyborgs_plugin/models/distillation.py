@@ -19,7 +19,7 @@ from .unused_parameters import freeze_unused
 from .widths import build_to_fit
 
 Views = Sequence[Tensor]
-"""Something of view 1 and view 2."""
+"""Values for view 1 and view 2."""
 
 
 @MODELS.register_module()
@@ -316,7 +316,8 @@ class RegionDistillation(BaseSelfSupervisor):
             self.neck.cells(label_map)
             for label_map in stack_label_maps(inputs, data_samples)
         ]
-        # Drawn while the device has nothing to do yet: here the host waits.
+        # Drawn while the device has nothing to do yet, because the host waits
+        # here.
         ids = [self.neck.sample(grid) for grid in grids]
         rows = used_rows(*ids)
         maps = [

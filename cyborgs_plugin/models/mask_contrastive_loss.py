@@ -161,16 +161,16 @@ def _one_way(view: int, pred: Tensor, pred_ids: Tensor, targets: Tensor,
     own = slice(image_offset, image_offset + batch)
     # Only regions of one image can match: that needs no (B, N, T, N).
     positive = same_region(pred_ids, target_ids[1 - view, own])  # (B, N, N)
-    # The target's region of the very same pixels is no candidate: it is too
-    # easy to be a positive and too alike to be a negative.
+    # The target's region with the same pixels is not a candidate: it is too
+    # easy as a positive and too similar as a negative.
     removed = [torch.zeros_like(positive)] * 2
     removed[view] = same_region(pred_ids, target_ids[view, own])
     if not local_negatives:
         removed[view] = torch.ones_like(positive)
         removed[1 - view] = ~positive
 
-    # Which candidates a prediction does not see, (B, N, 2, T, N): unused
-    # slots of any image, and of its own image what is removed.
+    # Candidates hidden from a prediction, (B, N, 2, T, N): unused slots of any
+    # image, and the removed ones of its own image.
     hidden = (target_ids < 0).expand(*pred_ids.shape, -1, -1, -1).clone()
     image = torch.arange(batch, device=pred.device)
     # The two indices pick the diagonal, (B, N, 2, N).
@@ -215,7 +215,7 @@ class _LogSumExp(torch.autograd.Function):
             Tensor: Shape (M, ); finite even if all candidates are hidden.
         """
         logits = pred @ candidates.T  # (M, K)
-        # Not -inf, of which a row without any candidate would be NaN.
+        # Not -inf, since a row without any candidate would then be NaN.
         logits.masked_fill_(hidden, torch.finfo(logits.dtype).min / 4)
         highest = logits.amax(dim=1, keepdim=True)  # (M, 1)
         softmax = logits.sub_(highest).exp_()

@@ -120,7 +120,8 @@ class MaskGroundedNeck(BaseModule):
             return feats
         if self._in_channels == last:
             return tuple(feat.permute(0, 3, 1, 2) for feat in feats)
-        # Of square views the channels are the axis that is unlike the others.
+        # With square views, the channels are the axis that differs from the
+        # others.
         likely = last if all(s[1] == s[2] != s[3] for s in shapes) else first
         raise UserError(
             f'model.neck.projector.in_channels={self._in_channels}, but the '

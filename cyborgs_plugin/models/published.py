@@ -122,7 +122,7 @@ def sample_regions_with_empty(
     present = torch.zeros(
         cells.shape[0], num_ids, dtype=torch.float32, device=cells.device)
     present.scatter_(1, cells.flatten(1), 1)
-    # Keys of present ids lie in [1, 2), those of absent ones in [0, 1).
+    # Keys of present ids are in [1, 2), those of absent ones in [0, 1).
     keys = torch.rand(
         present.shape, generator=generator, device=cells.device)
     return (keys + present).topk(num_regions, dim=-1).indices
@@ -153,7 +153,7 @@ def refuse_moved_keys(part: str, cfg: Any) -> None:
         UserError: Names the key and the class that takes it.
     """
     kind = cfg.get('type') if isinstance(cfg, dict) else None
-    # A class, as in configs that import, or a name, perhaps with a scope.
+    # A class, as in configs that import, or a name, possibly with a scope.
     kind = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
     for key in _MOVED.get(kind, ()):
         if key in cfg:

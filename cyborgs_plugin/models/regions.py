@@ -63,7 +63,7 @@ def cell_labels(label_maps: Tensor, grid_size: tuple[int, int]) -> Tensor:
         pixels.shape[-1], dtype=torch.int32, device=pixels.device)
     begins = torch.ones_like(pixels, dtype=torch.bool)
     begins[..., 1:] = pixels[..., 1:] != pixels[..., :-1]
-    # At each pixel, how many of its run come before it: (B, h, w, P).
+    # For each pixel, the number of earlier pixels in its run: (B, h, w, P).
     run_start = (position * begins).cummax(dim=-1).values
     run_length = position - run_start
     if padding is not None:
@@ -211,7 +211,7 @@ def map_regions(function: Callable[[Tensor], Tensor],
         rows, = used_rows(used.long() - 1)  # (M, ) of B * N
     if len(rows) < 2:
         # A batch norm in training needs two rows, and the graph must reach
-        # every parameter: take them all in this degenerate batch.
+        # every parameter: use all rows in this degenerate batch.
         mapped = function(regions.flatten(0, 1))
         mapped = mapped * used.flatten()[:, None]
     else:

@@ -96,7 +96,7 @@ class VMFSegmentationLoss(nn.Module):
     def _cross_entropy(self, online: Tensor, target: Tensor,
                        prototypes: Tensor) -> Tensor:
         """Cross-entropy of online (M, C) against the target's prototypes."""
-        # The label comes from the target, lest a location pulls itself to
+        # The label comes from the target, so that a location is not pulled to
         # where it already is.
         nearest = (target @ prototypes.T).argmax(dim=1)  # (M, ) of K
         return F.cross_entropy(online @ prototypes.T / self.temperature,

@@ -10,7 +10,8 @@ from ..errors import UserError
 from .mask_grounded_neck import stage_shapes
 
 _KEY = 'model.neck.projector.in_channels'
-# What sides may have to be multiples of; some networks take one size alone.
+# Numbers that sides may have to be multiples of; some networks accept only one
+# size.
 _SIDES = (32, 64, 128)
 _ONLY = 224
 

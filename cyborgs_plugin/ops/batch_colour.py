@@ -19,7 +19,7 @@ from .view_draws import Colours, ViewLaw
 
 _HUE = 3  # of Colours.order
 _LUMA = (7471 / 65536, 38470 / 65536, 19595 / 65536)
-"""Of blue, green, red, as Pillow has it."""
+"""Weights of blue, green and red, as in Pillow."""
 _BEFORE, _AFTER, _SHIFT, _GREY, _BLUR, _SOLARISE, _BACK, _KERNEL = (
     0, 9, 18, 19, 20, 21, 22, 23)
 """First columns of the table."""
@@ -83,7 +83,7 @@ class ColourPlan:
         kernels = blur_kernels(colours.sigma[colours.sigma > 0])
         table = np.zeros((number, _KERNEL + kernels.shape[1]))
         table[:, _BEFORE:_SHIFT] = _steps(colours, rank)
-        # As mmcv, which shifts bytes.
+        # Like mmcv, which shifts bytes.
         table[:, _SHIFT] = np.trunc(colours.factors[:, _HUE] * 255) % 256
         counts = []
         for column, chosen in ((_GREY, colours.grey),
@@ -196,7 +196,7 @@ def _blend(pixels: Tensor, table: Tensor, step: _Step) -> None:
         else:
             centre = grey.mul_(own)
         torch.addcmul(centre, pixels.sub_(centre), factor, out=pixels)
-    # Pillow cuts off fractions.
+    # Pillow truncates fractions.
     pixels.clamp_(0, 255).floor_()
 
 
@@ -207,8 +207,8 @@ def _shift_hue(pixels: Tensor, shift: Tensor) -> None:
         pixels (Tensor): BGR, (N, 3, H, W), whole numbers.
         shift (Tensor): In 256ths of a turn, (N, ), whole numbers.
     """
-    # In place wherever it can be: on a CPU new memory costs more than the
-    # sums, and comparisons more than clamped differences of whole numbers.
+    # In place wherever possible: on a CPU new memory costs more than the sums,
+    # and comparisons more than clamped differences of whole numbers.
     blue, green, red = pixels.unbind(1)
     value = torch.maximum(blue, green)
     torch.maximum(value, red, out=value)
@@ -246,7 +246,7 @@ def _grey(pixels: Tensor, weights: Sequence[float]) -> Tensor:
     """Grey with the weights of a recipe, (N, 3, H, W)."""
     total = sum(weights)
     grey = _weighted(pixels, [weight / total for weight in weights])
-    # A grey pixel stays as it is, whatever the weights' rounding.
+    # A grey pixel does not change, whatever the weights' rounding.
     grey = grey.add_(1e-3).floor_()[:, None]
     return grey.expand_as(pixels).contiguous()
 

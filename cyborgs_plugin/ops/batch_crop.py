@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _MAX_FLOATS = 1 << 28
-"""Of the photographs' parts that are resampled at a time: 1 GiB."""
+"""Bytes of the parts of photographs that are resampled at a time: 1 GiB."""
 
 START, HEIGHT, WIDTH, TOP, LEFT, CROP_HEIGHT, CROP_WIDTH, FLIP = range(8)
 """Columns of a table of crops: where the photograph begins in the tensor, its
@@ -50,8 +50,8 @@ def resize(image: Tensor, size: tuple[int, int],
     Returns:
         Tensor: (height, width, 3), uint8.
     """
-    # Of channels that lie together there is a kernel for bytes; torch knows
-    # them by the strides, that of the batch included.
+    # There is a kernel for bytes if channels are contiguous; torch detects
+    # this by the strides, including that of the batch.
     planes = image[None].permute(0, 3, 1, 2).contiguous(
         memory_format=torch.channels_last)
     return F.interpolate(
@@ -95,13 +95,13 @@ def _by_matrices(pixels: Tensor, crops: Tensor, size: tuple[int, int],
     first = crops[:, START, None] + 3 * (
         (crops[:, TOP, None] + row) * crops[:, WIDTH, None]
         + crops[:, LEFT, None])
-    # What lies to the right of a box gets the weight 0.
+    # Pixels to the right of a box get the weight 0.
     parts = pixels.unfold(0, 3 * columns, 1)[first]
     parts = parts.view(len(crops), rows, columns, 3).permute(0, 3, 1, 2)
     across = resampling(crops[:, CROP_WIDTH], size[1], columns,
                         crops[:, FLIP])
     down = resampling(crops[:, CROP_HEIGHT], size[0], rows)
-    # Pillow, too, begins with the rows and makes bytes of them.
+    # Pillow also begins with the rows and converts them to bytes.
     parts = _bytes(torch.bmm(
         parts.to(torch.float32, memory_format=torch.contiguous_format).view(
             len(crops), 3 * rows, columns),

@@ -12,7 +12,7 @@ import numpy as np
 from .view_draws import Colours, ViewLaw
 
 _CUT = -0.499
-"""Makes OpenCV, which rounds, cut off fractions as Pillow does."""
+"""Makes OpenCV, which rounds, truncate fractions as Pillow does."""
 
 
 def recolour(image: np.ndarray, law: ViewLaw, colours: Colours,

@@ -16,7 +16,7 @@ _SAMPLE = 4096
 _SAMPLE_PER_CLUSTER = 32
 """... fewest points of a sample for each cluster."""
 _STEP = 1.8
-"""How far a centroid goes towards its mean, on samples."""
+"""How far a centroid moves towards its mean, on samples."""
 _REFILLS = 8
 
 
@@ -86,7 +86,7 @@ def kmeans(points: Tensor,
     mean = points.mean(dim=0)
     if not torch.isfinite(mean.sum()):
         raise ValueError('points hold NaN or infinite values')
-    # Drawn on the CPU, so that all devices start alike.
+    # Drawn on the CPU, so that all devices start from the same points.
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(points), generator=generator).to(points.device)
     # Samples are the first of the shuffled points, without a copy; near the
@@ -111,7 +111,7 @@ def kmeans(points: Tensor,
                                None if weights is None else weights[:size])
     for _ in range(_REFILLS):
         result = (centroids + mean).to(dtype)
-        # As the caller's rounding has it, so that labels are the nearest.
+        # In the caller's precision, so that labels are those of the nearest.
         centroids = result.to(mean.dtype) - mean
         nearest, distances = _assign(shuffled, centroids)
         empty = _sizes(nearest, num_clusters) == 0
@@ -191,7 +191,7 @@ def _far_apart(points: Tensor, num_clusters: int,
         # On the CPU, where a running sum is the same each time.
         reach = (nearest * times).cpu().double().cumsum(dim=0)
         drawn = torch.rand(trials, dtype=torch.float64, generator=generator)
-        # Above 0, the point of an interval that is not empty.
+        # Above 0: the end of an interval that is not empty.
         drawn = (1 - drawn) * reach[-1]
         candidates = torch.searchsorted(reach, drawn).tolist()
         closer = torch.minimum(
@@ -260,7 +260,8 @@ def sums_by_label(points: Tensor, labels: Tensor,
         Tensor: Shape (K, D), dtype of ``points``.
     """
     if points.device.type != 'cpu':
-        # There index_add_ adds in any order: no run could be repeated.
+        # There index_add_ adds in no fixed order: runs would not be
+        # reproducible.
         return _sums_by_products(points, labels, num_clusters)
     sums = points.new_zeros(num_clusters, points.shape[1])
     return sums.index_add_(0, labels, points)

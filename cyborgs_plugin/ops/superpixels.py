@@ -31,7 +31,7 @@ _OPTIONS: dict[str, dict[str, _Option]] = dict(
         sigma=_Option(0, float, 0),
         max_num_iter=_Option(10, int, 1)))
 _LAB_SCALE = 50.
-"""Brings colours to the span of places: lightness is 0 to 100."""
+"""Scales colours to the range of positions: lightness is 0 to 100."""
 
 
 class Superpixels(NamedTuple):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NUM_COLOURS = 13
-"""Random numbers that :func:`draw_colours` takes for a view."""
+"""Random numbers that :func:`draw_colours` needs for a view."""
 _Range = tuple[float, float]
 
 

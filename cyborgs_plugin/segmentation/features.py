@@ -181,7 +181,7 @@ class FeatureExtractor:
         output = self._maps(self._backbone, batch.to(
             self._device, self._dtype, memory_format=torch.channels_last))
         if self._reflect:
-            # In cells; rounding undoes that the last cell may be a part.
+            # In cells; rounding corrects for a partial last cell.
             cut = round(self._reflect * output.shape[2] / images.shape[1])
             output = output[:, :, cut:-cut, cut:-cut]
         unit = F.normalize(output.float(), dim=1)
@@ -222,7 +222,7 @@ def _fuses(network: nn.Module, maps: LayerOutput) -> bool:
 
 def _draw_statistics(norm: Any, random: torch.Generator) -> None:
     """Change all values of batch norms, each by about its own size."""
-    # A weight of 0, as residual branches begin with, would hide its branch.
+    # A weight of 0, with which residual branches begin, would hide its branch.
     gain, variance = (tensor.abs().mean().item() or 1.
                       for tensor in (norm.weight, norm.running_var))
     for tensor, size in ((norm.weight, gain), (norm.running_var, variance)):
@@ -257,7 +257,7 @@ def resized(image: np.ndarray, long_side: int | None,
 
 def _smoothed(maps: Tensor, sigma: float, size: Sequence[int]) -> Tensor:
     """Blur maps (B, C, h, w) of images of one size by ``sigma`` pixels."""
-    for axis in (0, 1):  # one after the other is the cheaper
+    for axis in (0, 1):  # one after the other is cheaper
         cells = maps.shape[2 + axis]
         width = sigma * cells / size[axis]
         # three deviations, or as far as mirroring reaches

@@ -10,9 +10,9 @@ from .layer_output import SIDES, layout_of
 from .network_state import copy_of
 
 STRIDE = 8
-"""Pixels of a cell: that of the published layer."""
+"""Side of a cell in pixels, as in the published layer."""
 _DEPTH = 3 / 4
-"""Of a transformer without stages: after 9 of 12 blocks."""
+"""For a transformer without stages: after 9 of 12 blocks."""
 
 
 def choose_layer(network: nn.Module) -> str:
@@ -99,7 +99,7 @@ def _strides(network: nn.Module) -> dict[str, int]:
             whole = {name: stride for name, stride in maps.items()
                      if stride is not None}
             best = max(best, whole, key=len)
-            # Sides that strides do not divide tell some of them wrongly.
+            # Some strides are found wrongly if they do not divide the sides.
             if whole and len(whole) == len(maps):
                 return whole
     finally:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 SIDES = (32, 64, 128, 224)
-"""What a network may want sides to be multiples of; 224 is 7 windows of 32."""
+"""Numbers that sides may have to be multiples of; 224 is 7 windows of 32."""
 
 _ADVICE = (
     'A mask round feeds whole images of any size. Let model.backbone take '
@@ -123,7 +123,8 @@ class LayerOutput:
             except (LayerError, MemoryError, torch.cuda.OutOfMemoryError):
                 raise
             except Exception as error:
-                # Whatever a network says of a size, the next may do.
+                # Whatever error a network raises for a size, the next may
+                # work.
                 if size == last:
                     raise LayerError(
                         f'The backbone {type(network).__name__} fails up to '
@@ -289,7 +290,7 @@ def _mirrored(images: Tensor, size: Sequence[int]) -> Tensor:
     for axis, full in zip((2, 3), size):
         side = images.shape[axis]
         if side < full:
-            # numpy's mirrors as often as it takes, torch's only once.
+            # numpy mirrors as often as needed, torch only once.
             index = np.pad(np.arange(side), (0, full - side), mode='reflect')
             images = images.index_select(
                 axis, torch.from_numpy(index).to(images.device))

@@ -113,7 +113,7 @@ def make_round(source: MaskSource,
         max_broken=max_broken)
     on_main(lambda: clear_leftovers(root))
     done = together(work.segment)
-    # Blocks of photographs' sizes are of no use to training.
+    # Training cannot use memory blocks of photographs' sizes.
     torch.cuda.empty_cache()
     done = _sum(all_gather_object(done))  # all are there by now
     work.check_broken(done)  # on all ranks, of the same sum
@@ -194,8 +194,8 @@ class _Work:
                 writer.add(index, self.images[index][0], label_map)
                 done.regions += _num_regions(label_map)
             done.num_images += len(maps)
-            # The largest id tells K, since no cluster of a group is empty; a
-            # broken image's old map has ids of another group.
+            # The largest id shows K, since no cluster of a group is empty; the
+            # old map of a broken image has ids of another group.
             largest = [
                 int(maps[index].max())
                 for index, image in pixels.items() if image is not None
@@ -205,8 +205,8 @@ class _Work:
             if self._too_many(done):
                 give_up_round(self.root, self.mask_round)
             if is_given_up(self.root, self.mask_round):
-                return done  # Whoever gave up tells why.
-            # A hundred lines, where the output is a file.
+                return done  # The rank that gave up says why.
+            # A hundred lines if the output is a file.
             if bar is not None and (count == len(mine) or not count % (
                     1 + len(mine) // 100)):
                 bar.update(count - bar.completed)
@@ -237,7 +237,7 @@ class _Work:
                         done.broken.append(self.images[index][0])
                         if len(done.reasons) < _NAMED:
                             done.reasons.append(reason)
-                # One group is held beside the one that is yielded, no more.
+                # Only one group is held in addition to the yielded one.
                 ahead = start(groups[count]) if count < len(groups) else {}
                 yield number, pixels
 

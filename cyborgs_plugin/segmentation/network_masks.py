@@ -23,7 +23,7 @@ from .parts import Parts, Preprocessed
 from .sources import MaskSource, NonFiniteFeaturesError
 
 _PCA_SAMPLE = 16384
-"""Points of a group that tell its principal components, about."""
+"""Approximate number of points used for the principal components."""
 
 
 @TASK_UTILS.register_module()
@@ -259,7 +259,7 @@ class NetworkMasks(MaskSource):
         ]
         pictures = [one.image if isinstance(one, Preprocessed) else one
                     for one in prepared]
-        # Of each batch only the means are kept.
+        # Only the means of each batch are kept.
         parts = {
             index: Parts.of_superpixels(maps, prepared[index].superpixels,
                                         2 if self.smooth else 1)

@@ -81,8 +81,8 @@ def _modules_up_to(backbone: nn.Module,
     def needs(tensor: str) -> bool:
         owner = tensor.rpartition('.')[0]
         parts = owner.split('.')
-        # A module may use what its parts hold and not call them, as torch's
-        # MultiheadAttention does: one that ended counts as a whole.
+        # A module may use the tensors of its parts without calling them, like
+        # torch's MultiheadAttention: a finished module counts as a whole.
         return owner in begun or any(
             '.'.join(parts[:end]) in ended for end in range(1, len(parts)))
 

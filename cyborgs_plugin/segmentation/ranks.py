@@ -24,17 +24,17 @@ from .sources import NonFiniteFeaturesError
 
 Result = TypeVar('Result')
 Reports = dict[int, dict[str, Any]]
-"""What ranks say of a step: nothing where it went well."""
+"""Reports of ranks on a step: empty if it succeeded."""
 _PULSE = 5.
 """Seconds between two signs of life."""
 _LOST = 60.
 """Seconds without one, after which a rank counts as dead ..."""
 _SILENCE = 300.
-"""... or, where it has not begun the step, or the store does not answer."""
+"""... or, if it has not begun the step or the store does not answer."""
 _NEWS = 600.
-"""Seconds between two lines on who is waited for."""
+"""Seconds between two log lines about the awaited ranks."""
 _TOLD = 8
-"""Ranks whose tracebacks are told."""
+"""Number of ranks whose tracebacks are shown."""
 
 
 class MaskRoundError(UserError, RuntimeError):
@@ -140,7 +140,7 @@ def main_seed(seed: int) -> int:
 def _report(error: Exception) -> dict[str, Any]:
     return dict(
         diverged=isinstance(error, NonFiniteFeaturesError),
-        # what an OSError says names the file and is the user's to mend
+        # an OSError names the file, and the user can fix it
         plain=isinstance(error, (UserError, OSError)),
         message=str(error),
         traceback=traceback.format_exc())
@@ -205,7 +205,7 @@ class _Line:
                 self.store.add(sign, 1)
                 if ended.wait(_PULSE):
                     return
-        except Exception:  # exchange() tells of it
+        except Exception:  # exchange() reports it
             return
 
     def _ask(self, report: dict[str, Any], answers: Queue) -> None:
@@ -239,7 +239,8 @@ class _Line:
         reports = dict(sorted({0: report, **reports}.items()))
         failed = {rank: told for rank, told in reports.items() if told}
         self._put(f'{self.step}/all', failed)
-        # The store may end with this process: not before they have heard.
+        # The store may end with this process, but not before others have read
+        # it.
         hearers = sum(isinstance(said, bytes) for said in contents.values())
         begun = time.monotonic()
         while (self.store.add(f'{self.step}/heard', 0) < hearers
@@ -249,7 +250,7 @@ class _Line:
 
     def _put(self, key: str, content: Any) -> None:
         self.store.set(key, json.dumps(content))
-        # torch 2.1 cannot ask for a key: a counter says that it is there.
+        # torch 2.1 cannot check for a key: a counter shows that it exists.
         self.store.add(f'{key}/there', 1)
 
     def _await(self, keys: dict[int, str]) -> dict[int, bytes | float]:
@@ -260,7 +261,7 @@ class _Line:
         pause, told = 0.01, time.monotonic()
         while True:
             for rank in keys.keys() - found.keys():
-                # A key that is not there would be waited for.
+                # Getting a missing key would wait for it.
                 if self.store.add(f'{keys[rank]}/there', 0):
                     found[rank] = self.store.get(keys[rank])
                     continue

@@ -55,7 +55,7 @@ class RoundOrigin:
     def of_config(cls, number: int, config: dict, epoch: int,
                   iteration: int) -> 'RoundOrigin':
         """The origin of a round to come, made with the current network."""
-        # Configs in pure Python name classes instead of strings.
+        # Configs in pure Python use classes instead of names.
         plain = json.loads(json.dumps(config, default=lambda c: c.__name__))
         return cls(number, plain, epoch, iteration)
 
@@ -79,7 +79,8 @@ class RoundOrigin:
                 f'{path}: mask_origin is not what MaskUpdateHook writes '
                 f'({error}): take a checkpoint of a run with it') from error
         if 'fingerprint' not in content and origin.source.get('checkpoint'):
-            # Of commit f15b0f3: not that of the file, but that in training.
+            # From commit f15b0f3: not the file's network, but that in
+            # training.
             origin.network = None
         return origin
 

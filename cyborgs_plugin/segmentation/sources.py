@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..ops import crop_label_map
 
 STRIDE = 8
-"""Pixels of an image on each side of a cell of a label map."""
+"""Side of a cell of a label map, in pixels of the image."""
 
 
 class NonFiniteFeaturesError(ValueError):

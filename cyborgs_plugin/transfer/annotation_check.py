@@ -16,13 +16,13 @@ from mmengine.registry import DATASETS
 from ..errors import MissingFileError, MissingPackageError, UserError
 from .pretrained_check import some
 
-# Heads that tell the classes of the data sets apart. Those of panoptic models
+# Heads that predict the classes of the data sets. Those of panoptic models
 # count things and stuff and have other names.
 HEADS = ('bbox_head', 'mask_head', 'mask_iou_head', 'point_head',
          'query_head')
 
 
-# Endings of files that may hold code; the toolbox reads by the ending.
+# Endings of files that may hold code; the toolbox decides by the ending.
 UNSAFE = ('.pkl', '.pickle', '.yaml', '.yml', '.npy', '.npz', '.joblib',
           '.pt', '.pth')
 
@@ -76,7 +76,7 @@ def check_config(cfg: Config) -> list[str]:
     """
     model = cfg.get('model') or {}
     heads = dict(_class_heads(model, 'model'))
-    # Classes may be words, and trackers follow one of the data's classes.
+    # Classes may be names, and trackers follow only one of the data's classes.
     if 'language_model' in model or 'tracker' in model:
         heads = {}
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):

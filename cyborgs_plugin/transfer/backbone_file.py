@@ -34,7 +34,7 @@ DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
 _PARTS = re.compile(
     r'(conv1|bn1|layer\d\.\d+\.((conv|bn)\d|downsample\.[01]))\.')
 OTHERS = 'backbone.'
-"""What second names of networks other than ResNets begin with."""
+"""Beginning of the second names of networks other than ResNets."""
 
 
 def read_backbone(path: str) -> tuple[Tensors, dict[str, Any], str]:
@@ -290,5 +290,5 @@ def stem_of(path: str) -> str:
 def _save_safetensors(tensors: Tensors, made: dict[str, Any],
                       path: str) -> None:
     from safetensors.torch import save_file
-    # one entry: the library writes several in an order of chance
+    # one entry: the library writes several in random order
     save_file(tensors, path, {'made': json.dumps(made)})

@@ -29,7 +29,7 @@ from ..safe_load import (
 from ..start_file import content_hash, converter_of, fit_names, read_start
 
 _OUTPUT_NORM = re.compile(r'norm\d+\.')
-"""Of ConvNeXt and Swin: behind each stage that gives an output."""
+"""In ConvNeXt and Swin: after each stage that gives an output."""
 
 
 def adapt_files(model: nn.Module, folder: str) -> dict[str, str]:

@@ -159,7 +159,7 @@ def from_haiku(arrays: dict[str, np.ndarray], path: str,
         match = HAIKU.match(key)
         if match is None:
             continue
-        # parameters and averages lie in branches of their own
+        # parameters and averages are in separate branches
         name = '/'.join(
             part for part in match['network'].split('/')
             if not re.match(r'\d*$|(online_|target_)?(params|state)$|~$',

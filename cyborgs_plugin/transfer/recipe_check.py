@@ -15,7 +15,7 @@ from ..errors import UserError
 from .annotation_check import kind_of
 from .pretrained_check import pretrained_modules, read_file
 
-# What the configs of this package pretrain with, and torchvision as well.
+# Used for pretraining by the configs of this package and by torchvision.
 RECIPE: dict[str, Any] = dict(
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
