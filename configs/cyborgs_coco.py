@@ -14,7 +14,7 @@ default_hooks = dict(
     logger=dict(interval=50),
     checkpoint=dict(interval=10, max_keep_ckpts=3),
     target_update=dict(type='TargetUpdateHook'),
-    # knobs of the masks: ablations change these
+    # settings of the masks: ablations change these
     mask_update=dict(
         type='MaskUpdateHook',
         interval=100,

@@ -1,10 +1,10 @@
-"""Go on from weights that are good already, with one's own photographs.
+"""Continue from weights that are already good, on your own photographs.
 
 Run: START=weights.pth python tools/train.py configs/cyborgs_continue.py \\
          --cfg-options data=/path/to/photos
 
-Without START they are torchvision's of ImageNet, which mmengine downloads.
-What each setting does to such weights is measured in docs/continue.md.
+Without START, mmengine downloads torchvision's ImageNet weights.
+docs/continue.md measures what each setting does to such weights.
 """
 import os
 
@@ -17,9 +17,9 @@ model = dict(
         init_cfg=dict(
             type='Pretrained',
             checkpoint=os.environ.get('START', 'torchvision://resnet50'))),
-    # Regions predict those of the network as it came.
+    # Regions predict those of the network at the start.
     target_ema=dict(_delete_=True, type='FrozenTarget'),
-    # Features stay near: less of it gains segments and loses regions.
+    # Features stay close: less of it improves segments and worsens regions.
     head=dict(anchor_loss=dict(type='FeatureAnchorLoss', loss_weight=5.0)))
 
 optim_wrapper = dict(
@@ -34,6 +34,6 @@ param_scheduler[0]['end'] = 1  # the warm-up: one epoch
 
 default_hooks = dict(
     checkpoint=dict(interval=1),
-    # Good features make good masks at once: those of round 0 stay.
+    # Good features make good masks at once: round 0 is kept.
     mask_update=dict(interval=-1))
 custom_hooks = [dict(type='DriftHook')]

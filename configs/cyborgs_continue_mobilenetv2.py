@@ -1,4 +1,4 @@
-"""As cyborgs_continue.py with MobileNetV2, the network of continue_from.py."""
+"""Like cyborgs_continue.py with MobileNetV2, as continue_from.py uses it."""
 import os
 
 _base_ = 'cyborgs_continue.py'

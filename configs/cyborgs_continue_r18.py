@@ -1,4 +1,4 @@
-"""As cyborgs_continue.py with ResNet-18, for a CPU."""
+"""Like cyborgs_continue.py with ResNet-18, for a CPU."""
 import os
 
 _base_ = 'cyborgs_continue.py'

@@ -1,4 +1,4 @@
-"""A strong teacher into a detector's backbone, on one's own photographs.
+"""Distil a strong teacher into a detector's backbone, on your photographs.
 
 Run: TEACHER=dinov2_vits14.pth python tools/train.py \\
          configs/cyborgs_distill.py --cfg-options data=/path/to/photos
@@ -18,8 +18,8 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 
-# Another teacher: its config and widths (neck.projector.out_channels), the
-# layer of its masks, and the size that it sees best.
+# For another teacher, set its config and widths (neck.projector.out_channels),
+# the layer of its masks, and the image size that suits it best.
 teacher = dict(
     type='TIMMBackbone',
     model_name='vit_small_patch14_dinov2',
@@ -44,7 +44,7 @@ model = dict(
         num_regions=16,
         grid_stride=16,  # a view of 96 pixels has 6x6 cells
         in_indices=(0, 1, 2),
-        # Linear, so that what is learnt lies in the backbone.
+        # Linear, so that the backbone learns rather than the projector.
         projector=dict(
             type='LinearNeck',
             out_channels=1152,

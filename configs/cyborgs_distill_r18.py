@@ -1,4 +1,4 @@
-"""As cyborgs_distill.py, MobileNetV2 into ResNet-18, for a CPU.
+"""Like cyborgs_distill.py, from MobileNetV2 to ResNet-18, for a CPU.
 
 Run: TEACHER=mobilenet_v2.pth python tools/train.py \\
          configs/cyborgs_distill_r18.py --cfg-options data=/path/to/photos
@@ -27,5 +27,5 @@ default_hooks = dict(
             backbone=teacher,
             checkpoint=file,
             layer='layer3',
-            reflect=32,  # so that the border is no region of its own
+            reflect=32,  # so that the border is not a region
             long_side=640)))

@@ -1,10 +1,10 @@
-"""As cyborgs_small_data.py, with the photographs in the device's memory.
+"""Like cyborgs_small_data.py, with the photographs in the device's memory.
 
 Run: python tools/train.py configs/cyborgs_on_device.py \\
          --cfg-options data=/path/to/photos
 """
 _base_ = 'cyborgs_small_data.py'
 
-# docs/performance.md has what this takes and saves; what does not fit is
-# loaded as ever.
+# docs/performance.md shows what this costs and saves. If the photographs do
+# not fit, the ordinary loader is used.
 default_hooks = dict(device_data=dict(type='DeviceDataHook'))

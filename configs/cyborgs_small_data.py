@@ -10,8 +10,8 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 
-# What to change with the number of pictures, and what these were chosen by:
-# docs/small_data.md
+# docs/small_data.md: how to adapt these to the number of pictures, and the
+# measurements that led to them
 model = dict(
     target_ema=dict(momentum=0.01),  # decay 0.99: the run is short
     backbone=dict(depth=18),
@@ -31,9 +31,9 @@ default_hooks = dict(
         group_size=16,
         source=dict(
             type='NetworkMasks',
-            # layer is chosen: of ResNet-18 the end of stage 2
+            # layer is chosen: for ResNet-18, the end of stage 2
             num_clusters=(4, 32),
             num_iters=20,
-            reflect=32,  # so that the border is no region of its own
-            smooth=32,  # without it masks do not get better
+            reflect=32,  # so that the border is not a region
+            smooth=32,  # without it masks do not improve
             long_side=640)))

@@ -10,13 +10,13 @@ train_dataloader = dict(dataset=dict(data_root=data_root))
 
 train_cfg = dict(max_epochs=30)
 
-# docs/toy_scenes.md has what these were chosen by.
+# docs/toy_scenes.md has the measurements that led to these.
 default_hooks = dict(
     checkpoint=dict(interval=1),
     mask_update=dict(
         interval=10,
-        # Scenes share no objects: each has regions of its own, the same
-        # number in every round, so that rounds can be compared.
+        # Scenes share no objects: each has its own regions, the same number in
+        # every round, so that rounds can be compared.
         group_size=1,
         source=dict(
             num_clusters=8,

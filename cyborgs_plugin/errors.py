@@ -61,5 +61,5 @@ def _misfit(error: BaseException | None) -> str | None:
         frames = traceback.extract_tb(error.__traceback__)
         if frames and frames[-1].filename.endswith(_BUILDER):
             return str(error.args[0])
-        error = error.__context__  # mmengine raises anew what hooks raise
+        error = error.__context__  # mmengine raises hook errors again
     return None

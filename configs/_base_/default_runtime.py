@@ -1,23 +1,23 @@
-"""What every pretraining has beside its model, data and schedule."""
+"""Settings of every pretraining besides its model, data and schedule."""
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['cyborgs_plugin'], allow_failed_imports=False)
 
 default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook'),
-    # weights that fit, from files whose code is not run
+    # weights must fit; code in their files is not run
     pretrained_check=dict(type='PretrainedCheckHook'),
-    # one training in a work_dir, which may be moved
+    # one training per work_dir, which may be moved
     work_dir=dict(type='WorkDirHook'),
     # a resumed run draws the random numbers of an uninterrupted one
     epoch_seed=dict(type='EpochSeedHook'),
     # a loss of NaN ends the run; the last good checkpoint stays
     finite=dict(type='FiniteHook', patience=3),
-    # a step's numbers come from the device at once
+    # the numbers of a step are copied from the device at once
     logged_scalars=dict(type='LoggedScalarsHook'),
     worker_exit=dict(type='WorkerExitHook'))
 
-# views have one size; mask rounds, whose images do not, turn it off
+# views have one size; mask rounds turn this off, since their images do not
 env_cfg = dict(cudnn_benchmark=True)
 
 randomness = dict(seed=0, deterministic=False)

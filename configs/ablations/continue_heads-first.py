@@ -1,4 +1,4 @@
-"""The backbone stands still while the heads, which are new, begin."""
+"""The backbone does not train while the new heads begin."""
 _base_ = '../cyborgs_continue.py'
 
 custom_hooks = [dict(type='DriftHook'), dict(type='HeadsFirstHook')]

@@ -1,4 +1,4 @@
-"""The rate falls with depth: what is learnt first is the most general."""
+"""Lower rates for earlier layers, whose features are the most general."""
 _base_ = '../cyborgs_continue.py'
 
 optim_wrapper = dict(

@@ -1,4 +1,4 @@
-"""Going on from a start: superpixels in place of cells."""
+"""Continuing from good weights: superpixels instead of cells."""
 _base_ = ['../cyborgs_continue.py', '../_base_/masks/superpixels.py']
 
 default_hooks = dict(mask_update=dict(source=_base_.superpixel_masks))

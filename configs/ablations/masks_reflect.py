@@ -1,4 +1,4 @@
-"""Mirror 32 pixels beyond the border, so that it is no region of its own."""
+"""Mirror 32 pixels beyond the border, so that it is not a region."""
 _base_ = '../cyborgs_coco.py'
 
 default_hooks = dict(mask_update=dict(source=dict(reflect=32)))

@@ -1,4 +1,4 @@
-"""Cluster superpixels in place of cells: regions follow edges."""
+"""Cluster superpixels instead of cells: regions follow edges."""
 _base_ = '../cyborgs_coco.py'
 
 default_hooks = dict(

@@ -1,4 +1,4 @@
-"""Views grow from 160 to 224 pixels in three quarters of the epochs."""
+"""Views grow from 160 to 224 pixels during three quarters of the epochs."""
 _base_ = '../cyborgs_coco.py'
 
 custom_hooks = [dict(type='ViewSizeHook', start=160, step=32, until=0.75)]

@@ -1,4 +1,4 @@
-"""As cyborgs_coco.py with ConvNeXt-T and AdamW."""
+"""Like cyborgs_coco.py with ConvNeXt-T and AdamW."""
 _base_ = '../cyborgs_coco.py'
 
 model = dict(
@@ -6,8 +6,8 @@ model = dict(
         _delete_=True,
         type='ConvNeXt',
         arch='tiny',
-        # All four stages, 96 + 192 + 384 + 768 channels: each has a norm
-        # behind it, which a detector's FPN takes and only so is trained.
+        # All four stages, 96 + 192 + 384 + 768 channels: a detector's FPN uses
+        # the norm after each, which is trained only in this way.
         out_indices=(0, 1, 2, 3),
         gap_before_final_norm=False),
     neck=dict(in_indices=(0, 1, 2, 3)))

@@ -1,4 +1,4 @@
-"""As cyborgs_small_data.py with MobileNetV2."""
+"""Like cyborgs_small_data.py with MobileNetV2."""
 _base_ = '../cyborgs_small_data.py'
 
 model = dict(

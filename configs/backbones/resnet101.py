@@ -1,6 +1,7 @@
-"""As cyborgs_coco.py with ResNet-101.
+"""Like cyborgs_coco.py with ResNet-101.
 
-The same widths, strides and mask layer as ResNet-50: more blocks in stage 3.
+It has the same widths, strides and mask layer as ResNet-50, and more blocks in
+stage 3.
 """
 _base_ = '../cyborgs_coco.py'
 

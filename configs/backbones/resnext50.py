@@ -1,6 +1,6 @@
-"""As cyborgs_coco.py with ResNeXt-50 32x4d.
+"""Like cyborgs_coco.py with ResNeXt-50 32x4d.
 
-The same widths, strides and mask layer as ResNet-50, but groups inside of the
+It has the same widths, strides and mask layer as ResNet-50, but groups in the
 blocks.
 """
 _base_ = '../cyborgs_coco.py'

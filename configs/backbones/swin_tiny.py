@@ -1,4 +1,4 @@
-"""As convnext_tiny.py, widths and mask layer too, with Swin-T."""
+"""Like convnext_tiny.py, also in widths and mask layer, with Swin-T."""
 _base_ = 'convnext_tiny.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-"""BYOL: mmpretrain's own classes; widths as CYBORGS has them here."""
+"""BYOL: mmpretrain's own classes, with the widths of CYBORGS here."""
 _base_ = [
     '../_base_/datasets/small_image_views.py',
     '../_base_/schedules/adamw_18e.py',
@@ -42,7 +42,7 @@ model = dict(
             norm_cfg=dict(type='BN1d')),
         loss=dict(type='CosineSimilarityLoss')))
 
-# of 3e-4, 1e-3 and 3e-3 the best on all three probes (docs/results.md)
+# the best of 3e-4, 1e-3 and 3e-3 on all three probes (docs/results.md)
 optim_wrapper = dict(optimizer=dict(lr=3e-4))
 
 default_hooks = dict(

@@ -1,6 +1,6 @@
-"""An upper bound: the same model, with ground-truth masks for good.
+"""An upper bound: the same model, always with ground-truth masks.
 
-Only annotated pictures have such masks: compare with a run on these alone.
+Only annotated pictures have such masks: compare with a run on only these.
 """
 _base_ = 'cyborgs_r18_coco-mini.py'
 

@@ -7,7 +7,7 @@ _base_ = [
 
 model = dict(
     type='DenseCL',
-    # Fewer than an epoch has pictures, or a picture meets itself as a
+    # Less than the pictures of an epoch, so that no picture meets itself as a
     # negative; a multiple of the batch.
     queue_len=2048,
     feat_dim=128,
@@ -35,12 +35,12 @@ model = dict(
         temperature=0.2))
 find_unused_parameters = True
 
-# of 3e-4, 1e-3 and 3e-3 the best on all three probes (docs/results.md)
+# the best of 3e-4, 1e-3 and 3e-3 on all three probes (docs/results.md)
 optim_wrapper = dict(optimizer=dict(lr=3e-4))
 
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=3, max_keep_ckpts=2))
-# The dense loss joins in after a tenth of the steps: 1,000 of DenseCL's own
-# schedule are a small part, and half of this one.
+# The dense loss starts after a tenth of the steps: its own 1,000 steps are a
+# small part of DenseCL's schedule, but half of this one.
 custom_hooks = [dict(type='DenseCLHook', start_iters=160)]

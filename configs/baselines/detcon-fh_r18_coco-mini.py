@@ -1,4 +1,4 @@
-"""DetCon-B: the same model, with Felzenszwalb's masks for good."""
+"""DetCon-B: the same model, always with Felzenszwalb's masks."""
 _base_ = 'cyborgs_r18_coco-mini.py'
 
 default_hooks = dict(

@@ -1,7 +1,7 @@
-"""COCO DINO R50, 12 epochs, from a published backbone: a transformer as well.
+"""COCO DINO R50, 12 epochs, from a published backbone: a transformer.
 
-mmdet's recipe; what differs is what lets a self-supervised backbone learn:
-nothing frozen, batch norms that count.
+This is mmdet's recipe, except that a self-supervised backbone can train:
+nothing is frozen, and batch norms update their statistics.
 """
 _base_ = [
     'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', '_base_/protocol.py'

@@ -17,7 +17,7 @@ parts = _base_.train_dataloader.dataset.datasets
 for part in parts:
     part.data_root = data_root
 train_dataloader = dict(
-    batch_size=2,  # on each of 8 GPUs
+    batch_size=2,  # per GPU, with 8 GPUs
     # the two years call themselves differently
     dataset=dict(datasets=parts, ignore_keys=['dataset_type']))
 val_dataloader = dict(dataset=dict(data_root=data_root))

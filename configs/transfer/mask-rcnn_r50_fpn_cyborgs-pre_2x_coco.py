@@ -13,7 +13,7 @@ model = dict(
 
 data_root = _base_.coco_root
 train_dataloader = dict(
-    batch_size=2,  # on each of 8 GPUs
+    batch_size=2,  # per GPU, with 8 GPUs
     dataset=dict(data_root=data_root, pipeline=_base_.mask_pipeline))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader

@@ -15,7 +15,7 @@ model = dict(
 
 data_root = _base_.lvis_root
 train_dataloader = dict(
-    batch_size=2,  # on each of 8 GPUs
+    batch_size=2,  # per GPU, with 8 GPUs
     dataset=dict(
         oversample_thr=1e-3,
         dataset=dict(data_root=data_root, pipeline=_base_.mask_pipeline)))

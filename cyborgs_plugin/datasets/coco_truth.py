@@ -28,7 +28,7 @@ TURNED = (
     'json. Correct the json; or take the orientation out of the files '
     '(exiftool -Orientation= FILES), and make the masks again if there are '
     'any')
-"""What it means where :func:`is_turned` holds, and how to mend it."""
+"""What it means if :func:`is_turned` is true, and how to fix it."""
 _ALL = ('images', 'annotations', 'categories')
 _MENDS = dict(
     id='give each of the {kind} one of its own, by which others name it',
@@ -43,7 +43,7 @@ _MENDS = dict(
     supercategory='give the name of one group, or none',
     segments_info='a panoptic json has a list of segments for each image; '
     'give that of instances as the instance json')
-"""How to mend a record that lacks a field, or has nonsense there."""
+"""How to fix a record that lacks a field or has a wrong value."""
 _CROWD = {
     'none': False, '': False, '0': False, '0.0': False, 'false': False,
     '1': True, '1.0': True, 'true': True

@@ -62,7 +62,7 @@ class ColourPlan:
     after: list[_Step]
     """... and behind it."""
     grey: int
-    """Grey views, somewhere; likewise blurred and solarised ones."""
+    """A slice with all grey views; the same for blurred and solarised ones."""
     blurred: int
     solarised: int
 

@@ -136,7 +136,7 @@ class LayerOutput:
                     ) from error
             else:
                 break
-        # In cells, the last of which may be mirrored in part.
+        # In cells; the last one may be partly mirrored.
         h, w = (-(-cells * side // full) for cells, side, full in zip(
             maps.shape[2:], (height, width), size))
         return maps[:, :, :h, :w]

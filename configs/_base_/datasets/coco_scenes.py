@@ -53,7 +53,7 @@ train_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=16,  # on each of 8 GPUs
+    batch_size=16,  # per GPU, with 8 GPUs
     num_workers=4,
     persistent_workers=True,
     drop_last=True,

@@ -1,4 +1,4 @@
-"""Masks that follow edges: what a recipe's `source` takes for them.
+"""Masks that follow edges: settings for the `source` of a recipe.
 
     _base_ = ['cyborgs_continue.py', '_base_/masks/superpixels.py']
     default_hooks = dict(mask_update=dict(source=_base_.superpixel_masks))

@@ -21,7 +21,7 @@ model = dict(
         in_indices=(0, 1, 2),
         projector=dict(
             type='NonLinearNeck',
-            # in_channels is the backbone's: 512 + 1024 + 2048 = 3584
+            # in_channels follows from the backbone: 512 + 1024 + 2048 = 3584
             hid_channels=4096,
             out_channels=256,
             num_layers=2,
@@ -48,5 +48,5 @@ model = dict(
         # weight 0 in the published run
         segmentation_loss=dict(type='VMFSegmentationLoss', loss_weight=0.)))
 
-# batch norms count over all ranks where the device allows it
+# batch norms use all ranks if the device allows it
 sync_bn = 'torch'

@@ -26,7 +26,7 @@ param_scheduler = [
         begin=0,
         end=10,
         convert_to_iter_based=True),
-    # after epochs 768 and 784 of 800, and as late in a run of other length
+    # after epochs 768 and 784 of 800; at the same fractions of other runs
     dict(
         type='LateStepLR',
         by_epoch=True,
@@ -37,5 +37,5 @@ param_scheduler = [
 
 train_cfg = dict(by_epoch=True, max_epochs=800)
 
-# The published rate is not scaled by the batch; --auto-scale-lr does it.
+# The published rate is not scaled by the batch; --auto-scale-lr does that.
 auto_scale_lr = dict(base_batch_size=128)

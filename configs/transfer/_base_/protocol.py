@@ -1,8 +1,8 @@
-"""Values that the transfer configs share; each puts them in their place.
+"""Values that the transfer configs share; each config puts them in place.
 
 No key of the Runner is set here: mmdet's own base sets those, and two bases
-may not set the same one. What the environment names is read by Python:
-mmengine's own form would paste a file's name into the text of the config.
+must not set the same one. Python reads environment variables: mmengine's own
+form would paste a file name into the text of the config.
 """
 import os
 
@@ -18,7 +18,7 @@ coco_root = os.environ.get('COCO_ROOT', 'data/coco') + '/'
 lvis_root = os.environ.get('LVIS_ROOT', 'data/lvis_v1') + '/'
 voc_root = os.environ.get('VOC_ROOT', 'data/VOCdevkit') + '/'
 
-# batch norms count over all ranks and learn, nothing is frozen
+# batch norms use all ranks and are trained; nothing is frozen
 sync_norm = dict(type='SyncBN', requires_grad=True)
 backbone = dict(
     frozen_stages=-1,
