@@ -56,13 +56,13 @@ class ColourPlan:
     table: np.ndarray
     """Numbers of the views in that order, (N, C), float64."""
     jittered: int
-    """So many views at the beginning are jittered."""
+    """Number of views at the beginning that are jittered."""
     before: list[_Step]
     """First, second, third step before hue."""
     after: list[_Step]
-    """... and behind it."""
+    """... and after it."""
     grey: int
-    """A slice with all grey views; the same for blurred and solarised ones."""
+    """Number of grey views; the same for blurred and solarised ones."""
     blurred: int
     solarised: int
 
