@@ -1,5 +1,6 @@
 """Errors that the user can fix, and how tools report them."""
 import os.path as osp
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -7,6 +8,10 @@ from contextlib import contextmanager
 
 # mmengine's file that calls a config's component with its settings.
 _BUILDER = osp.join('mmengine', 'registry', 'build_functions.py')
+
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 class UserError(ValueError):
@@ -32,10 +37,14 @@ def reported() -> Iterator[None]:
     Its message goes to stderr, and the exit code is 1. User errors are every
     :class:`UserError`, a path of the wrong type (a folder instead of a file,
     for example), and a component of a config that is unknown or does not
-    accept a setting. Other exceptions pass.
+    accept a setting. Ctrl-C ends it with one line and the code 130. Other
+    exceptions pass.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        print('Interrupted', file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except UserError as error:
         sys.exit(f'{type(error).__name__}: {error}')
     except (FileExistsError, FileNotFoundError, IsADirectoryError,

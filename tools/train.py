@@ -6,9 +6,12 @@ Run: python tools/train.py configs/cyborgs_coco.py
 import argparse
 import errno
 import logging
+import os
 import os.path as osp
 import shutil
+import sys
 
+import _interrupt  # noqa: F401  first of what takes long
 from _options import add_options, parse
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -21,6 +24,7 @@ from cyborgs_plugin.commands import command
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.engine import (
     FiniteHook,
+    PreemptionHook,
     PretrainedCheckHook,
     ScheduleHook,
     WorkDirHook,
@@ -43,7 +47,7 @@ from cyborgs_plugin.engine.config_options import (
 from cyborgs_plugin.engine.launch import prepare_launch
 from cyborgs_plugin.engine.start_check import check_inits, check_start
 from cyborgs_plugin.engine.work_dir_hook import latest_checkpoint, writing_to
-from cyborgs_plugin.errors import UserError, reported
+from cyborgs_plugin.errors import INTERRUPTED, UserError, reported
 from cyborgs_plugin.precision import warn_if_bfloat16_is_slow
 from cyborgs_plugin.safe_load import loading_safely
 from cyborgs_plugin.transfer.annotation_check import (
@@ -95,6 +99,11 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume == '':
         raise UserError('--resume is empty: give the path of a checkpoint, '
                         'or nothing to take the latest one')
+    restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
+    if args.resume is None and restarts:
+        print_log(f'Restart {restarts} by torchrun: the run is resumed',
+                  logger='current')
+        args.resume = 'auto'
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
@@ -161,7 +170,7 @@ def train(args: argparse.Namespace) -> None:
             runner = Runner.from_cfg(cfg)
     # Pretraining has most of these in its config.
     for hook in (folder, PretrainedCheckHook(), ScheduleHook(), FiniteHook(),
-                 WorkerExitHook()):
+                 WorkerExitHook(), PreemptionHook()):
         if not any(isinstance(other, type(hook)) for other in runner.hooks):
             runner.register_hook(hook)
     for hook in runner.hooks:
@@ -170,12 +179,25 @@ def train(args: argparse.Namespace) -> None:
     check_batches(runner)
     try:
         runner.train()
+    except KeyboardInterrupt:
+        sys.exit(interrupted(runner))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(disk_full(runner, error)) from error
         raise
     if runner.rank == 0:
         report(runner)
+
+
+def interrupted(runner: Runner) -> int:
+    """Say what Ctrl-C leaves; give the exit code."""
+    checkpoint = latest_checkpoint(runner.work_dir)
+    if runner.rank == 0:
+        print_log(
+            f'Interrupted at step {runner.iter}. '
+            + (f'The same command with --resume continues from {checkpoint}'
+               if checkpoint else 'No checkpoint was saved yet'))
+    return INTERRUPTED
 
 
 def disk_full(runner: Runner, error: OSError) -> str:

@@ -15,7 +15,10 @@ default_hooks = dict(
     finite=dict(type='FiniteHook', patience=3),
     # the numbers of a step are copied from the device at once
     logged_scalars=dict(type='LoggedScalarsHook'),
-    worker_exit=dict(type='WorkerExitHook'))
+    # data workers end with the run, and not by a signal
+    worker_exit=dict(type='WorkerExitHook'),
+    # a signal of the cluster ends the run at a step that it resumes at
+    preemption=dict(type='PreemptionHook'))
 
 # views have one size; mask rounds turn this off, since their images do not
 env_cfg = dict(cudnn_benchmark=True)

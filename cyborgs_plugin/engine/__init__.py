@@ -11,6 +11,7 @@ from .late_step_lr import LateStepLR
 from .logged_scalars_hook import LoggedScalarsHook
 from .mask_update_hook import MaskUpdateHook
 from .mask_visualization_hook import MaskVisualizationHook
+from .preemption_hook import PreemptionHook
 from .pretrained_check_hook import PretrainedCheckHook
 from .schedule_hook import ScheduleHook
 from .target_update_hook import TargetUpdateHook
@@ -23,7 +24,8 @@ __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'DeviceDataHook',
     'DriftHook', 'EpochSeedHook', 'FiniteHook', 'ForeachLARS',
     'HeadsFirstHook', 'LateStepLR', 'LoggedScalarsHook', 'MaskUpdateHook',
-    'MaskVisualizationHook', 'PretrainedCheckHook', 'ScheduleHook',
+    'MaskVisualizationHook', 'PreemptionHook', 'PretrainedCheckHook',
+    'ScheduleHook',
     'TargetUpdateHook', 'TrainedParametersConstructor', 'ViewSizeHook',
     'WorkDirHook', 'WorkerExitHook'
 ]

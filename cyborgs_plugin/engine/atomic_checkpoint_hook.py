@@ -39,20 +39,8 @@ class AtomicCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = osp.join(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        partial = f'.{name}.partial'
-        runner.save_checkpoint(
-            self.out_dir,
-            partial,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            **self.args)
+        save_atomically(self, runner, self.last_ckpt, meta, self.by_epoch)
         if is_main_process():
-            publish(osp.join(self.out_dir, partial), self.last_ckpt)
-            pointer = osp.join(runner.work_dir, 'last_checkpoint')
-            with written_aside(pointer) as path, open(path, 'w') as file:
-                file.write(self.last_ckpt)
             for old in outdated:
                 path = osp.join(self.out_dir, self.filename_tmpl.format(old))
                 if osp.isfile(path):
@@ -60,3 +48,31 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids.clear()
             self.keep_ckpt_ids.extend(kept[-self.max_keep_ckpts:])
+
+
+def save_atomically(hook: CheckpointHook, runner: Runner, path: str,
+                    meta: dict[str, Any], by_epoch: bool) -> None:
+    """Write a checkpoint aside, name it, and point to it.
+
+    Args:
+        hook (CheckpointHook): What of the run is saved.
+        runner (Runner): The run.
+        path (str): Path of the checkpoint on a local or mounted disk.
+        meta (dict): ``epoch`` and ``iter`` that are finished.
+        by_epoch (bool): Whether an epoch is.
+    """
+    folder, name = osp.split(path)
+    partial = f'.{name}.partial'
+    runner.save_checkpoint(
+        folder,
+        partial,
+        save_optimizer=hook.save_optimizer,
+        save_param_scheduler=hook.save_param_scheduler,
+        meta=meta,
+        by_epoch=by_epoch,
+        **hook.args)
+    if is_main_process():
+        publish(osp.join(folder, partial), path)
+        pointer = osp.join(runner.work_dir, 'last_checkpoint')
+        with written_aside(pointer) as aside, open(aside, 'w') as file:
+            file.write(path)
