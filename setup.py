@@ -125,6 +125,8 @@ setup(
         'openmmlab': read_requirements('openmmlab'),
         'transfer': read_requirements('transfer'),
         'transfer-openmmlab': read_requirements('transfer-openmmlab'),
+        'segmentation': read_requirements('segmentation'),
+        'segmentation-openmmlab': read_requirements('segmentation-openmmlab'),
         'heif': read_requirements('heif'),
         'dev': read_requirements('dev'),
     },

@@ -2,13 +2,17 @@
 import os
 import os.path as osp
 import re
+from importlib.util import find_spec
 
 from mmengine.config import Config
-from mmengine.config.utils import ConfigParsingError
+from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
+from mmengine.utils import is_installed
 
 from .errors import MissingFileError, MissingPackageError, UserError
 
 _PREFIX = 'cyborgs_plugin::'
+_EXTRAS = dict(mmdet='transfer', mmseg='segmentation')
+"""What brings the package of a ``default_scope``."""
 
 
 def find_config(name: str) -> str:
@@ -53,7 +57,8 @@ def load_config(name: str) -> Config:
         Config: The config.
 
     Raises:
-        UserError: If it or one of its bases is missing or is not valid Python.
+        UserError: If it or one of its bases is missing or is not valid Python,
+            or if the package of its ``default_scope`` is not installed.
     """
     substitute = Config._substitute_env_variables
 
@@ -63,7 +68,7 @@ def load_config(name: str) -> Config:
 
     Config._substitute_env_variables = staticmethod(checked)
     try:
-        return Config.fromfile(find_config(name))
+        cfg = Config.fromfile(find_config(name))
     except MissingFileError:
         raise
     except FileNotFoundError as error:  # of a base
@@ -88,6 +93,13 @@ def load_config(name: str) -> Config:
             'same key; name the one that holds the others') from error
     finally:
         Config._substitute_env_variables = staticmethod(substitute)
+    scope = cfg.get('default_scope')
+    if scope in _EXTRAS and find_spec(scope) is None:
+        raise MissingPackageError(
+            f'{name} is of {scope}, which is not installed: it comes with the '
+            f'extra cyborgs_plugin[{_EXTRAS[scope]}], or beside the original '
+            f'OpenMMLab packages [{_EXTRAS[scope]}-openmmlab]')
+    return cfg
 
 
 def _check_variables(filename: str, name: str) -> None:
@@ -116,8 +128,13 @@ def resolve_own_configs() -> None:
     path had been given. Otherwise mmengine would add the scope to every dict
     with a ``type``, including ``collate_fn``, whose function would then get it
     as an argument.
+
+    It also lets mmengine resolve ``mmseg::`` in the OneDL family, where the
+    distribution has another name than in mmengine's table.
     """
     resolve = Config._get_cfg_path
+    if find_spec('mmseg') and not is_installed('mmsegmentation'):
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
 
     def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         if not cfg_path.startswith(_PREFIX):

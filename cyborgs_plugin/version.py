@@ -36,7 +36,7 @@ def check_requirements() -> None:
 
     It also finds what would make importing mmpretrain, or training later,
     fail: a mix of both families, and, for the original one, unsuitable
-    versions of numpy, setuptools and mmdet.
+    versions of numpy, setuptools, mmdet and mmsegmentation.
 
     Raises:
         ImportError: If one is missing, too old, too new or broken. The message
@@ -96,7 +96,8 @@ def _check_families() -> None:
                 f'    pip uninstall -y {names}\n'
                 'then install one of the extras cyborgs_plugin[onedl] and '
                 'cyborgs_plugin[openmmlab]; detectors are in [transfer] and '
-                '[transfer-openmmlab]'))
+                '[transfer-openmmlab], segmentors in [segmentation] and '
+                '[segmentation-openmmlab]'))
 
 
 def _check_beside_original() -> None:
@@ -115,12 +116,13 @@ def _check_beside_original() -> None:
                 '    pip install "setuptools<82"'))
     found = _installed('openmmlab')
     mmcv = found.get('mmcv') or found.get('mmcv-lite')
-    if 'mmdet' in found and mmcv and Version(mmcv) >= Version('2.2.0'):
-        raise ImportError(
-            _message(f'mmcv < 2.2.0 beside mmdet {found["mmdet"]}',
-                     f'mmcv {mmcv}',
-                     f'    pip install --no-build-isolation '
-                     f'"{_PINS["mmcv"][1]}"'))
+    for name in ('mmdet', 'mmsegmentation'):
+        if name in found and mmcv and Version(mmcv) >= Version('2.2.0'):
+            raise ImportError(
+                _message(f'mmcv < 2.2.0 beside {name} {found[name]}',
+                         f'mmcv {mmcv}',
+                         f'    pip install --no-build-isolation '
+                         f'"{_PINS["mmcv"][1]}"'))
 
 
 def require_mmcv_ops() -> None:

@@ -1,8 +1,9 @@
 """Configs that cannot be read are refused in a line that names them."""
 import pytest
 
+from cyborgs_plugin import config_path
 from cyborgs_plugin.config_path import load_config
-from cyborgs_plugin.errors import UserError
+from cyborgs_plugin.errors import MissingPackageError, UserError
 
 READ_BASE = 'from mmengine.config import read_base\nwith read_base():\n    '
 
@@ -31,4 +32,20 @@ def test_a_mistake_in_the_code_of_a_config_keeps_its_traceback(tmp_path):
     path = tmp_path / 'own.py'
     path.write_text('x = dict(a=1)["b"]')
     with pytest.raises(KeyError, match='b'):
+        load_config(str(path))
+
+
+def test_bases_of_mmseg(tmp_path, monkeypatch):
+    """Which mmengine's table knows by the name of the other family alone."""
+    path = tmp_path / 'own.py'
+    path.write_text("_base_ = ['mmseg::_base_/models/fpn_r50.py',\n"
+                    "          'mmseg::_base_/default_runtime.py']")
+    cfg = load_config(str(path))
+    assert cfg.model.decode_head.type == 'FPNHead'
+    assert cfg.default_scope == 'mmseg'
+
+    path.write_text("default_scope = 'mmseg'")
+    monkeypatch.setattr(config_path, 'find_spec', lambda name: None)
+    with pytest.raises(MissingPackageError, match=r'own.py is of mmseg.*'
+                       r'\[segmentation\].*\[segmentation-openmmlab\]'):
         load_config(str(path))

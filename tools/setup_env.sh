@@ -132,9 +132,9 @@ FORCE_CUDA=$FORCE_CUDA MAX_JOBS=${MAX_JOBS:-$(nproc)} \
         '    memory: make setup MAX_JOBS=1' \
         '    a CUDA toolkit that fits torch: make setup FORCE_CUDA=0'
 
-step 4/5 'mmdetection, requirements of running, testing and lint'
+step 4/5 'detectors, segmentors, requirements of running, testing and lint'
 pip_install -r requirements/runtime.txt -r requirements/transfer.txt \
-    -r requirements/dev.txt ||
+    -r requirements/segmentation.txt -r requirements/dev.txt ||
     fail 'pip could not install the requirements (see above).' \
         'The same command again goes on from here.'
 

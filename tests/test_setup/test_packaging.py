@@ -118,7 +118,8 @@ def test_wheel_built_from_sdist_and_installed(tree, tmp_path):
     assert 'Requires-Python: >=3.10' in fields
     assert {f'Provides-Extra: {extra}'
             for extra in ('dev', 'onedl', 'openmmlab', 'transfer',
-                          'transfer-openmmlab')
+                          'transfer-openmmlab', 'segmentation',
+                          'segmentation-openmmlab')
             } <= set(fields)
     # Installing one family over the other would mix their files.
     assert not [

@@ -121,6 +121,10 @@ ORIGINAL = dict(mmengine='0.10.7', mmcv='2.1.0', mmpretrain='1.2.0',
      'pip install "numpy<2"'),
     (dict(ORIGINAL, mmcv='2.2.0', mmdet='3.3.0'), 'mmcv < 2.2.0 beside mmdet '
      '3.3.0, but found mmcv 2.2.0', '"mmcv>=2.0.0,<2.2.0"'),
+    (dict(ORIGINAL, mmcv='2.2.0', mmsegmentation='1.2.2'), 'beside '
+     'mmsegmentation 1.2.2, but found mmcv 2.2.0', '"mmcv>=2.0.0,<2.2.0"'),
+    (dict(ORIGINAL, onedl_mmsegmentation='1.4.2'),
+     'onedl-mmsegmentation 1.4.2', r'\[segmentation-openmmlab\]'),
 ])
 def test_what_does_not_fit_together(having, packages, found, remedy):
     having(**packages)
@@ -159,12 +163,12 @@ def test_remedies_are_of_the_family_that_is_there(having, monkeypatch):
 
 def test_the_extras_mix_no_families():
     root = PACKAGE.parent / 'requirements'
-    for file, family in (('onedl', 'onedl'), ('transfer', 'onedl'),
-                         ('openmmlab', ''), ('transfer-openmmlab', '')):
+    for file in ('onedl', 'transfer', 'segmentation', 'openmmlab',
+                 'transfer-openmmlab', 'segmentation-openmmlab'):
         for line in (root / f'{file}.txt').read_text().splitlines():
             name = re.match(r'[\w-]*', line)[0]
             if 'mm' in name:
-                assert name.startswith('onedl-') == bool(family), line
+                assert name.startswith('onedl-') != ('openmm' in file), line
 
 
 def test_ops_present_or_named(monkeypatch):
@@ -212,7 +216,7 @@ def test_imports_are_declared():
                     f'{source}:{node.lineno}: {name}'
 
 
-def test_package_never_imports_mmdet():
+def test_package_never_imports_mmdet_or_mmseg():
     sources = list(PACKAGE.rglob('*.py'))
     assert len(sources) > 10
     for source in sources:
@@ -224,13 +228,14 @@ def test_package_never_imports_mmdet():
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or '']
-            assert not any(name.split('.')[0] == 'mmdet' for name in names), \
-                f'{source}:{node.lineno}'
+            assert not {name.split('.')[0] for name in names} & {
+                'mmdet', 'mmseg'}, f'{source}:{node.lineno}'
 
 
 @pytest.mark.slow
-def test_works_without_mmdet():
-    code = ("import sys; sys.modules['mmdet'] = None; import cyborgs_plugin; "
+def test_works_without_mmdet_and_mmseg():
+    code = ("import sys; sys.modules['mmdet'] = sys.modules['mmseg'] = None; "
+            "import cyborgs_plugin; "
             "from mmpretrain.registry import MODELS; "
             "assert MODELS.get('CYBORGS')")
     subprocess.run([sys.executable, '-c', code], check=True)
