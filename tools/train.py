@@ -55,6 +55,7 @@ from cyborgs_plugin.transfer.annotation_check import (
     check_config,
     check_file_kinds,
 )
+from cyborgs_plugin.transfer.segmentation_check import check_masks
 from cyborgs_plugin.version import require_mmcv_ops
 
 
@@ -131,9 +132,11 @@ def check(cfg: Config) -> None:
     check_file_kinds(cfg)
     if cfg.get('default_scope') != 'mmpretrain':
         require_mmcv_ops()
-    if cfg.get('default_scope') == 'mmdet':
+    if cfg.get('default_scope') in ('mmdet', 'mmseg'):
         check_config(cfg)
+    if cfg.get('default_scope') == 'mmdet':
         check_annotations(cfg)
+    check_masks(cfg)
     if 'bfloat16' in str((cfg.get('optim_wrapper') or {}).get('dtype')):
         warn_if_bfloat16_is_slow("Take optim_wrapper.dtype='float16'",
                                  get_device())

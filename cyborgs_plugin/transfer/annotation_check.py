@@ -19,7 +19,7 @@ from .pretrained_check import some
 # Heads that predict the classes of the data sets. Those of panoptic models
 # count things and stuff and have other names.
 HEADS = ('bbox_head', 'mask_head', 'mask_iou_head', 'point_head',
-         'query_head')
+         'query_head', 'decode_head', 'auxiliary_head')
 
 
 # Endings of files that may hold code; the toolbox decides by the ending.
@@ -62,10 +62,11 @@ def check_file_kinds(cfg: Config) -> None:
 
 
 def check_config(cfg: Config) -> list[str]:
-    """Check that the heads of a detector have as many classes as the data.
+    """Check that the heads have as many classes as the data.
 
     Args:
-        cfg (Config): A config of mmdet; others have nothing to check.
+        cfg (Config): A config of mmdet or mmseg; others have nothing to
+            check.
 
     Returns:
         list[str]: A line for each head.
@@ -79,9 +80,12 @@ def check_config(cfg: Config) -> list[str]:
     # Classes may be names, and trackers follow only one of the data's classes.
     if 'language_model' in model or 'tracker' in model:
         heads = {}
+    segments = cfg.get('default_scope') == 'mmseg'
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for dataset in _datasets(cfg.get(loader) if heads else None, ''):
-            classes = _classes(dataset)
+        node = cfg.get(loader) if heads else None
+        for dataset in (masked_datasets(node)
+                        if segments else _datasets(node, '')):
+            classes = _classes(dataset, 'mmseg' if segments else 'mmdet')
             if classes is None or 'Panoptic' in kind_of(dataset):
                 continue
             wrong = {k: v for k, v in heads.items() if v != len(classes)}
@@ -158,6 +162,25 @@ def _datasets(node: Any, ending: str = '.json') -> Iterator[dict]:
             yield from _datasets(child, ending)
 
 
+def masked_datasets(node: Any) -> Iterator[dict]:
+    """Find mmseg's data sets, which have no such file, likewise.
+
+    Args:
+        node (Any): A dataloader's config, or a part of one.
+
+    Yields:
+        dict: The config of each.
+    """
+    if isinstance(node, dict):
+        if 'seg_map_path' in (node.get('data_prefix') or {}):
+            yield node
+        else:
+            node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from masked_datasets(child)
+
+
 def _read_json(path: str, place: str) -> dict:
     with open(path, encoding='utf-8-sig') as file:
         try:
@@ -186,7 +209,7 @@ def _read_json(path: str, place: str) -> dict:
     return content
 
 
-def _classes(dataset: dict) -> Sequence[str] | None:
+def _classes(dataset: dict, scope: str = 'mmdet') -> Sequence[str] | None:
     classes = (dataset.get('metainfo') or {}).get('classes')
     if isinstance(classes, str):
         if not osp.isfile(classes):
@@ -200,7 +223,7 @@ def _classes(dataset: dict) -> Sequence[str] | None:
         return classes
     kind = dataset['type']
     if not inspect.isclass(kind):
-        kind = DATASETS.get(f'mmdet.{kind_of(dataset)}')
+        kind = DATASETS.get(f'{scope}.{kind_of(dataset)}')
     return kind.METAINFO.get('classes') if kind else None
 
 

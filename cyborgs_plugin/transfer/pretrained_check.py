@@ -56,8 +56,9 @@ def adapt_files(model: nn.Module, folder: str) -> dict[str, str]:
         try:
             found = read_start(path)
             lacking, wrong = _misfits(found, wanted)
-            if not wrong and len(_added(lacking, found)) == len(lacking) < (
-                    len(wanted)) and not path.endswith('.safetensors'):
+            added = _added(lacking, found, wanted)
+            if not wrong and len(added) == len(lacking) < len(wanted) and (
+                    not path.endswith('.safetensors')):
                 continue
             state, how = fit_names(found, wanted, path)
         except UserError:
@@ -98,7 +99,7 @@ def check_files(model: nn.Module) -> list[str]:
         wanted = _tensors(module)
         found = read_pretrained(init['checkpoint'], init.get('prefix'))
         lacking, wrong = _misfits(found, wanted)
-        added = _added(lacking, found)
+        added = _added(lacking, found, wanted)
         if (lacking or wrong) and _loads_its_own_way(module):
             lines.append(f'model.{name} renames or resizes what it loads: '
                          f'{init["checkpoint"]} is not compared with it')
@@ -109,6 +110,7 @@ def check_files(model: nn.Module) -> list[str]:
                     'model.neck.in_indices'
                     if not wrong and all(_OUTPUT_NORM.match(key)
                                          for key in lacking) else
+                    _other_stem(module, lacking, found) or
                     "Set init_cfg.prefix and the backbone's depth to the "
                     f"file's, or take another file. {converter_of(found)}")
             raise UserError(
@@ -376,18 +378,37 @@ def _misfits(found: Tensors, wanted: Tensors) -> tuple[list[str], list[str]]:
     return lacking, wrong
 
 
-def _added(lacking: list[str], found: Tensors) -> list[str]:
+def _added(lacking: list[str], found: Tensors,
+           wanted: Tensors) -> list[str]:
     """The missing tensors in parts that the file's network does not have.
 
     A detector may add some, such as the offsets of deformable convolutions.
     One more block of the file's own type does not count: the depth differs.
+    Nor does what the network begins with: the stem differs.
     """
 
     def kind(key: str) -> str:
         return re.sub(r'\d+', '#', key)
 
     known = {kind(key) for key in found}
-    return [key for key in lacking if kind(key) not in known]
+    first = next(iter(wanted), None)
+    return [key for key in lacking
+            if kind(key) not in known and key != first]
+
+
+def _other_stem(module: nn.Module, lacking: list[str],
+                found: Tensors) -> str | None:
+    """Say which ResNet has the file's stem, if that is what differs."""
+    deep = any(key.startswith('stem.') for key in lacking)
+    plain = 'conv1.weight' in lacking
+    if deep and 'conv1.weight' in found:
+        return (f'{type(module).__name__} begins with several convolutions, '
+                "the file's network with one: set its type to 'ResNet'")
+    if plain and any(key.startswith('stem.') for key in found):
+        return (f'{type(module).__name__} begins with one convolution, the '
+                "file's network with several: set its type to 'ResNetV1c' or "
+                "'ResNetV1d'")
+    return None
 
 
 def _loads_its_own_way(module: nn.Module) -> bool:

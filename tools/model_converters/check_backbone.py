@@ -32,6 +32,7 @@ from cyborgs_plugin.transfer.pretrained_check import (
     pretrained_modules,
 )
 from cyborgs_plugin.transfer.recipe_check import check_recipe
+from cyborgs_plugin.transfer.segmentation_check import check_masks
 
 
 @reported()
@@ -55,7 +56,7 @@ def main() -> None:
     check_file_kinds(cfg)
     lines = check_config(cfg)
     if not args.no_data:
-        lines += check_annotations(cfg)
+        lines += check_annotations(cfg) + check_masks(cfg)
     if cfg.get('data_preprocessor'):  # as mmengine's Runner does
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(cfg.model)
