@@ -19,7 +19,9 @@ def _fresh_singletons():
     yield
     logging.shutdown()
     logging.disable(logging.NOTSET)  # a tool's main keeps its process quiet
-    for kind in (MMLogger, Visualizer, DefaultScope, MessageHub):
+    # each kind of visualizer has instances of its own
+    for kind in (MMLogger, DefaultScope, MessageHub, Visualizer,
+                 *Visualizer.__subclasses__()):
         kind._instance_dict.clear()
 
 

@@ -214,6 +214,11 @@ NOT_RUN = {
     'another environment of gigabytes; what was run in it stands below',
     'CONTRIBUTING.md: make lint':
     'CI runs them all, this test among them',
+    'docs/transfer.md: export MASKS_ROOT=data/own':
+    'test_segmentation.py runs its check, training and table in one process, '
+    'and test_one_command_a_task what calls them',
+    'docs/transfer.md: TOOLS=$(python -c':
+    'converts data of gigabytes, by tools of mmseg',
     'docs/mask_bank.md: bank = MaskBank.open(':
     'test_the_calls_of_the_mask_bank runs it in Python',
 }

@@ -42,7 +42,11 @@ COLUMNS = {
     'box AP, any class': (),  # not logged: pycocotools' alone
     'mask AP, any class': (),
     'top-1': ('accuracy/top1', ),
-    'top-5': ('accuracy/top5', )
+    'top-5': ('accuracy/top5', ),
+    # mmseg has them in percent
+    'mIoU (%)': ('mIoU', ),
+    'mAcc (%)': ('mAcc', ),
+    'aAcc (%)': ('aAcc', )
 }
 # place in pycocotools' list of statistics
 STATISTICS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'APs': 3, 'APm': 4, 'APl': 5}

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # One downstream task from one checkpoint, from start to table:
 #   bash tools/benchmarks/transfer.sh TASK CHECKPOINT [GPUS [ARGUMENTS]]
-# TASK        coco-1x coco-2x coco-c4 lvis voc dino coco-mini imagenet-linear,
+# TASK        coco-1x coco-2x coco-c4 lvis voc dino coco-mini imagenet-linear
+#             voc-seg voc-seg-d16 cityscapes cityscapes-d16 ade own-masks,
 #             or frozen: voc07-svm imagenet-knn probes
 # CHECKPOINT  a training checkpoint or a published backbone (.pth), or
 #             "random" or "supervised" for the twins
 # GPUS        1 by default; 0 and 1 start one process
 # ARGUMENTS   go to the trainer (--cfg-options ..., --amp) or the benchmark
 # SEED=0, WORK=work_dirs/transfer and PYTHON=python can be set; so can
-# COCO_ROOT, LVIS_ROOT, VOC_ROOT, IMAGENET_ROOT (data/coco and so on) and
-# NAME, how the run is called. MIM=1 trains by "mim train", with nothing of ours.
+# COCO_ROOT, LVIS_ROOT, VOC_ROOT, IMAGENET_ROOT, CITYSCAPES_ROOT, ADE_ROOT
+# (data/coco and so on), of own-masks MASKS_ROOT, MASKS_CLASSES and IMAGE_SUFFIX,
+# and NAME, how the run is called. MIM=1 trains by "mim train", with nothing of ours.
 # Paths are relative to the folder that it is called from.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -58,6 +60,12 @@ case $TASK in
     dino) config=dino-4scale_r50_${start}_12e_coco ;;
     coco-mini) config=mask-rcnn_r18_fpn_${start}_coco-mini ;;
     imagenet-linear) config=resnet50_${start}_linear_imagenet package=mmpretrain ;;
+    voc-seg) config=fcn_r50-d8_${start}_20k_voc12aug package=mmseg ;;
+    voc-seg-d16) config=fcn-d6_r50-d16_${start}_30k_voc12aug package=mmseg ;;
+    cityscapes) config=fcn_r50-d8_${start}_40k_cityscapes package=mmseg ;;
+    cityscapes-d16) config=fcn-d6_r50-d16_${start}_90k_cityscapes package=mmseg ;;
+    ade) config=fcn_r50-d8_${start}_80k_ade20k package=mmseg ;;
+    own-masks) config=fpn_r18_${start}_own-masks package=mmseg ;;
     voc07-svm) frozen voc07_svm.py --voc-root "${VOC_ROOT:-data/VOCdevkit}" ;;
     imagenet-knn) frozen knn_imagenet.py --root "${IMAGENET_ROOT:-data/imagenet}" ;;
     probes) frozen frozen_probes.py --root "${COCO_ROOT:-data/coco}" ;;

@@ -17,6 +17,8 @@ supervised = dict(type='Pretrained', checkpoint='torchvision://resnet50')
 coco_root = os.environ.get('COCO_ROOT', 'data/coco') + '/'
 lvis_root = os.environ.get('LVIS_ROOT', 'data/lvis_v1') + '/'
 voc_root = os.environ.get('VOC_ROOT', 'data/VOCdevkit') + '/'
+cityscapes_root = os.environ.get('CITYSCAPES_ROOT', 'data/cityscapes') + '/'
+ade_root = os.environ.get('ADE_ROOT', 'data/ade/ADEChallengeData2016') + '/'
 
 # batch norms use all ranks and are trained; nothing is frozen
 sync_norm = dict(type='SyncBN', requires_grad=True)
@@ -44,6 +46,13 @@ c4_head = [
         init_cfg=pretrained),
     dict(type='SyncBN', num_features=2048)
 ]
+# SlotCon's head of a segmentor of stride 16, as MoCo's
+head_of_stride_16 = dict(
+    channels=256,
+    concat_input=False,
+    dropout_ratio=0,
+    dilation=6,
+    align_corners=True)
 
 multi_scale = dict(
     type='RandomChoiceResize',
