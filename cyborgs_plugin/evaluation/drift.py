@@ -6,8 +6,6 @@ at the same locations are compared.
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler
 
 
 def measure_drift(start: Sequence[np.ndarray],
@@ -92,6 +90,9 @@ def recovered_variance(start: np.ndarray, now: np.ndarray,
     Returns:
         float: 1 - residual / variance; below 0 if a constant is better.
     """
+    # a second of the start of every command, were it at the top
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
     half = len(start) // 2
     wanted, given = StandardScaler(), StandardScaler()
     train_y = wanted.fit_transform(start[:half])

@@ -11,7 +11,6 @@ from mmpretrain.registry import METRICS
 from scipy.ndimage import distance_transform_edt
 from skimage.metrics import variation_of_information
 from skimage.segmentation import find_boundaries
-from sklearn.metrics import adjusted_rand_score
 
 from ..datasets.coco_truth import TURNED, CocoTruth, evenly, is_turned
 from ..datasets.mask_bank import MaskBank
@@ -286,6 +285,8 @@ class MaskQuality(BaseMetric):
                 ids, found.masks, found.classes, found.crowd))
         labelled = segments > 0
         if len(np.unique(segments[labelled])) > 1:
+            # a second of the start of every command, were it at the top
+            from sklearn.metrics import adjusted_rand_score
             over, under = variation_of_information(
                 segments[labelled], ids[labelled])
             scores.update(
