@@ -9,7 +9,7 @@ ARGS ?=
 # Tests side by side, a core each: two threads that share a core with anything
 # else wait for each other, up to thirty times as long.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests -q \
-	-n logical --maxprocesses 8 --dist loadfile
+	-n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 export PYTHON VENV
 RUN := $(VENV)/bin/python

@@ -10,7 +10,22 @@ from mmengine.visualization import Visualizer
 import cyborgs_plugin  # noqa: F401
 
 from .annotations import annotated  # noqa: F401
+from .cached_yapf import cache_yapf
 from .helpers import write_photo
+
+cache_yapf()
+
+# Where the minutes go, the longest first: begun first, they end with the rest.
+LONGEST = '''
+    test_readme test_kills test_transfer test_every_backbone test_mini_coco
+    test_continue_from test_backbones test_gpu_proof test_train test_hooks
+    test_several_ranks test_epoch_seed_hook test_distill
+'''.split()
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(autouse=True)
