@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -25,6 +26,8 @@ from torch.utils.data import Dataset
 
 from cyborgs_plugin.datasets import SceneDataset
 from cyborgs_plugin.segmentation import MaskSource, NetworkMasks
+
+from .warm_python import python
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 
@@ -178,7 +181,13 @@ def checkpoint(path, depth=18, **more):
     return dict(online=online, target=target)
 
 
-def published(folder, depth, call):
+def call_main(tool, *arguments):
+    """As the fixture `call` does, for fixtures that tests share."""
+    with mock.patch.object(sys, 'argv', ['tool', *map(str, arguments)]):
+        tool.main()
+
+
+def published(folder, depth, call=call_main):
     checkpoint(folder / 'epoch_3.pth', depth)
     call(publish_backbone, folder / 'epoch_3.pth', '--out-dir', folder)
     file, = glob.glob(str(folder / '*-backbone-????????.pth'))
@@ -192,7 +201,7 @@ def run_train(arguments, launcher=(), check=True):
         PYTHONPATH=os.pathsep.join([ROOT, os.environ.get('PYTHONPATH', '')]),
         OMP_NUM_THREADS='1')
     done = subprocess.run(
-        [sys.executable, *launcher, osp.join(ROOT, 'tools', 'train.py'), TOY,
+        [python(), *launcher, osp.join(ROOT, 'tools', 'train.py'), TOY,
          *arguments],
         env=environment,
         stdout=subprocess.PIPE,
@@ -263,7 +272,7 @@ def random_maps(seed, size=(6, 8), ids=5, num=12):
     return [random.integers(0, ids, size) for _ in range(num)]
 
 
-def in_processes(world_size, function, log, waits=60):
+def in_processes(world_size, function, log, waits=120):
     """Run a function in forked processes that talk by gloo."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

@@ -1,17 +1,18 @@
 """python -m cyborgs_plugin finds every tool and runs it."""
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cyborgs_plugin.__main__ import find_tools
 
+from .warm_python import python
+
 ROOT = Path(__file__).parents[1]
 
 
 def run(*arguments, cwd):
-    done = subprocess.run([sys.executable, '-m', 'cyborgs_plugin', *arguments],
+    done = subprocess.run([python(), '-m', 'cyborgs_plugin', *arguments],
                           cwd=cwd, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 

@@ -6,6 +6,7 @@ not. A new block that is neither fails `test_every_block_is_run_or_listed`.
 """
 import json
 import os
+import os.path as osp
 import re
 import shutil
 import socket
@@ -20,6 +21,8 @@ import numpy as np
 import pytest
 import torch
 
+from .warm_python import python
+
 ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md',
          *sorted((ROOT / 'docs').rglob('*.md'))]
@@ -31,7 +34,11 @@ SHORT = ('train_cfg.max_epochs=1 train_dataloader.num_workers=0 '
 SMALL_VIEWS = ' '.join(
     f'train_dataloader.dataset.pipeline.1.transforms.{view}.0.scale=64'
     for view in range(2))
-SMALL = f'{SHORT} {SMALL_VIEWS}'
+SMALL = (f'{SHORT} {SMALL_VIEWS} '
+         'default_hooks.checkpoint.save_optimizer=False')
+# In place of a ResNet-50, which the sandbox is made by.
+R18 = ('model.backbone.depth=18 model.neck.projector.in_channels=896 '
+       'default_hooks.mask_update.source.layer=layer2.1')
 DETECTOR = (
     'train_cfg.max_iters=1 train_cfg.val_interval=1 '
     'train_dataloader.batch_size=2 train_dataloader.num_workers=0 '
@@ -61,15 +68,17 @@ MINI_COCO = {
 }
 RUN = {
     'README.md: python tools/train.py configs/cyborgs_coco.py --cfg-op':
-    Run(options={'tools/train.py': SMALL}, says=('loss_contrast', )),
+    Run(options={'tools/train.py': f'{SMALL} {R18}'},
+        says=('loss_contrast', )),
     'README.md: START=R18.pth python tools/train.py':
     Run(options={'--cfg-options': SMALL}, says=('loss_anchor', 'Drift')),
     'README.md: bash tools/dist_train.sh configs/cyborgs_coco.py 8':
     Run(replace={'cyborgs_coco.py 8': 'cyborgs_coco.py 2 --cfg-options'},
-        options={'dist_train.sh': SMALL}, says=('gloo', 'loss_contrast')),
+        options={'dist_train.sh': f'{SMALL} {R18}'},
+        says=('gloo', 'loss_contrast')),
     'README.md: python tools/dataset_converters/make_toy_scenes.py':
-    Run(replace={'max_epochs=2': f'max_epochs=2 {SMALL_VIEWS}',
-                 'max_epochs=3': f'max_epochs=3 {SMALL_VIEWS}'},
+    Run(replace={'max_epochs=2': f'max_epochs=2 {SMALL_VIEWS} {R18}',
+                 'max_epochs=3': f'max_epochs=3 {SMALL_VIEWS} {R18}'},
         says=('Training with mask round 1', 'Going on with mask round 1',
               'Training with mask round 2')),
     'README.md: python -m cyborgs_plugin train cyborgs_plugin::cyborgs_sma':
@@ -192,18 +201,18 @@ RUN = {
 }
 # Configs: `test_ways_to_write_a_config` trains a step of each.
 CONFIGS = {
-    "README.md: _base_ = 'cyborgs_plugin::cyborgs_coco.py'": SHORT,
+    "README.md: _base_ = 'cyborgs_plugin::cyborgs_coco.py'": SMALL,
     "docs/backbones.md: _base_ = 'cyborgs_plugin::cyborgs_small_data.py'":
-    SHORT,
-    "docs/configs.md: _base_ = 'cyborgs_plugin::cyborgs_coco.py'": SHORT,
+    SMALL,
+    "docs/configs.md: _base_ = 'cyborgs_plugin::cyborgs_coco.py'": SMALL,
     "docs/configs.md: _base_ = 'cyborgs_plugin::ablations/masks_layer3.py'":
-    SHORT,
+    SMALL,
     "docs/configs.md: _base_ = '/checkout/configs/cyborgs_small_data.py'":
-    SHORT,
-    "docs/configs.md: _base_ = '../cyborgs_coco.py'": SHORT,
-    'docs/configs.md: _base_ = [': SHORT,
+    SMALL,
+    "docs/configs.md: _base_ = '../cyborgs_coco.py'": SMALL,
+    'docs/configs.md: _base_ = [': SMALL,
     'docs/configs.md: from mmengine.dataset import DefaultSampler, default_co':
-    SHORT,
+    f'{SHORT} {SMALL_VIEWS}',
 }
 NOT_RUN = {
     'README.md: make demo':
@@ -352,7 +361,8 @@ def shell(sandbox, script, place='main', path=None):
         port = str(free.getsockname()[1])
     environment = dict(
         os.environ,
-        PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}',
+        PATH=os.pathsep.join(
+            [osp.dirname(python()), str(BIN), os.environ['PATH']]),
         PORT=port,
         OMP_NUM_THREADS='1')
     environment.pop('PYTHON', None)  # make exports another
@@ -440,8 +450,12 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('installed', ['editable', 'wheel'])
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name, installed', [
+    *((name, 'wheel') for name in CONFIGS),
+    # by the name of the package, and by path
+    *((name, 'editable') for name in (
+        "README.md: _base_ = 'cyborgs_plugin::cyborgs_coco.py'",
+        "docs/configs.md: _base_ = '../cyborgs_coco.py'"))])
 def test_ways_to_write_a_config(name, installed, sandbox, request):
     """Each config of the texts trains a step, outside of the checkout."""
     site = request.getfixturevalue('wheel') if installed == 'wheel' else None

@@ -159,16 +159,15 @@ def test_extra_batch_norm_follows_stage_4():
     torch.testing.assert_close(head(x), expected)
 
 
-@pytest.fixture
-def files(tmp_path, call):  # noqa: F811
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
     """Backbones: of ResNet-50, ResNet-18, and a raw training checkpoint."""
-    for depth in (18, 50):
-        (tmp_path / str(depth)).mkdir()
-    raw = tmp_path / '50' / 'epoch_3.pth'
+    folders = {depth: tmp_path_factory.mktemp(str(depth))
+               for depth in (18, 50)}
     return {
-        'resnet18': published(tmp_path / '18', 18, call),
-        'resnet50': published(tmp_path / '50', 50, call),
-        'raw': str(raw)
+        'resnet18': published(folders[18], 18),
+        'resnet50': published(folders[50], 50),
+        'raw': str(folders[50] / 'epoch_3.pth')
     }
 
 

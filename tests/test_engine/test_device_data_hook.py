@@ -3,7 +3,6 @@ import copy
 import os.path as osp
 import re
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from cyborgs_plugin.engine.device_data_hook import free_bytes
 from cyborgs_plugin.errors import UserError
 
 from ..helpers import ROOT, TOY, run_train, small_config, small_run
+from ..warm_python import python
 
 ON = {'default_hooks.device_data': dict(type='DeviceDataHook')}
 BYOL = f'{ROOT}/configs/baselines/byol_r18_coco-mini.py'
@@ -261,7 +261,7 @@ def test_a_run_from_the_command_line(photo_root, tmp_path, options, told):
 @pytest.mark.slow
 def test_the_config_from_the_command_line(photo_root, tmp_path):
     done = subprocess.run(
-        [sys.executable, f'{ROOT}/tools/train.py',
+        [python(), f'{ROOT}/tools/train.py',
          f'{ROOT}/configs/cyborgs_on_device.py', '--work-dir',
          str(tmp_path / 'run'), '--cfg-options', *FEW,
          f'data={photo_root}'],

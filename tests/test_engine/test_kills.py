@@ -43,7 +43,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(ranks, '_PULSE', 0.5)
 
 
-PATIENCE = 60
+PATIENCE = 120
 """Seconds in which a run must end: far less than any timeout of torch's."""
 
 

@@ -1,23 +1,27 @@
 """Two gloo ranks compute what one process does on the whole batch."""
-import datetime
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.multiprocessing
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATA_SAMPLERS, init_default_scope
 from mmpretrain.registry import MODELS
-from torch import distributed, nn
+from torch import nn
 
 from cyborgs_plugin.engine import TargetUpdateHook
 from cyborgs_plugin.models import MaskContrastiveLoss
 
-from ..helpers import RECIPE, fake_batch, model_config, random_case
+from ..helpers import (
+    RECIPE,
+    fake_batch,
+    in_processes,
+    model_config,
+    random_case,
+)
 
-pytestmark = pytest.mark.slow  # starts two processes that import torch
+pytestmark = pytest.mark.slow  # starts two processes
 CASES = ['few', 'none', 'full']
 
 
@@ -86,15 +90,8 @@ def follow_the_target(rank):
 
 
 def work(rank, folder):
-    """Run all of it in a spawned process."""
-    torch.set_num_threads(1)
+    """Run all of it in a forked process."""
     init_default_scope('mmpretrain')
-    distributed.init_process_group(
-        'gloo',
-        init_method=f'file://{folder}/store',
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=90))
     results = {(name, local): loss_and_gradient(
         name, rank, local, nn.parallel.DistributedDataParallel)
                for name in CASES for local in (True, False)}
@@ -104,13 +101,14 @@ def work(rank, folder):
             default_args=dict(dataset=range(8))))
     results['target'] = follow_the_target(rank)
     torch.save(results, f'{folder}/rank{rank}.pth')
-    distributed.destroy_process_group()
 
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ranks')
-    torch.multiprocessing.spawn(work, (str(folder), ), nprocs=2)
+    codes, logs = in_processes(
+        2, lambda rank: work(rank, folder), folder / 'log')
+    assert codes == [0, 0], logs
     return [
         torch.load(folder / f'rank{rank}.pth', weights_only=False)
         for rank in range(2)

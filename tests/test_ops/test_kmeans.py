@@ -1,6 +1,5 @@
 """k-means against scikit-learn, faiss and a naive loop."""
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import faiss
@@ -19,6 +18,7 @@ from cyborgs_plugin.ops.kmeans import (
 )
 
 from ..helpers import ROOT
+from ..warm_python import python
 
 
 def blobs(seed=0, num=600, dim=8, centres=7):
@@ -363,5 +363,5 @@ assert (cuda.fp32_precision, cpu.fp32_precision) == ('tf32', 'none')
                     reason='torch < 2.9 has no fp32_precision')
 def test_takes_the_newer_setting_of_tf32():
     """The older functions raise where a program has used it, so in its own."""
-    subprocess.run([sys.executable, '-c', NEWER], check=True, cwd=ROOT,
+    subprocess.run([python(), '-c', NEWER], check=True, cwd=ROOT,
                    timeout=100)

@@ -15,6 +15,8 @@ from mmengine.config.utils import _get_cfg_metainfo
 
 from cyborgs_plugin.version import __version__
 
+from ..warm_python import python
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / 'configs').rglob('*.py'))
@@ -42,8 +44,8 @@ assert model.neck.num_regions == 3, model.neck
 """
 
 
-def run(*arguments, **options):
-    done = subprocess.run([sys.executable, *map(str, arguments)],
+def run(*arguments, command=sys.executable, **options):
+    done = subprocess.run([command, *map(str, arguments)],
                           stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT,
                           text=True,
@@ -132,7 +134,7 @@ def test_wheel_built_from_sdist_and_installed(tree, tmp_path):
         '--target', site, wheel)
     child = tmp_path / 'child.py'
     child.write_text(CHILD)
-    output = run('-c', LOAD_CHILD, site, child, cwd=tmp_path,
+    output = run('-c', LOAD_CHILD, site, child, cwd=tmp_path, command=python(),
                  env=dict(os.environ, PYTHONPATH=str(site)))
     assert 'Failed to search registry' not in output
 
@@ -159,7 +161,7 @@ def test_editable_install_links(tree, tmp_path):
 
     child = tmp_path / 'child.py'
     child.write_text(CHILD)
-    output = run('-c', LOAD_CHILD, tree, child, cwd=tmp_path,
+    output = run('-c', LOAD_CHILD, tree, child, cwd=tmp_path, command=python(),
                  env=dict(os.environ, PYTHONPATH=str(tree)))
     assert 'Failed to search registry' not in output
 

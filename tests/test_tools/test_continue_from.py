@@ -7,6 +7,9 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.optim import build_optim_wrapper
+from mmpretrain.registry import MODELS
 from torchvision.models import mobilenet_v2
 
 from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
@@ -14,27 +17,45 @@ from cyborgs_plugin.errors import UserError
 
 from ..helpers import ROOT
 from ..test_evaluation.test_paired import collected as probe_features
+from ..warm_python import python
 
 sys.path.insert(0, osp.join(ROOT, 'tools', 'benchmarks'))
 import continue_from  # noqa: E402
 import continue_score  # noqa: E402
 
 
-@pytest.fixture
-def bench(tmp_path):
+@pytest.fixture(scope='module')
+def inputs(tmp_path_factory):
     """Toy scenes, and torchvision's network with random statistics."""
-    make_toy_scenes(str(tmp_path / 'toy'), num_train=12, num_val=6)
+    folder = tmp_path_factory.mktemp('inputs')
+    make_toy_scenes(str(folder / 'toy'), num_train=12, num_val=6)
     torch.manual_seed(0)
     network = mobilenet_v2(weights=None).eval()
     for name, value in network.state_dict().items():
         if name.endswith('running_var'):
             value.uniform_(0.5, 1.5)
-    torch.save(network.state_dict(), tmp_path / 'theirs.pth')
+    torch.save(network.state_dict(), folder / 'theirs.pth')
     return network, [
-        '--start', str(tmp_path / 'theirs.pth'), '--data-root',
-        str(tmp_path / 'toy'), '--work-dir', str(tmp_path / 'w'),
-        '--splits', '2', '--labels', '1', '--epochs', '1'
+        '--start', str(folder / 'theirs.pth'), '--data-root',
+        str(folder / 'toy'), '--splits', '2', '--labels', '1', '--epochs', '1'
     ]
+
+
+@pytest.fixture
+def bench(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'executable', python())
+    network, arguments = inputs
+    (tmp_path / 'theirs.pth').symlink_to(arguments[1])
+    return network, [
+        '--start', str(tmp_path / 'theirs.pth'), *arguments[2:], '--work-dir',
+        str(tmp_path / 'w')
+    ]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Of all methods, which share masks where they can."""
+    return str(tmp_path_factory.mktemp('methods'))
 
 
 def parsed(monkeypatch, arguments):
@@ -56,6 +77,7 @@ def test_weights_in_their_order_give_the_same_features(bench, monkeypatch):
 
 def test_other_weights_are_refused(bench, monkeypatch, tmp_path, capsys):
     _, arguments = bench
+    (tmp_path / 'theirs.pth').unlink()
     torch.save({'x.weight': torch.ones(3)}, tmp_path / 'theirs.pth')
     monkeypatch.setattr(sys, 'argv', ['tool', *arguments])
     with pytest.raises(SystemExit) as stopped:
@@ -159,13 +181,34 @@ def test_from_a_start_to_differences(bench, monkeypatch, capsys):
         continue_from.main()
 
 
+# Those that differ in what is built or moved, or in where masks come from.
+RUN = ['continue', 'heads-first', 'frozen-stem', 'superpixels',
+       'felzenszwalb', 'annotated']
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('method', continue_from.METHODS)
-def test_a_method_trains(bench, monkeypatch, method):
+def test_the_other_methods_can_be_built(bench, monkeypatch):
+    _, arguments = bench
+    made = continue_from.Benchmark(parsed(monkeypatch, arguments))
+    for method in continue_from.METHODS.keys() - RUN:
+        cfg = made._config(continue_from.METHODS[method], 0)
+        model = MODELS.build(cfg.model)
+        assert model.head.anchor_loss is None or method in (
+            'anchored', 'larger', 'layer-decay')
+        rates = {group['lr'] for group in build_optim_wrapper(
+            model, cfg.optim_wrapper).param_groups}
+        assert len(rates) == (6 if method == 'layer-decay' else 2), method
+        Compose(cfg.train_dataloader.dataset.pipeline)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', RUN)
+def test_a_method_trains(bench, monkeypatch, method, folder):
     _, arguments = bench
     made = continue_from.Benchmark(
         parsed(monkeypatch, [
-            *arguments, '--pictures', 'annotated', '--methods', method,
+            *arguments, '--work-dir', folder, '--pictures', 'annotated',
+            '--methods', method,
             '--cfg-options', 'train_dataloader.batch_size=6',
             'train_dataloader.num_workers=0'
         ]))

@@ -2,7 +2,6 @@
 import os
 import os.path as osp
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,13 +11,14 @@ from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.safe_load import load_weights
 
 from ..helpers import ROOT
+from ..warm_python import python
 
 CONFIG = osp.join(ROOT, 'configs', 'cyborgs_distill_r18.py')
 
 
 def train(photo_root, work_dir, teacher, *arguments, epochs=1):
     return subprocess.run(
-        [sys.executable, osp.join(ROOT, 'tools', 'train.py'), CONFIG,
+        [python(), osp.join(ROOT, 'tools', 'train.py'), CONFIG,
          '--work-dir', str(work_dir), *arguments, '--cfg-options',
          f'data={photo_root}/train2017', 'view_size=32',
          'train_dataloader.batch_size=4', 'train_dataloader.num_workers=0',

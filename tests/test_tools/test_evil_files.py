@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from ..helpers import LINEAR, ROOT, TOY, checkpoint, small, write_photo
+from ..warm_python import python
 
 TOOLS = osp.join(ROOT, 'tools')
 DETECTOR = osp.join(ROOT, 'configs', 'transfer',
@@ -322,7 +323,7 @@ def test_transfer_of_names_and_files(tmp_path):
             ['bash', osp.join(TOOLS, 'benchmarks', 'transfer.sh'),
              'imagenet-linear', str(path)],
             cwd=tmp_path, capture_output=True, text=True,
-            env={**os.environ, 'PYTHON': sys.executable,
+            env={**os.environ, 'PYTHON': python(),
                  'OMP_NUM_THREADS': '1', **environment})
         assert not canary.exists()
         last = done.stderr.splitlines()[-1]

@@ -17,6 +17,7 @@ from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.datasets.mask_bank import round_path
 
 from ..helpers import ROOT, small_config, small_run, write_photo
+from ..warm_python import python
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
 import browse_masks  # noqa: E402
@@ -180,7 +181,7 @@ def test_under_torchrun_the_same_bytes(photo_root, tmp_path, monkeypatch):
     small_config(photo_root, tmp_path / 'w', **{
         'default_hooks.mask_update.group_size': 5}).dump(config)
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+        [python(), '-m', 'torch.distributed.run', '--standalone',
          '--nproc_per_node=2', osp.join(ROOT, 'tools', 'generate_masks.py'),
          str(config), '--launcher', 'pytorch'],
         env=dict(os.environ, PYTHONPATH=ROOT, OMP_NUM_THREADS='1'),

@@ -11,6 +11,7 @@ import torch
 from cyborgs_plugin.errors import UserError
 
 from ..helpers import ROOT
+from ..warm_python import python
 
 BENCHMARKS = osp.join(ROOT, 'tools', 'benchmarks')
 sys.path.insert(0, BENCHMARKS)
@@ -108,7 +109,7 @@ def test_trains_and_scores_on_a_cpu(tmp_path):
 
     def proof(*arguments):
         return subprocess.run(
-            [sys.executable, osp.join(BENCHMARKS, 'gpu_proof.py'),
+            [python(), osp.join(BENCHMARKS, 'gpu_proof.py'),
              *map(str, arguments)],
             capture_output=True, text=True, timeout=1800)
 

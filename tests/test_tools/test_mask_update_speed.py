@@ -10,6 +10,7 @@ import torch
 from mmpretrain.models.backbones import ResNet
 
 from ..helpers import write_photo
+from ..warm_python import python
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 sys.path.insert(0, osp.join(ROOT, 'tools', 'benchmarks'))
@@ -48,7 +49,7 @@ def run_tool(folder, *options):
         write_photo(folder / 'deep' / f'{i}.png', (96, 128), i)
     done = subprocess.run(
         [
-            sys.executable,
+            python(),
             osp.join(ROOT, 'tools', 'benchmarks', 'mask_update_speed.py'),
             '--data-root', str(folder), '--depth', '18', '--layer',
             'layer2.1', '--num-clusters', '8', '--group-size', '3', *options

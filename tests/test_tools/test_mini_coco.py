@@ -1,17 +1,18 @@
 """The smoke budget on toy scenes, twice: the second time nothing runs."""
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from ..warm_python import python
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'benchmarks' / 'mini_coco.py'
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, str(TOOL), *map(str, arguments)],
+    return subprocess.run([python(), str(TOOL), *map(str, arguments)],
                           cwd=ROOT, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, check=False)
 
@@ -19,10 +20,10 @@ def run(*arguments):
 @pytest.mark.slow
 def test_smoke(tmp_path):
     from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
-    make_toy_scenes(str(tmp_path / 'toy'), num_train=30, num_val=12)
+    make_toy_scenes(str(tmp_path / 'toy'), num_train=20, num_val=8)
     work = tmp_path / 'work'
     arguments = ('--data-root', tmp_path / 'toy', '--budget', 'smoke',
-                 '--work-dir', work)
+                 '--work-dir', work, '--steps', 4)
     first = run(*arguments)
     assert first.returncode == 0, first.stdout[-4000:]
     results = json.loads((work / 'results.json').read_text())
@@ -42,7 +43,7 @@ def test_smoke(tmp_path):
                  'loss.png', 'masks.png'):
         assert (work / name).stat().st_size > 0
     published = subprocess.run(  # what transfer.sh begins with
-        [sys.executable, 'tools/model_converters/publish_backbone.py',
+        [python(), 'tools/model_converters/publish_backbone.py',
          max((work / 'byol_s0').glob('backbone_*.pth'))],
         cwd=ROOT, text=True, capture_output=True, check=False)
     assert 'Wrote' in published.stdout, published.stderr

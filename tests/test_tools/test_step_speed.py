@@ -14,6 +14,7 @@ from cyborgs_plugin.models import (
 )
 
 from ..helpers import ROOT, random_case
+from ..warm_python import python
 
 sys.path.insert(0, osp.join(ROOT, 'tools', 'benchmarks'))
 import step_speed  # noqa: E402
@@ -76,7 +77,7 @@ def test_parts_are_all_of_a_step():
 @pytest.mark.slow
 def test_it_counts_waits_and_prints_a_table(tmp_path):
     done = subprocess.run(
-        [sys.executable, step_speed.__file__, '--depth', '18', '--size', '64',
+        [python(), step_speed.__file__, '--depth', '18', '--size', '64',
          '--batch', '2', '--rounds', '1'],
         env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=ROOT),
         cwd=tmp_path, capture_output=True, text=True)

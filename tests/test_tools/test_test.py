@@ -2,7 +2,6 @@
 import os
 import os.path as osp
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from mmengine.config import Config
 from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
 
 from ..helpers import ROOT
+from ..warm_python import python
 
 CONFIG = osp.join(ROOT, 'configs', 'transfer',
                   'mask-rcnn_r18_fpn_random_toy.py')
@@ -20,7 +20,7 @@ CONFIG = osp.join(ROOT, 'configs', 'transfer',
 
 def evaluate(*arguments):
     done = subprocess.run(
-        [sys.executable, osp.join(ROOT, 'tools', 'test.py'), *arguments],
+        [python(), osp.join(ROOT, 'tools', 'test.py'), *arguments],
         env=dict(os.environ, OMP_NUM_THREADS='1'),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -20,6 +20,7 @@ from sklearn.svm import LinearSVC
 from torchvision import transforms
 
 from ..helpers import ROOT, checkpoint, published, trained, write_photo
+from ..warm_python import python
 
 TOOLS = osp.join(ROOT, 'tools', 'benchmarks')
 sys.path.insert(0, TOOLS)
@@ -29,12 +30,10 @@ import knn_imagenet  # noqa: E402
 import voc07_svm  # noqa: E402
 
 
-@pytest.fixture
-def backbone(tmp_path, call):  # noqa: F811
+@pytest.fixture(scope='module')
+def backbone(tmp_path_factory):
     """A published ResNet-18."""
-    folder = tmp_path / 'backbone'
-    folder.mkdir()
-    return published(folder, 18, call)
+    return published(tmp_path_factory.mktemp('backbone'), 18)
 
 
 def test_features_are_those_of_torchvision(tmp_path, backbone):
@@ -577,7 +576,7 @@ def test_from_checkpoint_to_table(tmp_path):
         capture_output=True,
         text=True,
         env={
-            **os.environ, 'PYTHON': sys.executable,
+            **os.environ, 'PYTHON': python(),
             'COCO_ROOT': str(tmp_path / 'coco'),
             'WORK': str(work)
         })
