@@ -116,7 +116,7 @@ setup(
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
     packages=find_packages(include=[f'{PACKAGE}*']),
-    package_data={PACKAGE: ['py.typed']},
+    package_data={PACKAGE: ['py.typed', 'visualization/pages/*']},
     python_requires='>=3.10',
     # Neither family of OpenMMLab packages: see the extras and version.py.
     install_requires=read_requirements('runtime'),

@@ -147,6 +147,7 @@ def draw_sheet(bank_root: str) -> str:
         list_rounds,
         round_path,
     )
+    from cyborgs_plugin.ops.matched_ids import matched_ids
     from cyborgs_plugin.visualization import contact_sheet
     banks = [
         MaskBank.open(round_path(bank_root, number))
@@ -169,36 +170,12 @@ def draw_sheet(bank_root: str) -> str:
             truth.append(ids)
             ids = truth[-1]
             for column, bank in zip(maps, banks):
-                ids = renamed(bank.label_map(f'train2017/{name}'), ids)
+                ids = matched_ids(bank.label_map(f'train2017/{name}'), ids)
                 column.append(ids)
     columns = {'ground truth': truth}
     for bank, column in zip(banks, maps):
         columns[f'round {bank.round}, epoch {bank.manifest["epoch"]}'] = column
     return contact_sheet(images, columns, osp.join(WORK, 'masks.png'))
-
-
-def renamed(ids: np.ndarray, previous: np.ndarray) -> np.ndarray:
-    """Give regions the ids, and so the colours, of those they lie on.
-
-    Args:
-        ids (np.ndarray): Label map, integer, (h, w).
-        previous (np.ndarray): That of the column before, (h', w').
-
-    Returns:
-        np.ndarray: The label map with other ids, int64, (h, w).
-    """
-    from scipy.optimize import linear_sum_assignment
-    rows, cols = (
-        np.arange(new) * old // new
-        for new, old in zip(ids.shape, previous.shape))
-    previous = previous[rows[:, None], cols]
-    shared = np.zeros((int(ids.max()) + 1, int(previous.max()) + 1))
-    np.add.at(shared, (ids, previous), 1)
-    # regions beyond those of before get ids of their own
-    spare = np.zeros((len(shared), len(shared)))
-    found = linear_sum_assignment(
-        np.concatenate([shared, spare], 1), maximize=True)[1]
-    return found[ids]
 
 
 def report(scores: dict, backbone: str, sheet: str, pretrained: str) -> None:

@@ -10,6 +10,7 @@ from ..datasets.image_io import BrokenImageError, read_image
 from ..datasets.mask_bank import MaskBank
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
 from ..errors import UserError
+from ..ops.matched_ids import matched_ids
 from ..visualization import draw_sheet
 
 
@@ -69,6 +70,9 @@ class MaskVisualizationHook(Hook):
     def _show(self, runner: Runner, bank: MaskBank) -> None:
         maps = [bank.label_map(key) for key, _ in self._images]
         columns = [*self._columns.items()]
+        if columns:  # regions keep their colours
+            maps = [matched_ids(ids, before)
+                    for ids, before in zip(maps, columns[-1][1], strict=True)]
         self._columns = dict([*columns[:1], *columns[1:][-1:],
                               (f'round {bank.round}', maps)])
         sheet = draw_sheet([image for _, image in self._images],
