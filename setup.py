@@ -129,6 +129,7 @@ setup(
         'segmentation-openmmlab': read_requirements('segmentation-openmmlab'),
         'heif': read_requirements('heif'),
         'dev': read_requirements('dev'),
+        'browser': read_requirements('browser'),
     },
     cmdclass={
         'build_py': BuildPy,

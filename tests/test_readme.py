@@ -228,6 +228,12 @@ NOT_RUN = {
     'and test_one_command_a_task what calls them',
     'docs/transfer.md: TOOLS=$(python -c':
     'converts data of gigabytes, by tools of mmseg',
+    'docs/pages.md: python tools/browse_masks.py work_dirs/cyborgs_coco':
+    'test_pages_of_a_run calls both tools for a run',
+    'docs/pages.md: python tools/dataset_converters/make_toy_scenes.py --out':
+    'trains for minutes; the demo and the tests of its tools run the stages',
+    'docs/pages.md: apt-get install chromium':
+    'installs a browser; the test that it is for says why it is skipped',
     'docs/mask_bank.md: bank = MaskBank.open(':
     'test_the_calls_of_the_mask_bank runs it in Python',
 }

@@ -55,7 +55,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--keys', nargs='+', help='these images (paths below data_root)')
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument('--out', help='write this PNG (default: masks.png)')
+    kind.add_argument(
+        '--out', help='draw this PNG or JPEG (default: masks.png)')
     kind.add_argument(
         '--html', help='write this page for a browser (default of a RUN: '
         'RUN/masks.html)')

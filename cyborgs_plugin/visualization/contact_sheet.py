@@ -17,19 +17,22 @@ GROUND_TRUTH = 'ground truth'
 def contact_sheet(images: Sequence[np.ndarray],
                   columns: Mapping[str, Sequence[np.ndarray]],
                   out_file: str) -> str:
-    """Write a sheet as PNG; see :func:`draw_sheet`.
+    """Write a sheet as PNG or JPEG; see :func:`draw_sheet`.
 
     Args:
         images (Sequence[np.ndarray]): RGB images.
         columns (Mapping[str, Sequence[np.ndarray]]): Titles and label maps.
-        out_file (str): Path of the PNG.
+        out_file (str): Its path; ``.jpg`` makes a JPEG, anything else a PNG.
 
     Returns:
         str: ``out_file``.
     """
     canvas = _draw(images, columns)
     os.makedirs(osp.dirname(out_file) or '.', exist_ok=True)
-    canvas.print_png(out_file)
+    if out_file.lower().endswith(('.jpg', '.jpeg')):
+        canvas.print_jpg(out_file, pil_kwargs=dict(quality=90))
+    else:
+        canvas.print_png(out_file)
     return out_file
 
 

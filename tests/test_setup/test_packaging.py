@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / 'configs').rglob('*.py'))
 
+PAGES = ROOT / 'cyborgs_plugin' / 'visualization' / 'pages'
+
 CHILD = """
 _base_ = 'cyborgs_plugin::cyborgs_coco.py'
 model = _base_.model
@@ -94,7 +96,8 @@ def test_sdist(tree):
     assert_mim_is_whole(names)
     # What a wheel is built from, and what people look for.
     for name in [*CONFIGS, 'requirements/onedl.txt', 'setup.py', 'LICENSE',
-                 'CITATION.cff', 'cyborgs_plugin/py.typed']:
+                 'CITATION.cff', 'cyborgs_plugin/py.typed',
+                 'cyborgs_plugin/visualization/pages/mask_page.js']:
         assert name in names
     left = [
         path for path in sorted(tree.rglob('*'))
@@ -112,6 +115,8 @@ def test_wheel_built_from_sdist_and_installed(tree, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         assert_mim_is_whole(archive.namelist())
         assert 'cyborgs_plugin/py.typed' in archive.namelist()
+        assert {f'cyborgs_plugin/visualization/pages/{path.name}'
+                for path in PAGES.iterdir()} <= {*archive.namelist()}
         top = {name.split('/')[0] for name in archive.namelist()}
         metadata, = (name for name in archive.namelist()
                      if name.endswith('METADATA'))

@@ -2,7 +2,6 @@
 import os.path as osp
 import sys
 
-import numpy as np
 import pytest
 
 from cyborgs_plugin.errors import UserError

@@ -17,11 +17,13 @@ from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.datasets.mask_bank import round_path
 
 from ..helpers import ROOT, small_config, small_run, write_photo
+from ..test_visualization.pages import Parsed, cells, content
 from ..warm_python import python
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
 import browse_masks  # noqa: E402
 import generate_masks  # noqa: E402
+import report  # noqa: E402
 
 OPTIONS = {
     'default_hooks.mask_update.interval': 2,
@@ -222,3 +224,30 @@ def test_a_contact_sheet_of_two_banks(trained, tmp_path, monkeypatch,
     ):
         with pytest.raises(SystemExit, match=said):
             call(monkeypatch, browse_masks, *arguments)
+
+
+def test_pages_of_a_run(trained, monkeypatch, capsys):
+    """What a training leaves in its folder is what the pages read."""
+    call(monkeypatch, browse_masks, trained)
+    assert f'Wrote {trained}/masks.html' in capsys.readouterr().out
+    found = content((trained / 'masks.html').read_text())
+    assert found['rounds'] == ['round 0, epoch 0', 'round 1, epoch 2']
+    keys = [f'train2017/{number:02d}.png' for number in range(12)]
+    assert [image['key'] for image in found['images']] == keys
+    last = MaskBank.open(trained / 'masks')
+    for image in found['images']:
+        shown, ids = cells(image, 2)[1], last.label_map(image['key'])
+        pairs = {*zip(shown.ravel(), ids.ravel())}
+        assert len(pairs) == len(np.unique(ids)) == image['regions'][1]
+
+    call(monkeypatch, report, trained)
+    page = Parsed((trained / 'report.html').read_text())
+    alts = [attrs['alt'] for attrs, _ in page.all('img')]
+    assert alts[0].startswith('loss: from ')
+    assert 'lr: from ' in alts[1] and 'num_regions' in ' '.join(alts)
+    texts = [text for _, text in page.all('td')]
+    assert f'12 in {trained.parent}/data/train2017' in texts
+    assert '3 of 3 logged' in texts and str(trained / 'epoch_3.pth') in texts
+    assert any('publish_backbone' in text and 'epoch_3.pth' in text
+               for _, text in page.all('pre'))
+    assert not any('--resume' in text for _, text in page.all('pre'))

@@ -6,7 +6,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from cyborgs_plugin.visualization import PageImage, write_mask_page
+from cyborgs_plugin.visualization import (
+    Curve,
+    PageImage,
+    RunReport,
+    write_mask_page,
+    write_report,
+)
 
 EVIL = '<img src=x onerror=alert(1)>.png'
 EVIL_END = '</script><script>alert(2)</script>.png'
@@ -72,3 +78,21 @@ def write_page(path):
     images = page_images()
     write_mask_page(images, ROUNDS, f'Masks of {EVIL}', str(path))
     return images
+
+
+def write_run_report(path):
+    report = RunReport(
+        title=f'Run {EVIL}',
+        plan=[('photographs', f'3 in {EVIL}'), ('seed', '0')],
+        verdict='Better until epoch 2 & no longer',
+        alarms=[('Epoch 2: <b>collapse</b>', 'Lower the rate')],
+        loss=Curve('loss', range(999), [2 + 1 / (1 + n) for n in range(999)]),
+        curves=[Curve('$lr', [1, 2, 3], [0.1, float('nan'), 0.3]),
+                Curve('rank', [1, 2], [5, 7], 'epoch')],
+        rounds=[dict(round=0, iteration=0, mBO=0.25, note=''),
+                dict(round=1, iteration=500, mBO=0.5, note=EVIL)],
+        sheet=np.full((20, 30, 3), 90, np.uint8),
+        notes=['No scores'],
+        commands=[('Publish <it>:', "publish 'a & b.pth'")])
+    write_report(report, str(path))
+    return report

@@ -1,4 +1,6 @@
 """Contact sheets."""
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -15,6 +17,11 @@ def test_sheet_has_a_cell_for_each_map(tmp_path):
     sheet = cv2.imread(path)
     assert sheet.shape[1] == 600 and sheet.shape[0] == 480
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 15
+    other = contact_sheet(images, {'ground truth': maps, 'round 0': maps},
+                          str(tmp_path / 'x.JPG'))
+    assert Path(other).read_bytes()[:2] == b'\xff\xd8'
+    # chroma is coarse at the borders of regions
+    assert np.median(abs(cv2.imread(other) - sheet.astype(int))) < 5
 
 
 def test_background_of_the_ground_truth_stays_bare():
