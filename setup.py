@@ -117,6 +117,8 @@ setup(
     ],
     packages=find_packages(include=[f'{PACKAGE}*']),
     package_data={PACKAGE: ['py.typed', 'visualization/pages/*']},
+    entry_points=dict(
+        console_scripts=[f'cyborgs={PACKAGE}.__main__:main']),
     python_requires='>=3.10',
     # Neither family of OpenMMLab packages: see the extras and version.py.
     install_requires=read_requirements('runtime'),

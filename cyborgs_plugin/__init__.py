@@ -1,8 +1,13 @@
 """CYBORGS for MMPreTrain; importing it registers its components."""
 
+from .findings import end_without_traceback
 from .version import __version__, check_requirements
 
-check_requirements()
+try:
+    check_requirements()
+except ImportError as error:
+    end_without_traceback(error)  # of the program `cyborgs`
+    raise
 
 from . import (  # noqa: E402
     datasets,

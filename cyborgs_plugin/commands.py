@@ -2,6 +2,17 @@
 import os.path as osp
 import shlex
 
+DOOR: list[str] = []
+"""What runs the tools by their names, where this program came by it."""
+SHORT = dict(
+    pretrain='pretrain',
+    doctor='doctor',
+    masks='browse_masks',
+    report='report',
+    publish='publish_backbone',
+    check='check_backbone')
+"""What one types behind `cyborgs`, in the order in which one does, and the
+tool that it is."""
 _CHECKOUT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 
 
@@ -13,10 +24,15 @@ def command(tool: str, *arguments: str) -> str:
         *arguments (str): Its arguments; they are quoted if the shell needs it.
 
     Returns:
-        str: The command, with the path of the tool in a checkout, otherwise
-        with ``python -m cyborgs_plugin``, which runs anywhere.
+        str: ``cyborgs NAME`` if this program is ``cyborgs`` itself. Otherwise
+        with the path of the tool in a checkout, or with
+        ``python -m cyborgs_plugin``, which runs anywhere.
     """
     path = osp.join('tools', f'{tool}.py')
+    if DOOR:
+        name = osp.basename(tool)
+        short = {tool: word for word, tool in SHORT.items()}
+        return shlex.join([*DOOR, short.get(name, name), *arguments])
     # '.' exists even if the current folder was removed
     if osp.isfile(osp.join(_CHECKOUT, path)) and osp.samefile('.', _CHECKOUT):
         words = ['python', path]

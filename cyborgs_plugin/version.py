@@ -1,8 +1,10 @@
 """Version of the package, and checks of the packages that it needs."""
 
+import contextlib
 import functools
 import importlib
 import importlib.util
+import io
 from importlib import metadata
 from types import ModuleType
 
@@ -154,14 +156,29 @@ def require_mmcv_ops() -> None:
 
 def _import(name: str, expected: str, remedy: str) -> ModuleType:
     """Import a required module, or say how to install it."""
+    said = io.StringIO()
     try:
-        return importlib.import_module(name)
+        # mmpretrain prints at each start that a data platform is not there,
+        # which nothing here needs; it would be in the way of --json.
+        with contextlib.redirect_stdout(said):
+            module = importlib.import_module(name)
+            if name == 'mmpretrain':
+                importlib.import_module('mmpretrain.datasets')
+        return module
     # Packages of the toolbox check one another's versions with an assert.
     except (ImportError, AssertionError) as error:
+        if 'libGL' in str(error):  # of OpenCV with windows, which none needs
+            remedy = ('    pip uninstall -y opencv-python\n'
+                      '    pip install --force-reinstall '
+                      'opencv-python-headless')
         absent = isinstance(error, ModuleNotFoundError) and error.name == name
         found = (f'no {name}'
                  if absent else f'a {name} that does not import: {error}')
         raise ImportError(_message(expected, found, remedy)) from error
+    finally:
+        for line in said.getvalue().splitlines():
+            if line != 'Could not import OneDL':
+                print(line)
 
 
 def _message(expected: str, found: str, remedy: str) -> str:

@@ -43,6 +43,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--work-dir``, ``--cfg-options``, ``--launcher``."""
     parser.add_argument(
         '--work-dir', help='folder of logs, masks and checkpoints')
+    add_settings(parser)
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options`` alone."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -50,12 +61,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default={},
         help='override settings: key.sub_key=value; lists as key="[a,b]". '
         'data_root=PATH moves every data set')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
 def parse(parser: argparse.ArgumentParser,

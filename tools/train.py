@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import os.path as osp
+import re
 import shutil
 import sys
 
@@ -161,6 +162,7 @@ def train(args: argparse.Namespace) -> None:
     check(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     prepare_launch(cfg)
+    keep_config(cfg)
     folder = WorkDirHook()
     with writing_to(cfg.work_dir):
         if cfg.launcher == 'none':
@@ -201,6 +203,24 @@ def interrupted(runner: Runner) -> int:
             + (f'The same command with --resume continues from {checkpoint}'
                if checkpoint else 'No checkpoint was saved yet'))
     return INTERRUPTED
+
+
+def keep_config(cfg: Config) -> None:
+    """Leave a config alone that lies in its own work_dir.
+
+    The toolbox writes all settings to ``{work_dir}/{file name}``, over what
+    inherits, and its comments. They go to ``{name}_full.py`` then. A file
+    without a base is as good as what replaces it.
+    """
+    path = osp.abspath(cfg.filename)
+    if osp.dirname(path) != osp.abspath(cfg.work_dir):
+        return
+    with open(path, encoding='utf-8') as file:
+        inherits = re.search(r'^_base_\s*=', file.read(), re.M)
+    if inherits:
+        stem, ending = osp.splitext(path)
+        # Config's own __setattr__ would make a setting of it
+        object.__setattr__(cfg, '_filename', f'{stem}_full{ending}')
 
 
 def disk_full(runner: Runner, error: OSError) -> str:

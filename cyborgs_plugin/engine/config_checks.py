@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import MissingFileError, UserError
 from ..safe_load import is_address
+from .view_crops import view_crops
 
 
 def _arguments(*functions: Callable) -> set[str]:
@@ -215,6 +216,41 @@ def check_mask_interval(cfg: Config) -> list[str]:
         f'first update ({key} is {length}), so that all of it has the masks '
         f'of round 0; set it to {max(1, length // 6)}, say, or interval to '
         '-1 if that is meant'
+    ]
+
+
+def check_clusters(cfg: Config) -> list[str]:
+    """Say it where masks have more clusters than a view has cells.
+
+    K counts for a group of photographs, of which each has a part of the
+    clusters only; so the mean of a range is compared.
+
+    Args:
+        cfg (Config): A config that pretrains, or another one.
+
+    Returns:
+        list[str]: One line, or none.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('mask_update') or {}
+    clusters = (hook.get('source') or {}).get('num_clusters')
+    stride = ((cfg.get('model') or {}).get('neck') or {}).get('grid_stride')
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    sides = [crop['scale'] for crop in view_crops(dataset).values()
+             if isinstance(crop.get('scale'), int)]
+    if not clusters or not sides or not isinstance(stride, int):
+        return []
+    span = clusters if isinstance(clusters, (list, tuple)) else [clusters] * 2
+    if not all(isinstance(number, int) for number in span):
+        return []
+    cells = (min(sides) // stride)**2
+    if sum(span) / 2 <= cells:
+        return []
+    return [
+        'default_hooks.mask_update.source.num_clusters='
+        f'{clusters}: a view of {min(sides)} pixels at '
+        f'model.neck.grid_stride={stride} has {cells} cells, and more '
+        'clusters than cells turn regions into single cells; set it to '
+        f'({min(4, max(1, cells))}, {cells}), say, or take larger views'
     ]
 
 

@@ -121,6 +121,9 @@ def test_wheel_built_from_sdist_and_installed(tree, tmp_path):
         metadata, = (name for name in archive.namelist()
                      if name.endswith('METADATA'))
         fields = archive.read(metadata).decode().splitlines()
+        scripts = archive.read(metadata.replace(
+            'METADATA', 'entry_points.txt')).decode().split()
+    assert scripts[-3:] == ['cyborgs', '=', 'cyborgs_plugin.__main__:main']
     assert top == {'cyborgs_plugin', 'cyborgs_plugin-0.1.0.dist-info'}
     assert 'Requires-Python: >=3.10' in fields
     assert {f'Provides-Extra: {extra}'

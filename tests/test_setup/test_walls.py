@@ -18,11 +18,13 @@ ROOMS = {
         'ops', 'datasets', 'segmentation', 'evaluation', 'transfer',
         'visualization'
     },
+    'advice': {'datasets', 'segmentation', 'transfer', 'visualization',
+               'engine'},
 }
 # Files of no room, which import no room: all may use them.
 COMMON = {
-    'arguments', 'commands', 'errors', 'files', 'precision', 'safe_load',
-    'start_file', 'timm_cache', 'version'
+    'arguments', 'commands', 'config_path', 'errors', 'files', 'findings',
+    'precision', 'safe_load', 'start_file', 'timm_cache', 'version'
 }
 RUNNER = ('mmengine.runner', 'mmengine.hooks')
 FORBIDDEN = {

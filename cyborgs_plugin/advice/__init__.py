@@ -1,0 +1,1 @@
+"""What to run on these photographs and this machine, and what is wrong."""

@@ -1,0 +1,141 @@
+"""The networks that ``cyborgs pretrain`` knows by name."""
+import inspect
+import os
+import os.path as osp
+from typing import Any
+
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+from torch import nn
+from torch.hub import get_dir
+
+from ..config_path import find_config, load_config
+from ..errors import UserError
+from ..safe_load import Tensors
+from ..start_file import fit_names, read_start
+
+_DEPTHS = dict(resnet18=18, resnet50=50)
+
+
+def known_networks() -> list[str]:
+    """Names that there are: ResNets, and the recipes of backbones/."""
+    folder = osp.dirname(find_config(
+        'cyborgs_plugin::backbones/convnext_tiny.py'))
+    return [*_DEPTHS, *sorted(
+        osp.splitext(name)[0] for name in os.listdir(folder)
+        if name.endswith('.py'))]
+
+
+class Network:
+    """A backbone and what goes with it.
+
+    Args:
+        name (str): One of :func:`known_networks`.
+
+    Raises:
+        UserError: If it is another.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in known_networks():
+            raise UserError(
+                f'--backbone {name}: unknown; there are '
+                f'{", ".join(known_networks())}. For any other, write a '
+                'config (docs/backbones.md)')
+        self.name = name
+        self.depth = _DEPTHS.get(name)
+        """Of a ResNet that the recipes have already; None of others."""
+        self._recipe: Config | None = None
+        if self.depth is None:
+            self._recipe = load_config(f'cyborgs_plugin::backbones/{name}.py')
+
+    @property
+    def recipe(self) -> str | None:
+        """Its config below ``configs/``; None of a plain ResNet."""
+        return None if self._recipe is None else f'backbones/{self.name}.py'
+
+    @property
+    def published(self) -> bool:
+        """Whether its recipe is the published one, of 800 epochs."""
+        return self._recipe is None or (
+            self._recipe.train_cfg.max_epochs == 800)
+
+    def backbone(self) -> dict[str, Any]:
+        """Config of the backbone."""
+        if self._recipe is not None:
+            return dict(self._recipe.model.backbone.to_dict())
+        return dict(type='ResNet', depth=self.depth, out_indices=(1, 2, 3),
+                    norm_cfg=dict(type='BN'))
+
+    def in_indices(self) -> tuple[int, ...]:
+        """Which of its outputs regions are told by."""
+        if self._recipe is None:
+            return 0, 1, 2
+        return tuple(self._recipe.model.neck.in_indices)
+
+    def layer(self) -> str | None:
+        """What is clustered; None: the end of its stage of stride 8."""
+        if self._recipe is None:
+            return None
+        return self._recipe.default_hooks.mask_update.source.get('layer')
+
+    def optimizer(self) -> dict[str, Any] | None:
+        """What an AdamW of its own recipe has; None of the recipes'."""
+        if self._recipe is None or self._recipe.model.backbone.type in (
+                'ResNet', 'ResNeXt', 'RegNet', 'MobileNetV2'):
+            return None
+        wrapper = self._recipe.optim_wrapper.to_dict()
+        return {key: wrapper[key] for key in
+                ('optimizer', 'clip_grad', 'paramwise_cfg')}
+
+    def keeps_norms(self) -> bool:
+        """Whether batch norms can be held at their statistics."""
+        kind = MODELS.get(self.backbone()['type'])
+        return 'norm_eval' in inspect.signature(kind).parameters
+
+    def build(self) -> nn.Module:
+        """The backbone with random weights."""
+        return MODELS.build(self.backbone())
+
+
+def network_of(path: str, wanted: str | None) -> tuple[Network, str]:
+    """Find the network that a file of weights is of.
+
+    Args:
+        path (str): As :func:`~cyborgs_plugin.start_file.read_start` takes it.
+        wanted (str, optional): Its name, if it is known.
+
+    Returns:
+        tuple[Network, str]: The network, and how its tensors are called in
+        the file.
+
+    Raises:
+        UserError: If the file is of no such network.
+    """
+    found = read_start(path)
+    if wanted is not None:
+        network = Network(wanted)
+        return network, _fit(network, found, path)
+    for name in _DEPTHS:
+        network = Network(name)
+        try:
+            return network, _fit(network, found, path)
+        except UserError:
+            continue
+    raise UserError(
+        f'--start {path} is of neither {" nor ".join(_DEPTHS)}, which has '
+        f'tensors such as {list(found)[:3]}: name its network by --backbone '
+        f'({", ".join(known_networks())})')
+
+
+def _fit(network: Network, found: Tensors, path: str) -> str:
+    return fit_names(found, network.build().state_dict(), path)[1]
+
+
+def weights_at_hand(network: Network) -> str | None:
+    """Weights of ImageNet that torch has brought to this machine before."""
+    folder = osp.join(get_dir(), 'checkpoints')
+    names = sorted(os.listdir(folder)) if osp.isdir(folder) else []
+    return next((osp.join(folder, name) for name in names
+                 if name.startswith(f'{network.name}-')
+                 and name.endswith('.pth')), None)

@@ -1,0 +1,162 @@
+"""What a run costs here, by a few steps and one group of a mask round."""
+import copy
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import DATASETS, MODELS, TASK_UTILS
+from torch import Tensor, nn
+
+from ..datasets import MaskBank, SceneDataset
+from ..segmentation.mask_round import make_round
+
+_SMALL = 8
+"""Images of the first step on a CPU."""
+_PATIENCE = 8.
+"""Seconds, above which a whole batch on a CPU is reckoned from a small one."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured; memory and files are counted, not guessed."""
+
+    step: float
+    """Seconds of a step."""
+    load: float
+    """Seconds in which a core makes the two views of a photograph."""
+    round: float
+    """Seconds of a mask round for a photograph."""
+    memory: int
+    """Bytes that a process takes at its peak, on the GPU if there is one."""
+    checkpoint: int
+    """Bytes of a checkpoint."""
+    masks: float
+    """Bytes of a mask round for a photograph."""
+
+
+def silence() -> None:
+    """Keep what is built for a trial from logging; errors are still told."""
+    MMLogger.get_instance('pretrain_trial', log_level='ERROR')
+
+
+def draw_masks(cfg: Config, indices: Sequence[int], root: str,
+               model: nn.Module) -> tuple[SceneDataset, MaskBank]:
+    """Make a mask round of a few photographs of a config.
+
+    Args:
+        cfg (Config): A config that pretrains.
+        indices (Sequence[int]): Places of the photographs.
+        root (str): Folder of the round.
+        model (nn.Module): The config's model, whose masks they are.
+
+    Returns:
+        tuple[SceneDataset, MaskBank]: The photographs with these masks, and
+        the round.
+    """
+    data = dict(copy.deepcopy(cfg.train_dataloader.dataset.to_dict()),
+                indices=list(indices))
+    scenes = DATASETS.build(data)
+    hook = cfg.default_hooks.mask_update
+    source = TASK_UTILS.build((hook.get('initial') or hook.source).to_dict())
+    source.prepare(source.network(model.backbone), model.data_preprocessor)
+    bank = make_round(source, scenes.images(), root, 0, 0,
+                      group_size=len(indices), read_args=scenes.read_args,
+                      max_broken=1)
+    scenes.use_masks(bank)
+    return scenes, bank
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config where it is trained, with random weights."""
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    settings = copy.deepcopy(cfg.model.to_dict())
+    settings['backbone'].pop('init_cfg', None)
+    return revert_sync_batchnorm(MODELS.build(settings)).to(get_device())
+
+
+def measure(cfg: Config, indices: Sequence[int], batch: int) -> Trial:
+    """Time a run's parts here, and count what it writes.
+
+    Args:
+        cfg (Config): The config of the run.
+        indices (Sequence[int]): Places of the photographs that are taken.
+        batch (int): Images of a process's batch.
+    """
+    silence()
+    model = build_model(cfg)
+    root = tempfile.mkdtemp(prefix='cyborgs_trial_')
+    try:
+        began = time.perf_counter()
+        scenes, bank = draw_masks(cfg, indices, root, model)
+        per_image = (time.perf_counter() - began) / len(indices)
+        files = sum(entry.stat().st_size
+                    for entry in Path(bank.path).iterdir())
+        began = time.perf_counter()
+        samples = [scenes[number] for number in range(len(scenes))]
+        load = (time.perf_counter() - began) / len(samples)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    step, memory, checkpoint = _steps(cfg, model, samples, batch)
+    return Trial(step, load, per_image, memory, checkpoint,
+                 files / max(1, len(bank)))
+
+
+def _steps(cfg: Config, model: Any, samples: Sequence[dict],
+           batch: int) -> tuple[float, int, int]:
+    """Seconds of a step, bytes at the peak, bytes of a checkpoint."""
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    model.train()
+    on_gpu = next(model.parameters()).device.type == 'cuda'
+
+    def timed(size: int) -> float:
+        chosen = [samples[number % len(samples)] for number in range(size)]
+        began = time.perf_counter()
+        model.train_step(default_collate(chosen), wrapper)
+        if hasattr(model, 'update_target'):
+            model.update_target()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        seconds = sorted(timed(batch) for _ in range(6))[2]
+        memory = torch.cuda.max_memory_reserved()
+    else:
+        small = min(_SMALL, batch)
+        timed(small)  # the first takes longer
+        before, one = _peak(), timed(small)
+        seconds, size = one * batch / small, small
+        if small < batch and seconds < _PATIENCE:
+            seconds, size = min(timed(batch), timed(batch)), batch
+        memory = round(_peak() + (_peak() - before) * (batch / size - 1))
+    saved = [*model.state_dict().values(), *_tensors(
+        wrapper.optimizer.state_dict()['state'])]
+    return seconds, memory, sum(
+        tensor.numel() * tensor.element_size() for tensor in saved)
+
+
+def _tensors(node: object) -> list[Tensor]:
+    if isinstance(node, Tensor):
+        return [node]
+    if isinstance(node, dict):
+        return [found for child in node.values() for found in _tensors(child)]
+    return []
+
+
+def _peak() -> int:
+    """Bytes of memory that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
