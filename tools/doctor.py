@@ -8,6 +8,7 @@ import argparse
 import os.path as osp
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 
 import torch
 from _options import add_settings
@@ -100,7 +101,9 @@ def photographs_of(cfg: Config | None) -> str | None:
 def main() -> None:
     """Examine, and print the findings."""
     args = parse_args()
-    findings = list(guarded('environment', lambda: examine(args)))
+    # what packages print as they are imported is no part of the JSON
+    with redirect_stdout(sys.stderr):
+        findings = list(guarded('environment', lambda: examine(args)))
     print((as_json if args.json else as_text)(findings))
     sys.exit(exit_code(findings))
 

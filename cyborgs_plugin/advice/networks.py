@@ -89,7 +89,7 @@ class Network:
                 ('optimizer', 'clip_grad', 'paramwise_cfg')}
 
     def keeps_norms(self) -> bool:
-        """Whether batch norms can be held at their statistics."""
+        """Whether batch norms, if it has any, can be held as they are."""
         kind = MODELS.get(self.backbone()['type'])
         return 'norm_eval' in inspect.signature(kind).parameters
 

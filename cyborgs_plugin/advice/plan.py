@@ -152,16 +152,17 @@ def make_plan(survey: Survey,
     Raises:
         UserError: If there are too few photographs, or nothing fits.
     """
-    if survey.usable < FEWEST * processes:
+    fewest = max(FEWEST, 2 * processes)
+    if survey.usable < fewest:
         raise UserError(
             f'{survey.folder} has {survey.usable} photographs that can be '
-            f'read: regions are contrasted with those of other photographs, '
-            f'so that there must be {FEWEST * processes} or more')
+            'read: regions are contrasted with those of other photographs, '
+            f'so that there must be {fewest} or more')
     count = len(survey.names)
     row = choose(count, start is not None, bool(machine.gpus))
     if row is SCRATCH[-1] and not network.published:
         row = SCRATCH[-2]
-    batch = max(batch_for(row, count), processes)
+    batch = max(batch_for(row, count), 2 * processes)
     epochs = epochs_for(row, count, batch)
     plan = Plan(
         survey=survey, machine=machine, network=network, row=row, start=start,

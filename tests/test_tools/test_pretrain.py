@@ -1,0 +1,128 @@
+"""tools/pretrain.py: from photographs to a finished run, and on from there."""
+import os
+import os.path as osp
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from cyborgs_plugin.advice import plan
+from cyborgs_plugin.advice.machine import Machine
+from cyborgs_plugin.advice.networks import network_of
+from cyborgs_plugin.advice.trial import Trial
+from cyborgs_plugin.errors import UserError
+
+from ..helpers import ROOT, write_photo
+
+sys.path.insert(0, osp.join(ROOT, 'tools'))
+import pretrain  # noqa: E402
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(13):
+        write_photo(tmp_path / 'photos' / f'{number:02}.jpg', (72, 96),
+                    number)
+    (tmp_path / 'photos' / 'broken.jpg').write_bytes(b'<html>')
+    return tmp_path / 'photos'
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """A machine, and what a step costs on it, without measuring."""
+    monkeypatch.setattr(pretrain, 'look_at_machine',
+                        lambda: Machine(2, 0., 10**10))
+    monkeypatch.setattr(
+        pretrain, 'measure', lambda cfg, indices, batch: Trial(
+            1., 0.01, 0.05, 10**9, 2 * 10**8, 5000.))
+
+
+def test_a_dry_run_says_all_and_writes_the_config(
+        call, photos, tmp_path, idle):
+    run = tmp_path / 'run'
+    said = call(pretrain, photos, '--out', run, '--dry-run')
+    for part in ('14, all were read: 96x72 pixels; 1 unreadable',
+                 'an HTML page', 'Machine: 2 CPU cores', 'resnet18',
+                 'Probably not worth it', f'Config: {run}/config.py',
+                 'Nothing was trained', f'train {run}/config.py --work-dir'):
+        assert part in ' '.join(said.split()), part
+    assert os.listdir(run) == ['config.py']
+    cfg = Config.fromfile(str(run / 'config.py'))
+    assert cfg.train_dataloader.dataset.data_prefix.img_path == str(photos)
+    # a second plan replaces it; one that was changed it does not
+    call(pretrain, photos, '--out', run, '--dry-run', '--backbone',
+         'resnet50', '--budget', '10m')
+    cfg = Config.fromfile(str(run / 'config.py'))
+    assert cfg.model.backbone.depth == 50
+    (run / 'config.py').write_text('# mine')
+    with pytest.raises(SystemExit, match='changed by hand'):
+        call(pretrain, photos, '--out', run, '--dry-run')
+
+
+def test_several_processes_are_started_by_torchrun(
+        call, photos, tmp_path, idle, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, 'execv', lambda *words: seen.append(words))
+    call(pretrain, photos, '--out', tmp_path / 'run', '--gpus', 2)
+    (program, words), = seen
+    assert program == sys.executable
+    assert words[1:5] == ['-m', 'torch.distributed.run', '--standalone',
+                          '--nproc_per_node=2']
+    assert words[5].endswith('train.py') and osp.isfile(words[5])
+    assert words[6:] == [f'{tmp_path}/run/config.py', '--work-dir',
+                         f'{tmp_path}/run', '--launcher', 'pytorch']
+    cfg = Config.fromfile(words[6])
+    assert cfg.train_dataloader.batch_size == 2  # of 4
+
+
+@pytest.mark.parametrize('words, said', [
+    (['--budget', 'soon'], 'with its unit'),
+    (['--backbone', 'resnet9'], 'there are resnet18, resnet50, convnext'),
+    (['--start', 'nowhere.pth'], 'no such file'),
+    (['--resume'], 'there is no .*config.py'),
+    (['--budget', '21s'], 'more than the 21 s')])
+def test_mistakes_are_named(call, photos, tmp_path, idle, words, said):
+    with pytest.raises(SystemExit, match=said):
+        call(pretrain, photos, '--out', tmp_path / 'run', *words)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_the_network_of_a_file_is_found(tmp_path):
+    from torchvision.models import resnet18
+    path = str(tmp_path / 'w.pth')
+    torch.save(resnet18(weights=None).state_dict(), path)
+    network, how = network_of(path, None)
+    assert network.name == 'resnet18' and how
+    with pytest.raises(UserError, match='does not fit'):
+        network_of(path, 'resnet50')
+    torch.save(dict(state_dict={'x.weight': torch.ones(3)}), path)
+    with pytest.raises(UserError, match='name its network by --backbone'):
+        network_of(path, None)
+
+
+@pytest.mark.slow
+def test_a_run_ends_and_is_resumed(call, photos, tmp_path, monkeypatch):
+    """Measured, planned, trained for two epochs; then a third one."""
+    monkeypatch.setattr(plan, 'epochs_for', lambda *given: 2)
+    run = tmp_path / 'run'
+    said = call(pretrain, photos, '--out', run)
+    assert 'about' in said and 'per checkpoint' in said
+    assert (run / 'epoch_2.pth').is_file()
+    # the disk that the plan has counted
+    counted = float(said.split(' MB per checkpoint')[0].split()[-1])
+    size = (run / 'epoch_2.pth').stat().st_size / 1e6
+    assert counted == pytest.approx(size, rel=0.05)
+    # what was written is still there, beside all settings
+    text = (run / 'config.py').read_text()
+    assert '_base_' in text and (run / 'config_full.py').is_file()
+    with pytest.raises(SystemExit, match='holds a run already.*--resume'):
+        call(pretrain, photos, '--out', run)
+    with pytest.raises(SystemExit, match='is of the photographs in'):
+        call(pretrain, tmp_path, '--out', run, '--resume')
+    (run / 'config.py').write_text(
+        text.replace('max_epochs=2', 'max_epochs=3'))
+    call(pretrain, photos, '--out', run, '--resume')
+    assert (run / 'epoch_3.pth').is_file()
+    assert sorted(path.name for path in (run / 'masks').iterdir()) == [
+        'round_0000', 'round_0001', 'round_0002']
