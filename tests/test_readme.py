@@ -96,6 +96,15 @@ RUN = {
         'backbone_speed.py': 'backbone_speed.py --view-size 64 --batch 2 '
         '--steps 1 configs/backbones/mobilenetv2.py'
     }, says=('mobilenetv2.py: ', 'times cyborgs_coco.py')),
+    # A run of its own is test_a_run_ends_and_is_resumed.
+    'docs/cli.md: cyborgs pretrain /path/to/photos':
+    Run(replace={
+        '--budget 30m': '--dry-run',
+        'masks /path/to/photos runs/first': 'masks ../main/data/coco '
+        '../main/work_dirs/cyborgs_coco'
+    }, says=('Nothing was trained', 'Wrote masks.png'), place='elsewhere'),
+    'docs/cli.md: cyborgs doctor':
+    Run(says=('views with their masks', '0 errors'), place='elsewhere'),
     'docs/configs.md: python tools/train.py configs/cyborgs_small_data.py --c':
     Run(options={'tools/train.py': SMALL}, says=('loss_contrast', )),
     'docs/configs.md: python -m cyborgs_plugin train cyborgs_plugin::ablat':

@@ -45,7 +45,7 @@ def test_a_dry_run_says_all_and_writes_the_config(
     for part in ('14, all were read: 96x72 pixels; 1 unreadable',
                  'an HTML page', 'Machine: 2 CPU cores', 'resnet18',
                  'Probably not worth it', f'Config: {run}/config.py',
-                 'Nothing was trained', f'train {run}/config.py --work-dir'):
+                 'Nothing was trained', f'{run}/config.py --work-dir'):
         assert part in ' '.join(said.split()), part
     assert os.listdir(run) == ['config.py']
     cfg = Config.fromfile(str(run / 'config.py'))
