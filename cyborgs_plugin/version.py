@@ -5,6 +5,7 @@ import functools
 import importlib
 import importlib.util
 import io
+from collections.abc import Iterator
 from importlib import metadata
 from types import ModuleType
 
@@ -154,17 +155,27 @@ def require_mmcv_ops() -> None:
         ) from error
 
 
-def _import(name: str, expected: str, remedy: str) -> ModuleType:
-    """Import a required module, or say how to install it."""
+@contextlib.contextmanager
+def without_notice() -> Iterator[None]:
+    """Keep a line off stdout that mmpretrain prints as it is imported.
+
+    It says that a data platform is missing, which nothing here needs, and
+    would precede what scripts read from stdout.
+    """
     said = io.StringIO()
     try:
-        # mmpretrain prints at each start that a data platform is not there,
-        # which nothing here needs; it would be in the way of --json.
         with contextlib.redirect_stdout(said):
-            module = importlib.import_module(name)
-            if name == 'mmpretrain':
-                importlib.import_module('mmpretrain.datasets')
-        return module
+            yield
+    finally:
+        for line in said.getvalue().splitlines():
+            if line != 'Could not import OneDL':
+                print(line)
+
+
+def _import(name: str, expected: str, remedy: str) -> ModuleType:
+    """Import a required module, or say how to install it."""
+    try:
+        return importlib.import_module(name)
     # Packages of the toolbox check one another's versions with an assert.
     except (ImportError, AssertionError) as error:
         if 'libGL' in str(error):  # of OpenCV with windows, which none needs
@@ -175,11 +186,6 @@ def _import(name: str, expected: str, remedy: str) -> ModuleType:
         found = (f'no {name}'
                  if absent else f'a {name} that does not import: {error}')
         raise ImportError(_message(expected, found, remedy)) from error
-    finally:
-        for line in said.getvalue().splitlines():
-            if line != 'Could not import OneDL':
-                print(line)
-
 
 def _message(expected: str, found: str, remedy: str) -> str:
     return (f'cyborgs_plugin {__version__} needs {expected}, but found '

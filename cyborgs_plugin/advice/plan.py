@@ -24,7 +24,9 @@ from .trial import Trial
 _START_UP = 20.
 """Seconds of a run before its first round and after its last step."""
 _DRIFT_IMAGES = 64
-"""What DriftHook looks at after each epoch, about as long as a round does."""
+"""Photographs that DriftHook looks at after each epoch, at most."""
+_DRIFT_COST = 0.25
+"""Of what a mask round takes: half the long side."""
 _SHARE = 0.9
 """Part of the free memory that a run may take."""
 _UNITS = dict(s=1, m=60, min=60, h=3600, d=86400)
@@ -98,7 +100,7 @@ class Plan:
         return self.row.rate * self.batch / self.row.batch
 
     def parts(self) -> tuple[float, float]:
-        """Seconds of steps and of mask rounds.
+        """Seconds of steps, and of mask rounds with DriftHook's looks.
 
         Raises:
             ValueError: If nothing has been measured.
@@ -114,7 +116,8 @@ class Plan:
             step += load / self.machine.cores
         looks = self.rounds * self.photographs / self.processes
         if self.start:
-            looks += self.epochs * _DRIFT_IMAGES
+            looks += self.epochs * _DRIFT_COST * min(
+                _DRIFT_IMAGES, self.photographs)
         return self.epochs * self.steps * step, looks * self.trial.round
 
     @property
@@ -273,8 +276,9 @@ def describe(plan: Plan, free: int) -> str:
         + f'; {row.clusters[0]} to {row.clusters[1]} clusters',
         time=f'about {duration(plan.seconds)}: {duration(steps)} of steps '
         f'({trial.step:.2g} s each) and {duration(rounds)} of mask rounds '
-        f'({trial.round * 1000:.0f} ms per photograph). This is an estimate '
-        'from a few steps timed just now',
+        + 'and drift ' * bool(plan.start)
+        + f'({trial.round * 1000:.0f} ms per photograph). This is an '
+        'estimate, from a few steps timed just now',
         memory=f'about {size(held)} of {size(memory)} that are free'
         + (' on the GPU' if plan.machine.gpus else ''),
         disk=f'about {size(checkpoints + masks)} of {size(free)} that are '
@@ -290,7 +294,8 @@ def describe(plan: Plan, free: int) -> str:
         text.append(_wrapped(
             f'Hardly anything is learnt in {plan.epochs * plan.steps} steps: '
             f'{FEWEST_STEPS} are the fewest that were measured. Give more '
-            'time.', 0))
+            + ('time.' if plan.epochs < plan.most_epochs else 'photographs.'),
+            0))
     worth, why = verdict(plan.photographs, plan.start is not None)
     text.append(_wrapped(
         f'{"Worth it?" if worth else "Probably not worth it:"} '

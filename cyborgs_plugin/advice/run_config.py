@@ -53,7 +53,7 @@ def config_text(plan: Plan) -> str:
                   persistent_workers=plan.workers > 0, dataset=dataset)
     notes['train_dataloader.batch_size'] = (
         f'of each of {plan.processes} processes' if plan.processes > 1 else
-        'two steps an epoch or more' if plan.batch < row.batch else
+        'small, so that an epoch has two steps' if plan.batch < row.batch else
         'of the table')
     notes['train_dataloader.num_workers'] = (
         'views are made on the GPU' if plan.on_device else

@@ -49,7 +49,8 @@ class Trial:
 
 def silence() -> None:
     """Keep what is built for a trial from logging; errors are still told."""
-    MMLogger.get_instance('pretrain_trial', log_level='ERROR')
+    if not MMLogger.check_instance_created('pretrain_trial'):
+        MMLogger.get_instance('pretrain_trial', log_level='ERROR')
 
 
 def draw_masks(cfg: Config, indices: Sequence[int], root: str,

@@ -104,7 +104,7 @@ def test_a_batch_that_does_not_fit_is_halved_with_its_rate():
 def test_going_on_keeps_the_masks_and_looks_at_the_drift():
     plan = plan_of(300, start='/w.pth')
     assert (plan.epochs, plan.interval, plan.rounds) == (18, -1, 1)
-    assert plan.parts()[1] == pytest.approx((300 + 18 * 64) * 0.05)
+    assert plan.parts()[1] == pytest.approx((300 + 18 * 64 / 4) * 0.05)
 
 
 def test_the_published_recipe_is_for_gpus_and_its_networks():
@@ -139,7 +139,9 @@ def test_the_text_says_all_of_it():
         assert part in ' '.join(text.split()), part
     assert max(map(len, text.splitlines())) < 80
     text = describe(plan_of(300, budget=90.), 10**10)
-    assert 'Hardly anything is learnt in' in text
+    assert 'Hardly anything is learnt in' in text and 'more time' in text
+    text = describe(plan_of(40, start='/w.pth'), 10**10)
+    assert 'Give more photographs' in ' '.join(text.split())
     text = describe(plan_of(3000, GPU, '/w.pth', processes=2), 10**10)
     for part in ('from /w.pth', '16 of each of 2 processes', 'one round',
                  'on the GPU', 'Worth it?'):
