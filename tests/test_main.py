@@ -9,8 +9,6 @@ import pytest
 from cyborgs_plugin import commands
 from cyborgs_plugin.__main__ import find_tools, main
 
-from .warm_python import python
-
 ROOT = Path(__file__).parents[1]
 
 

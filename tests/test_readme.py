@@ -154,6 +154,10 @@ RUN = {
         says=('photographs of at most', 'Wrote masks.png', 'init_cfg')),
     'docs/tutorials/five_minutes.md: python tools/benchmarks/plan.py':
     Run(says=('| 18 | 1,674 | 0.04 |', )),
+    'docs/health.md: python tools/train.py configs/cyborgs_small_data.py --cf':
+    Run(replace={'unlabeled2017': 'train2017', 'indices=160': 'indices=20',
+                 'max_epochs=3': 'max_epochs=1'},
+        says=('Health of mask round 0', 'Health: after epoch 1: ')),
     'docs/results.md: python tools/benchmarks/mini_coco.py --budget full --da':
     Run(replace={**MINI_COCO, '--work-dir': '--methods cyborgs --work-dir'},
         says=('table.md', )),
@@ -230,6 +234,9 @@ NOT_RUN = {
     'installs gigabytes; make setup, by which CI begins, runs the same files',
     'docs/compatibility.md: pip install torch==2.1.2':
     'another environment of gigabytes; what was run in it stands below',
+    'docs/health.md: python tools/benchmarks/mini_coco.py --budget full':
+    'trains and probes nine times; test_health_correlation runs the second '
+    'command, test_mini_coco the first',
     'CONTRIBUTING.md: make lint':
     'CI runs them all, this test among them',
     'docs/transfer.md: export MASKS_ROOT=data/own':

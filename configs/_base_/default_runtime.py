@@ -13,6 +13,8 @@ default_hooks = dict(
     epoch_seed=dict(type='EpochSeedHook'),
     # a loss of NaN ends the run; the last good checkpoint stays
     finite=dict(type='FiniteHook', patience=3),
+    # is it working? numbers and alarms without labels (docs/health.md)
+    health=dict(type='HealthHook', interval=1),
     # the numbers of a step are copied from the device at once
     logged_scalars=dict(type='LoggedScalarsHook'),
     # data workers end with the run, and not by a signal

@@ -7,6 +7,7 @@ from .epoch_seed_hook import EpochSeedHook
 from .finite_hook import FiniteHook
 from .foreach_lars import ForeachLARS
 from .heads_first_hook import HeadsFirstHook
+from .health_hook import HealthHook
 from .late_step_lr import LateStepLR
 from .logged_scalars_hook import LoggedScalarsHook
 from .mask_update_hook import MaskUpdateHook
@@ -23,9 +24,9 @@ from .worker_exit_hook import WorkerExitHook
 __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'DeviceDataHook',
     'DriftHook', 'EpochSeedHook', 'FiniteHook', 'ForeachLARS',
-    'HeadsFirstHook', 'LateStepLR', 'LoggedScalarsHook', 'MaskUpdateHook',
-    'MaskVisualizationHook', 'PreemptionHook', 'PretrainedCheckHook',
-    'ScheduleHook',
-    'TargetUpdateHook', 'TrainedParametersConstructor', 'ViewSizeHook',
-    'WorkDirHook', 'WorkerExitHook'
+    'HeadsFirstHook', 'HealthHook', 'LateStepLR', 'LoggedScalarsHook',
+    'MaskUpdateHook', 'MaskVisualizationHook', 'PreemptionHook',
+    'PretrainedCheckHook', 'ScheduleHook', 'TargetUpdateHook',
+    'TrainedParametersConstructor', 'ViewSizeHook', 'WorkDirHook',
+    'WorkerExitHook'
 ]

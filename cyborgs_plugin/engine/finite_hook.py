@@ -60,7 +60,7 @@ class FiniteHook(Hook):
         loss = runner.message_hub.get_scalar('train/loss').current()
         if math.isfinite(loss):
             self._count = 0
-        elif not _skipped(runner):
+        elif not is_skipped(runner):
             self._count += 1
             if self._count >= self.patience:
                 raise UserError(
@@ -105,8 +105,12 @@ class FiniteHook(Hook):
                 f'it by --resume with {mends}')
 
 
-def _skipped(runner: Runner) -> bool:
-    """Whether a loss scaler has skipped the step and may still recover."""
+def is_skipped(runner: Runner) -> bool:
+    """Whether a loss scaler has skipped the step and may still recover.
+
+    Args:
+        runner (Runner): The runner, after a step.
+    """
     scaler: Any = getattr(runner.optim_wrapper, 'loss_scaler', None)
     return scaler is not None and scaler.is_enabled() and (
         scaler.get_scale() >= 1)

@@ -238,16 +238,20 @@ class DistillationHead(BaseModule):
 
         Returns:
             dict[str, Tensor]: Scalars: ``loss_cells`` and ``loss_regions``
-            where configured, and those of :func:`count_matches`.
+            where configured, those of :func:`count_matches`, and
+            ``chance_level``, what ``loss_regions`` is where nothing is told
+            apart.
         """
-        losses = {}
+        losses = count_matches(region_ids, region_ids)
         if self.cell_loss is not None:
             losses['loss_cells'] = self.cell_loss(*cells)
         if self.region_loss is not None:
             losses['loss_regions'] = self.region_loss(
                 tuple(regions), tuple(target_regions), tuple(region_ids),
                 tuple(region_ids))
-        losses.update(count_matches(region_ids, region_ids))
+            if hasattr(self.region_loss, 'chance_level'):
+                losses['chance_level'] = self.region_loss.chance_level(
+                    region_ids, region_ids)
         return losses
 
 

@@ -91,8 +91,9 @@ class MaskContrastHead(BaseModule):
 
         Returns:
             dict[str, Tensor]: Scalars: ``loss_contrast``,
-            ``loss_segmentation`` and ``loss_anchor`` where configured, and
-            those of :func:`count_matches`.
+            ``loss_segmentation`` and ``loss_anchor`` where configured, those
+            of :func:`count_matches`, and ``chance_level``, what
+            ``loss_contrast`` is where nothing is told apart.
         """
         pred_ids = (online[0][1], online[1][1])
         target_ids = (target[0][1], target[1][1])
@@ -109,4 +110,7 @@ class MaskContrastHead(BaseModule):
                                                      target_feats)
 
         losses.update(count_matches(pred_ids, target_ids))
+        if hasattr(self.loss_module, 'chance_level'):
+            losses['chance_level'] = self.loss_module.chance_level(
+                pred_ids, target_ids)
         return losses

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_gather, all_reduce, get_rank
+from mmengine.dist import all_gather, all_reduce, get_rank, get_world_size
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -130,6 +130,47 @@ def count_matches(region_ids: Sequence[Tensor],
         num_regions=used / (2 * len(region_ids[0])),
         matched_regions=matched.sum().float() / used.clamp(min=1),
         unmatched_images=(~matched.any(dim=-1).any(dim=0)).sum().float())
+
+
+def chance_level(pred_ids: Sequence[Tensor],
+                 target_ids: Sequence[Tensor],
+                 local_negatives: bool = True,
+                 world_size: int = 1) -> Tensor:
+    """What the loss is where all candidates look alike.
+
+    That is the logarithm of the number of candidates, weighted over the
+    predictions as :func:`mask_contrastive_loss` does and added over the two
+    views: a network that tells nothing apart has this loss.
+
+    Args:
+        pred_ids (Sequence[Tensor]): Ids of the predictions of views 1 and 2,
+            each (B, N), -1 where unused.
+        target_ids (Sequence[Tensor]): The target's of the same images,
+            likewise.
+        local_negatives (bool): See :func:`mask_contrastive_loss`.
+            Defaults to True.
+        world_size (int): How many times as many candidates there are: the
+            other ranks are taken to have as many as this one, so that they
+            need not be asked. Defaults to 1.
+
+    Returns:
+        Tensor: A scalar, float32.
+    """
+    used = [(ids >= 0).sum() for ids in target_ids]
+    levels = []
+    for view, (own, other) in enumerate((target_ids, target_ids[::-1])):
+        ids = pred_ids[view]
+        matches = same_region(ids, other).sum(dim=-1)  # (B, N)
+        removed = same_region(ids, own).sum(dim=-1)  # (B, N)
+        if not local_negatives:  # all of the image but the matches
+            present = ((own >= 0).sum(dim=1) + (other >= 0).sum(dim=1))
+            removed = present[:, None] - matches
+        number = world_size * (used[0] + used[1]) - removed
+        copies = same_region(ids, ids).sum(dim=-1).clamp(min=1)
+        weight = (matches > 0) / copies
+        count = count_regions(ids).clamp(min=1)
+        levels.append((weight * number.clamp(min=1).log()).sum() / count)
+    return torch.cat(levels).sum()
 
 
 def _unit(vectors: Tensor) -> Tensor:
@@ -298,3 +339,17 @@ class MaskContrastiveLoss(nn.Module):
             image_offset=get_rank() * batch,
             region_counts=region_counts)
         return self.loss_weight * loss
+
+    def chance_level(self, pred_ids: Sequence[Tensor],
+                     target_ids: Sequence[Tensor]) -> Tensor:
+        """The loss of a network that tells nothing apart.
+
+        Args:
+            pred_ids (Sequence[Tensor]): As for :meth:`forward`.
+            target_ids (Sequence[Tensor]): Likewise.
+
+        Returns:
+            Tensor: See :func:`chance_level`; times the weight of the loss.
+        """
+        return self.loss_weight * chance_level(
+            pred_ids, target_ids, self.local_negatives, get_world_size())

@@ -1,5 +1,6 @@
-"""A description of a mask round, in one line."""
+"""A description of a mask round: in one line, and in numbers."""
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -51,13 +52,56 @@ def agreement(first: MaskBank, second: MaskBank,
         tuple[float, int]: The mean (NaN if no image is in both), and the
         number of images.
     """
+    pairs = [(first.label_map(key), second.label_map(key))
+             for key in second.keys(num_images) if key in first]
+    return agreement_of_maps(pairs), len(pairs)
+
+
+def agreement_of_maps(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Mean adjusted Rand index of label maps of the same images.
+
+    Args:
+        pairs (Sequence[tuple[np.ndarray, np.ndarray]]): Two maps (h, w) of
+            each image, integer; on the finer grid of both they are compared.
+
+    Returns:
+        float: NaN of no image.
+    """
     from sklearn.metrics import adjusted_rand_score
     scores = []
-    for key in second.keys(num_images):
-        if key in first:
-            maps = [bank.label_map(key) for bank in (first, second)]
-            height, width = np.max([ids.shape for ids in maps], axis=0)
-            scores.append(adjusted_rand_score(*(
+    for maps in pairs:
+        height, width = np.max([ids.shape for ids in maps], axis=0)
+        scores.append(
+            adjusted_rand_score(*(
                 resize_label_map(ids, (height, width)).ravel()
                 for ids in maps)))
-    return float(np.mean(scores)) if scores else float('nan'), len(scores)
+    return float(np.mean(scores)) if scores else float('nan')
+
+
+def shape_of_regions(bank: MaskBank,
+                     num_images: int = 100) -> dict[str, float]:
+    """Say how the regions of a round lie in their images.
+
+    Args:
+        bank (MaskBank): The round; of several clusterings the first counts.
+        num_images (int): Images that are looked at, at most, evenly spaced.
+            Defaults to 100.
+
+    Returns:
+        dict[str, float]: Means over the images: ``regions_per_image``;
+        ``largest_region``, the part of an image that its largest region
+        covers; ``border_share``, the part of the outermost cells that lie in
+        one region, the commonest there.
+    """
+    found = []
+    for key in bank.keys(num_images):
+        ids = bank.label_map(key)
+        areas = np.bincount(ids.ravel())
+        ring = np.ones(ids.shape, bool)
+        ring[1:-1, 1:-1] = False
+        border = np.bincount(ids[ring])
+        found.append((np.count_nonzero(areas), areas.max() / ids.size,
+                      border.max() / ring.sum()))
+    names = ('regions_per_image', 'largest_region', 'border_share')
+    return {name: float(value)
+            for name, value in zip(names, np.mean(found, axis=0))}

@@ -19,4 +19,4 @@ def test_pretraining_is_guarded(path):
     hooks = Config.fromfile(path).default_hooks
     assert {hook['type'] for hook in hooks.values()} >= {
         'AtomicCheckpointHook', 'EpochSeedHook', 'FiniteHook',
-        'PretrainedCheckHook', 'WorkDirHook', 'WorkerExitHook'}
+        'HealthHook', 'PretrainedCheckHook', 'WorkDirHook', 'WorkerExitHook'}

@@ -42,7 +42,8 @@ def test_losses_and_gradients():
     model = small_model()
     losses = losses_of(model, fake_batch())
     assert {
-        'loss_contrast', 'num_regions', 'matched_regions', 'unmatched_images'
+        'loss_contrast', 'num_regions', 'matched_regions', 'unmatched_images',
+        'chance_level'
     } == set(losses)
     losses['loss_contrast'].backward()
     for name, parameter in model.named_parameters():

@@ -247,3 +247,23 @@ def test_module_equals_function():
     expected = mask_contrastive_loss(*preds, *targets, *pred_ids, *target_ids,
                                      0.3)
     torch.testing.assert_close(loss, 2 * expected)
+
+
+@pytest.mark.parametrize('local_negatives', [True, False])
+@pytest.mark.parametrize('seed', range(3))
+def test_chance_is_the_loss_of_vectors_all_the_same(seed, local_negatives):
+    preds, targets, pred_ids, target_ids = random_case(
+        seed, dtype=torch.float32)
+    module = MaskContrastiveLoss(
+        local_negatives=local_negatives, loss_weight=0.5)
+    same = [torch.ones_like(one) for one in (*preds, *targets)]
+    loss = module(same[:2], same[2:], pred_ids, target_ids)
+    assert loss > 0.5
+    assert module.chance_level(pred_ids, target_ids).item() == pytest.approx(
+        loss.item(), rel=1e-5)
+
+
+def test_chance_of_nothing_that_matches():
+    ids = [torch.zeros(2, 3, dtype=torch.long)] * 2
+    others = [torch.ones(2, 3, dtype=torch.long)] * 2
+    assert MaskContrastiveLoss().chance_level(ids, others) == 0

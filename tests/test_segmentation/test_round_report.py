@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from cyborgs_plugin.segmentation import GridMasks, make_round
-from cyborgs_plugin.segmentation.round_report import agreement, describe_round
+from cyborgs_plugin.segmentation.round_report import (
+    agreement,
+    describe_round,
+    shape_of_regions,
+)
 
 from ..helpers import FixedMasks, images_of, random_maps
 
@@ -76,3 +80,20 @@ def test_groups_without_a_whole_image_have_no_k(photo_root, tmp_path, whole,
     assert bank.manifest['counts']['groups'] == 3
     low, mean, high = clusters
     assert f'K {low} to {high} (mean {mean})' in describe_round(bank, 1., None)
+
+
+def test_how_regions_lie_in_their_images(photo_root, tmp_path):
+    """A frame around all, two halves, and a single region."""
+    framed = np.full((6, 8), 3)
+    framed[1:-1, 1:-1] = 1
+    halves = np.zeros((6, 8), int)
+    halves[:, 4:] = 7
+    maps = 4 * [framed, halves, np.zeros((6, 8), int)]
+    bank = make_round(FixedMasks(maps), images_of(photo_root),
+                      str(tmp_path / 'm'), 0, 0)
+    found = shape_of_regions(bank)
+    assert found == dict(
+        regions_per_image=pytest.approx((2 + 2 + 1) / 3),
+        # 24 cells of 48 lie in the frame, and within it
+        largest_region=pytest.approx((0.5 + 0.5 + 1) / 3),
+        border_share=pytest.approx((1 + 0.5 + 1) / 3))

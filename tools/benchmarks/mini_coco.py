@@ -61,10 +61,19 @@ def parse_args() -> argparse.Namespace:
         '--phases',
         type=at_least(1),
         help='parts of a run, with a mask round each')
+    parser.add_argument(
+        '--probe-each-phase',
+        action='store_true',
+        help='run the probes after every phase, not after each third')
     parser.add_argument('--view-size', type=at_least(1))
     parser.add_argument(
         '--batch-size', type=at_least(1), help='of all GPUs together')
+    parser.add_argument('--max-images', type=at_least(1))
     parser.add_argument('--max-eval-images', type=at_least(1))
+    parser.add_argument(
+        '--long-side',
+        type=at_least(1),
+        help='of images for the probes, in pixels')
     parser.add_argument(
         '--gpus',
         type=at_least(1),

@@ -71,8 +71,9 @@ class Scores:
                 zip(run['phases'], run['epochs']), 1):
             point = scores['points'].setdefault(str(epoch), {})
             wanted = [] if 'masks' in point else ['masks']
-            if 'regions' not in point and (self._budget.is_probed(number)
-                                           or epoch == 0):
+            if 'regions' not in point and (
+                    epoch == 0 or self._budget.is_probed(number)
+                    or getattr(self._runs.args, 'probe_each_phase', False)):
                 wanted.append('probes')
             if not wanted:
                 continue

@@ -88,8 +88,8 @@ class Trainings:
         budget = BUDGETS[args.budget]
         changed = {
             name: getattr(args, name)
-            for name in ('steps', 'phases', 'view_size', 'batch_size',
-                         'max_eval_images') if getattr(args, name)
+            for name in Budget._fields
+            if name != 'seeds' and getattr(args, name, None)
         }
         self.budget = budget._replace(**changed)
         self.work = osp.abspath(args.work_dir.format(budget=args.budget))
