@@ -237,7 +237,14 @@ class MaskBankWriter:
         self._records.append((index, _encode(key), *shape, dtype.itemsize,
                               self._rank, self._labels.tell()))
         with _explained(self._folder):
-            self._labels.write(label_map.astype(dtype).tobytes())
+            try:
+                self._labels.write(label_map.astype(dtype).tobytes())
+            except OSError:
+                # Whoever holds the error holds the file, too, and while it
+                # is open, deleting it gives a full disk no room back.
+                with suppress(OSError):
+                    self._labels.close()
+                raise
 
     def close(self) -> None:
         """Write the shard to disk; its index comes last."""

@@ -946,6 +946,17 @@ def test_no_room_at_any_file(bank_root, monkeypatch, name):
                                              for n in range(3)]
 
 
+def test_a_failed_write_leaves_no_file_open(tmp_path):
+    """Deleting it would give a full disk no room back."""
+    writer = MaskBankWriter(tmp_path, 0)
+    file = writer._labels
+    with open('/dev/full', 'wb') as full:
+        os.dup2(full.fileno(), file.fileno())
+    with pytest.raises(OSError, match='No space left') as held:
+        writer.add(0, 'a.jpg', np.ones((500, 500), int))
+    assert held.value.errno == errno.ENOSPC and file.closed
+
+
 def write_unprivileged(root, queue):
     if os.geteuid() == 0:
         os.setgroups([])
