@@ -124,8 +124,13 @@ def resolve_own_configs() -> None:
     """Let mmengine resolve ``_base_ = 'cyborgs_plugin::cyborgs_coco.py'``.
 
     mmengine itself resolves only the packages of a fixed table and requires a
-    folder in the name. A config found here gets no scope of its own, as if its
-    path had been given. Otherwise mmengine would add the scope to every dict
+    folder in the name. There is no supported way to add one: mmengine#1410
+    asks for it, and #1411, which opened the table, was closed without being
+    merged. So a private method is replaced, which both families have; see
+    tests/test_config_path.py.
+
+    A config found here gets no scope of its own, as if its path had been
+    given. Otherwise mmengine would add the scope to every dict
     with a ``type``, including ``collate_fn``, whose function would then get it
     as an argument.
 

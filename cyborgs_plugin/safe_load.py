@@ -89,7 +89,7 @@ def load_weights(path: str,
         mend = ('If you trust where it comes from, load it there and save its '
                 'state_dict alone with torch.save')
         if trustable:
-            mend += ', or give --trust-checkpoint to tools/train.py or test.py'
+            mend += ', or give --trust-checkpoint'
         if not log and _is_of_log(asked):
             publish = command('model_converters/publish_backbone', path)
             mend = (f'`{publish}` turns a training checkpoint into a file '

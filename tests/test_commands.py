@@ -1,5 +1,6 @@
 """Commands in messages can be copied to where the message was printed."""
 import argparse
+import ast
 import os
 import re
 import runpy
@@ -51,6 +52,27 @@ def test_tools_that_commands_name_exist(place):
         for tool in re.findall(r"\bcommand\(\s*['\"]([\w/]+)['\"]",
                                path.read_text()):
             assert (ROOT / 'tools' / f'{tool}.py').is_file(), (path, tool)
+
+
+def test_no_message_names_a_path_of_a_checkout():
+    """An installed package has no tools/ in the current folder."""
+    for place in ('tools', 'cyborgs_plugin'):
+        for path in (ROOT / place).rglob('*.py'):
+            if path.stem == 'demo':  # which runs in a checkout alone
+                continue
+            tree = ast.parse(path.read_text())
+            texts = {
+                id(node.body[0].value) for node in ast.walk(tree)
+                if isinstance(node, (ast.Module, ast.ClassDef,
+                                     ast.FunctionDef))
+                and isinstance(node.body[0], ast.Expr)
+            }
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Constant) and isinstance(
+                        node.value, str) and id(node) not in texts:
+                    found = re.search(r'(python|bash) tools/(?=\w)',
+                                      node.value)
+                    assert not found, f'{path}:{node.lineno}: {node.value}'
 
 
 def test_numbers_from_the_least_one_on():

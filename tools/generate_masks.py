@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
         description='Make a mask round outside of training')
     parser.add_argument('config', help='path of the training config')
     parser.add_argument(
-        'checkpoint', nargs='?', help='checkpoint of tools/train.py')
+        'checkpoint', nargs='?', help='checkpoint of a pretraining')
     parser.add_argument(
         '--again',
         action='store_true',
@@ -141,7 +141,7 @@ def main() -> None:
     if not hooks:
         raise UserError(f'{args.config} has no MaskUpdateHook: expected '
                         'a config that pretrains, as '
-                        'configs/cyborgs_coco.py')
+                        'cyborgs_plugin::cyborgs_coco.py')
     hook = hooks[0]
     hook.find_data(runner)
     if args.out_dir or not args.again:

@@ -52,7 +52,7 @@ def test(args: argparse.Namespace) -> None:
     if cfg.get('test_dataloader') is None:
         raise UserError(
             f'{args.config} has no test_dataloader: pretraining configs have '
-            'nothing to evaluate; take one of configs/transfer')
+            'nothing to evaluate; take one of cyborgs_plugin::transfer/')
     merge_options(cfg, args.cfg_options, args.launcher, args.work_dir)
     complete_loaders(cfg)
     cfg.load_from, cfg.resume = args.checkpoint, False

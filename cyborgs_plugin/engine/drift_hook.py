@@ -123,8 +123,8 @@ class DriftHook(Hook):
                 'start (1 - cosine, of the stage that moved most), further '
                 f'than DriftHook.max_drift={self.max_drift}. Weights that '
                 'were good may be getting worse: train with '
-                'configs/cyborgs_continue.py, at a lower rate, or for fewer '
-                'epochs')
+                'cyborgs_plugin::cyborgs_continue.py, at a lower rate, or '
+                'for fewer epochs')
 
     @torch.no_grad()
     def _features(self, runner: Runner) -> list[np.ndarray]:

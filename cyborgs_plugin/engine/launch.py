@@ -37,8 +37,9 @@ def prepare_launch(cfg: Config) -> None:
     if cfg.get('launcher') == 'pytorch' and not (
             is_distributed() or 'RANK' in os.environ):
         raise UserError('--launcher pytorch is for processes that torchrun '
-                        'has started: bash tools/dist_train.sh CONFIG GPUS, '
-                        'or leave it out to train in one process')
+                        'has started: torchrun --nproc_per_node=GPUS -m '
+                        'cyborgs_plugin train CONFIG --launcher pytorch. '
+                        'Leave it out to train in one process')
     if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
         return
     if cfg.launcher != 'pytorch':

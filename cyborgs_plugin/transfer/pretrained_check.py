@@ -200,7 +200,7 @@ def check_checkpoint(model: nn.Module, checkpoint: dict,
     raise UserError(
         f'{source} fits none of the {len(wanted)} tensors of the model, so '
         f'nothing of it would be loaded: {parts}. The file has '
-        f'{some(sorted(found), 4)}. load_from, --resume and tools/test.py '
+        f'{some(sorted(found), 4)}. load_from, --resume and the evaluation '
         'take a checkpoint of this very model. To start a training from a '
         "backbone, set model.backbone.init_cfg=dict(type='Pretrained', "
         f'checkpoint={source!r}, prefix={prefix}) instead')

@@ -83,7 +83,7 @@ def test_a_resumed_run_measures_from_the_first_start(photo_root, tmp_path,
     runner = run(photo_root, tmp_path / 'a', **options)
     runner.train()
     assert file.read_bytes() == before
-    assert 'configs/cyborgs_continue.py' in capfd.readouterr().out
+    assert 'cyborgs_plugin::cyborgs_continue.py' in capfd.readouterr().out
     file.unlink()
     options['train_cfg.max_epochs'] = 3
     run(photo_root, tmp_path / 'a', **options).train()

@@ -90,7 +90,7 @@ def test_a_process_that_torchrun_has_not_started(of_two_machines, monkeypatch,
                                                  device):
     monkeypatch.delenv('RANK')
     monkeypatch.setattr(launch, 'get_device', lambda: device)
-    with pytest.raises(UserError, match='tools/dist_train.sh'):
+    with pytest.raises(UserError, match='torchrun .* -m cyborgs_plugin train'):
         launch.prepare_launch(of_two_machines)
 
 

@@ -25,7 +25,7 @@ def test_names_all_that_spoils_and_the_recipe():
     line, = check_start(
         config('cyborgs_small_data', **{'model.backbone.init_cfg': START}))
     for words in ('start.pth', 'norm_eval=True', 'lr_mult=0.1', '96 pixels',
-                  'configs/cyborgs_continue.py'):
+                  'cyborgs_plugin::cyborgs_continue.py'):
         assert words in line
     assert check_start(
         config('cyborgs_small_data', **{'load_from': 'start.pth'}))

@@ -35,6 +35,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from cyborgs_plugin.commands import command
 from cyborgs_plugin.datasets.image_files import list_images
 from cyborgs_plugin.datasets.image_io import read_image
 from cyborgs_plugin.errors import reported
@@ -509,7 +510,7 @@ def main() -> None:
     result = check(args, device)
     print(f'\n{table(result)}\n\nWritten: {args.out}')
     if result['plan'].keys() >= {'step', 'pipeline'}:
-        print(f'Next: python tools/benchmarks/plan.py --check {args.out}')
+        print('Next: ' + command('benchmarks/plan', '--check', args.out))
     if failed(result):
         sys.exit('Something is not as it should be: see FAILED and ABOVE')
 

@@ -31,6 +31,7 @@ from gpu_proof_plan import Plan, RunSpeed, Speed, make_plan, paired_table
 from mini_coco_train import read, write
 
 from cyborgs_plugin.arguments import at_least
+from cyborgs_plugin.commands import command
 from cyborgs_plugin.errors import UserError, reported
 
 METHODS = ('cyborgs', 'detcon-fh', 'byol', 'densecl')
@@ -319,7 +320,7 @@ def main() -> None:
         raise UserError(f'{args.minutes:g} minutes were too few to finish a '
                         'run: give more, fewer --methods or --seeds 1')
     score(args.out)
-    print(f'Next: python tools/benchmarks/gpu_proof.py score {args.out}, '
+    print(f'Next: {command("benchmarks/gpu_proof", "score", args.out)}, '
           'anywhere')
 
 

@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from mmpretrain.registry import MODELS
 
+from cyborgs_plugin.commands import command
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS
 from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.evaluation import CocoTruth
@@ -112,8 +113,8 @@ class Trainings:
             raise UserError(
                 f'{path} is missing: --data-root must be laid out as COCO '
                 '(train2017/, val2017/, annotations/). Without real images: '
-                'python tools/dataset_converters/make_toy_scenes.py, then '
-                '--data-root data/toy_scenes')
+                + command('dataset_converters/make_toy_scenes')
+                + ', then --data-root data/toy_scenes')
         return CocoTruth(path)
 
     def _pretraining_images(self) -> list[str]:

@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from cyborgs_plugin.commands import command
 from cyborgs_plugin.errors import UserError, reported
 
 
@@ -180,8 +181,9 @@ def main() -> None:
     if missing:
         raise UserError(
             f'{", ".join(missing)} must be given: measure them by '
-            'tools/benchmarks/step_speed.py and pipeline_speed.py, or all at '
-            'once by make gpu-check, whose JSON --check takes')
+            f'`{command("benchmarks/step_speed")}` and '
+            f'`{command("benchmarks/pipeline_speed")}`, or all at once by '
+            f'`{command("benchmarks/gpu_check")}`, whose JSON --check takes')
     if min(args.gpus, values['batch'], *args.epochs, args.images) < 1:
         raise UserError('--gpus, --batch, --epochs and --images must be at '
                         'least 1')

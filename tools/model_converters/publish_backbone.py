@@ -52,9 +52,8 @@ def backbone_of(checkpoint: dict[str, Any], path: str,
         found = sorted({key.split('.')[0] for key in state})
         raise UserError(
             f'{path} holds no keys that begin with {prefix!r}, but such as '
-            f'begin with {found[:10]}: give a checkpoint of tools/train.py '
-            'on a pretraining config; from_published.py takes those of '
-            'others')
+            f'begin with {found[:10]}: give a checkpoint of a pretraining '
+            'config; from_published.py takes those of others')
     return tensors
 
 
@@ -91,7 +90,7 @@ def main() -> None:
     """Write the files and say how to use them."""
     parser = argparse.ArgumentParser(
         description='Take the backbone out of a training checkpoint')
-    parser.add_argument('checkpoint', help='checkpoint of tools/train.py')
+    parser.add_argument('checkpoint', help='checkpoint of a pretraining')
     parser.add_argument(
         '--out-dir', help="folder of the files; by default the checkpoint's")
     parser.add_argument(
