@@ -1,9 +1,12 @@
 """Configs that cannot be read are refused in a line that names them."""
 import pytest
+from mmengine.config import Config
 
 from cyborgs_plugin import config_path
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.errors import MissingPackageError, UserError
+
+from .helpers import ROOT
 
 READ_BASE = 'from mmengine.config import read_base\nwith read_base():\n    '
 
@@ -26,6 +29,18 @@ def test_what_cannot_be_read(tmp_path, text, expected):
     with pytest.raises(UserError) as refused:
         load_config(str(path))
     assert 'own.py' in str(refused.value) and expected in str(refused.value)
+
+
+@pytest.mark.parametrize('name', ['cyborgs_toy.py',
+                                  'ablations/masks_layer3.py'])
+def test_bases_by_name_are_what_their_paths_give(name, tmp_path):
+    """Without a scope of their own, in either family's mmengine."""
+    path = tmp_path / 'own.py'
+    path.write_text(f'_base_ = ["cyborgs_plugin::{name}"]\nseed = 3')
+    by_name = Config.fromfile(path)
+    path.write_text(f'_base_ = ["{ROOT}/configs/{name}"]\nseed = 3')
+    assert by_name.to_dict() == Config.fromfile(path).to_dict()
+    assert by_name.seed == 3 and by_name.default_scope == 'mmpretrain'
 
 
 def test_a_mistake_in_the_code_of_a_config_keeps_its_traceback(tmp_path):
