@@ -6,9 +6,9 @@ Run: START=weights.pth python tools/train.py configs/cyborgs_continue.py \\
 Without START, mmengine downloads torchvision's ImageNet weights.
 docs/continue.md measures what each setting does to such weights.
 """
-import os
-
 _base_ = 'cyborgs_small_data.py'
+
+import os
 
 model = dict(
     backbone=dict(

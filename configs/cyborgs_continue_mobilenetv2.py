@@ -1,7 +1,7 @@
 """Like cyborgs_continue.py with MobileNetV2, as continue_from.py uses it."""
-import os
-
 _base_ = 'cyborgs_continue.py'
+
+import os
 
 model = dict(
     backbone=dict(

@@ -1,7 +1,7 @@
 """Like cyborgs_continue.py with ResNet-18, for a CPU."""
-import os
-
 _base_ = 'cyborgs_continue.py'
+
+import os
 
 model = dict(
     backbone=dict(

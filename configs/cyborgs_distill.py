@@ -9,14 +9,14 @@ https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth
 or timm/vit_small_patch14_dinov2.lvd142m on the Hugging Face Hub; nothing is
 downloaded for you.
 """
-import os
-
 _base_ = [
     '_base_/models/cyborgs_resnet50.py',
     '_base_/datasets/small_scenes.py',
     '_base_/schedules/adamw_18e.py',
     '_base_/default_runtime.py',
 ]
+
+import os
 
 # For another teacher, set its config and widths (neck.projector.out_channels),
 # the layer of its masks, and the image size that suits it best.

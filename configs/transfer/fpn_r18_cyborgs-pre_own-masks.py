@@ -7,9 +7,9 @@ MASKS_CLASSES, 1 for the second and so on, 255 where it is not known.
 Run: BACKBONE=FILE MASKS_ROOT=FOLDER MASKS_CLASSES=background,cup \\
          IMAGE_SUFFIX=.jpg python tools/train.py THIS_FILE
 """
-import os
-
 _base_ = '_base_/fcn_r50.py'
+
+import os
 
 data_root = os.environ.get('MASKS_ROOT', 'data/masks') + '/'
 classes = os.environ.get('MASKS_CLASSES', 'background,object').split(',')

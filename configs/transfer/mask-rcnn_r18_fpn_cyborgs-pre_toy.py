@@ -3,9 +3,9 @@
 Imports nothing of cyborgs_plugin: mmdet alone runs it.
 Run: BACKBONE=FILE python tools/train.py THIS_FILE
 """
-import os
-
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+
+import os
 
 data_root = 'data/toy_scenes/'
 classes = ('disc', 'box', 'triangle', 'star', 'ring', 'cross')

@@ -2,14 +2,14 @@
 
 Run: BACKBONE=FILE bash tools/dist_train.sh THIS_FILE 8
 """
-import os
-
 _base_ = [
     'mmpretrain::_base_/models/resnet50.py',
     'mmpretrain::_base_/datasets/imagenet_bs32_pil_resize.py',
     'mmpretrain::_base_/schedules/imagenet_sgd_coslr_100e.py',
     'mmpretrain::_base_/default_runtime.py', '_base_/protocol.py'
 ]
+
+import os
 
 model = dict(
     backbone=dict(

@@ -1,4 +1,5 @@
 """Every config builds; each ablation differs in what it says."""
+import ast
 import glob
 import os.path as osp
 
@@ -31,6 +32,20 @@ def test_reads(name):
     cfg = Config.fromfile(osp.join(ROOT, name))
     assert len(cfg)
     check_keys(cfg)
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_bases_come_before_imports(name):
+    """Else the original mmengine takes them for configs of pure Python."""
+    with open(osp.join(ROOT, name)) as file:
+        body = ast.parse(file.read()).body
+    kinds = [
+        'import' if isinstance(node, ast.Import | ast.ImportFrom) else
+        getattr(node.targets[0], 'id', '') for node in body
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Assign)
+    ]
+    if 'import' in kinds:
+        assert '_base_' in kinds[:kinds.index('import')]
 
 
 @pytest.mark.parametrize('name', PRETRAINING)

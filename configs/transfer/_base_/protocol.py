@@ -4,6 +4,8 @@ No key of the Runner is set here: mmdet's own base sets those, and two bases
 must not set the same one. Python reads environment variables: mmengine's own
 form would paste a file name into the text of the config.
 """
+_base_ = []
+
 import os
 
 # The file of tools/model_converters/publish_backbone.py. Its keys carry the
