@@ -279,7 +279,9 @@ def load_safely(trust: bool = False) -> Callable[[], None]:
         Callable: Restores the original loading.
     """
     schemes = CheckpointLoader._schemes
-    if trust or schemes[''] is load_from_local:
+    if trust:
+        return _trusting()
+    if schemes[''] is load_from_local:
         return lambda: None
     before = {key: os.environ.pop(key, None) for key in VARIABLES}
     os.environ[VARIABLES[0]] = '1'
@@ -294,6 +296,22 @@ def load_safely(trust: bool = False) -> Callable[[], None]:
         CheckpointLoader._schemes = schemes
         os.environ.pop(VARIABLES[0], None)
         os.environ.update({k: v for k, v in before.items() if v is not None})
+
+    return restore
+
+
+def _trusting() -> Callable[[], None]:
+    """Make ``torch.load`` read any pickle unless it is told otherwise.
+
+    The maintained mmengine asks for that itself. The original one leaves it to
+    torch, which from 2.6 on reads weights only.
+    """
+    if any(name in os.environ for name in VARIABLES):
+        return lambda: None
+    os.environ[VARIABLES[1]] = '1'
+
+    def restore() -> None:
+        os.environ.pop(VARIABLES[1], None)
 
     return restore
 

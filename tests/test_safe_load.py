@@ -256,6 +256,19 @@ def test_mmengine_is_as_it_was(monkeypatch):
         assert CheckpointLoader._schemes == before
 
 
+@pytest.mark.parametrize('torch_version', [''], indirect=True)
+def test_trust_reaches_torch(tmp_path):
+    """To which the original mmengine leaves it; torch trusts none from 2.6."""
+    path, canary = tmp_path / 'x.pth', tmp_path / 'canary'
+    torch.save(dict(a=Canary(canary)), path)
+    before = dict(os.environ)
+    with loading_safely(trust=True):
+        with loading_safely(trust=True):
+            pass
+        torch.load(path)
+    assert canary.exists() and dict(os.environ) == before
+
+
 def runner(work_dir, path, resume=True, **hook):
     run = Runner(
         OneWeight(), str(work_dir),
