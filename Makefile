@@ -8,7 +8,7 @@ LOGS ?= work_dirs/tests
 ARGS ?=
 # Tests side by side, a core each: two threads that share a core with anything
 # else wait for each other, up to thirty times as long.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests -q \
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests -q \
 	-n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 export PYTHON VENV
@@ -18,13 +18,14 @@ SOURCES := cyborgs_plugin configs docs tools tests setup.py
 TEXTS := $(wildcard *.md .ci Makefile)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast gpu-check lint docs dist clean distclean
+.PHONY: help setup demo test test-fast test-openmmlab gpu-check lint docs dist clean distclean
 
 help:  ## list the targets
 	@echo 'Usage: make TARGET'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | \
-		expand -t 14
+		expand -t 18
 	@echo 'Variables: PYTHON=python3.11 VENV=.venv ARGS="of pytest or the demo"'
+	@echo '           OPS=1 gives test-openmmlab the compiled ops, and mmdet'
 
 setup:  ## make or complete the environment in .venv
 	@bash tools/setup_env.sh
@@ -58,6 +59,11 @@ test: setup  ## run all tests: the fast ones, then the slow ones
 test-fast: setup  ## run the fast tests only
 	@$(PYTEST) -m 'not slow' $(ARGS)
 
+test-openmmlab: VENV = .venv-openmmlab
+test-openmmlab:  ## run what applies beside the original OpenMMLab packages
+	@FAMILY=openmmlab bash tools/setup_env.sh
+	@$(PYTEST) -rs $(ARGS)
+
 gpu-check: setup  ## check a machine with a GPU: right, how fast, fed by what
 	@$(RUN) tools/benchmarks/gpu_check.py $(ARGS)
 
@@ -82,4 +88,4 @@ clean:  ## remove what builds, tests and tools leave behind
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove the environment (work_dirs/ stays)
-	rm -rf $(VENV) cyborgs_plugin/.mim
+	rm -rf $(VENV) .venv-openmmlab cyborgs_plugin/.mim

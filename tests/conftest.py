@@ -12,6 +12,11 @@ import cyborgs_plugin  # noqa: F401
 from .annotations import annotated  # noqa: F401
 from .cached_yapf import cache_yapf
 from .helpers import write_photo
+from .needs import skip_lacking
+
+
+def pytest_collection_modifyitems(items):
+    skip_lacking(items)
 
 cache_yapf()
 

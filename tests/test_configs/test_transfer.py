@@ -7,8 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import MODELS as DETECTORS
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
@@ -17,6 +15,10 @@ from cyborgs_plugin.engine import PretrainedCheckHook
 from cyborgs_plugin.transfer.annotation_check import check_annotations
 
 from ..helpers import ROOT, checkpoint, published, trained, write_photo
+
+pytest.importorskip('mmdet', reason='needs mmdet and the ops of mmcv')
+from mmdet.registry import MODELS as DETECTORS
+from mmdet.utils import register_all_modules
 
 FOLDER = osp.join(ROOT, 'configs', 'transfer')
 FILES = sorted(

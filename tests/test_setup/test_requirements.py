@@ -50,6 +50,7 @@ def missing(name):
         f'name={name!r})'
 
 
+@pytest.mark.needs('onedl')  # which the remedies name
 @pytest.mark.parametrize('modules, found, remedies', [
     (dict(torch=missing('torch')), 'needs torch, but found no torch.',
      ['pip install torch==2.10.0 torchvision==0.25.0']),
@@ -171,6 +172,7 @@ def test_the_extras_mix_no_families():
                 assert name.startswith('onedl-') != ('openmm' in file), line
 
 
+@pytest.mark.needs('onedl', 'ops')
 def test_ops_present_or_named(monkeypatch):
     require_mmcv_ops()
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)

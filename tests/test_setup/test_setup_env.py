@@ -17,6 +17,7 @@ PYTHON = r"""#!/usr/bin/env bash
 here=REPO
 case "$*" in
     *version_info\[:3\]*) cat "$here/version" ;;
+    *'version_info[1] > 11'*) ! grep -q '^3.1[2-9]' "$here/version" ;;
     *'version_info <'*) grep -q '^3.1[0-9]' "$here/version" ;;
     *'import ensurepip'*) [ ! -e "$here/no_venv" ] ;;
     '-m venv '*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
@@ -29,7 +30,8 @@ case "$*" in
             mkdir -p cyborgs_plugin/.mim
             touch cyborgs_plugin/.mim/model-index.yml
         fi ;;
-    *'from mmcv.ops import nms'*) grep -q onedl "$here/installed" ;;
+    *'from mmcv.ops import nms'*)
+        grep -qE '/(onedl|openmmlab).txt' "$here/installed" ;;
     *'import torch'*) grep -q torch "$here/installed" 2>/dev/null ;;
     *'import cv2'*)
         [ ! -e "$here/no_libgl" ] || { echo 'libGL.so.1: no' >&2; exit 1; } ;;
@@ -57,10 +59,11 @@ def repo(tmp_path):
     return repo
 
 
-def start(repo, path='/usr/bin:/bin', python=None):
+def start(repo, path='/usr/bin:/bin', python=None, **variables):
     return subprocess.Popen(
         ['bash', str(repo / 'tools' / 'setup_env.sh')],
-        env=dict(PATH=path, PYTHON=str(python or repo / 'python')),
+        env=dict(PATH=path, PYTHON=str(python or repo / 'python'),
+                 **variables),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -82,6 +85,45 @@ def test_sets_up_once(repo):
 
     assert setup(repo) == (0, '')
     assert installed(repo) == STEPS
+
+
+def test_the_original_family(repo):
+    original = dict(FAMILY='openmmlab', VENV='.venv-openmmlab')
+    code, output = setup(repo, **original)
+    assert code == 0, output
+    assert installed(repo) == [
+        'requirements/torch-openmmlab.txt', '.venv-openmmlab/toolbox.txt',
+        'requirements/dev.txt', '.'
+    ]
+    toolbox = (repo / '.venv-openmmlab' / 'toolbox.txt').read_text()
+    assert '\nmmcv-lite>=2.0.0,<2.2.0\n' in toolbox
+    assert 'make test-openmmlab' in output
+    assert setup(repo, **original) == (0, '')
+
+    # the ops come in place of it, and need what builds them
+    (repo / 'installed').unlink()
+    assert setup(repo, **original, OPS='1')[0] == 0
+    assert installed(repo) == [
+        'requirements/torch-openmmlab.txt', 'requirements/build.txt',
+        'requirements/openmmlab.txt', 'requirements/dev.txt', '.'
+    ]
+    assert setup(repo, **original, OPS='1') == (0, '')
+
+
+def test_no_family_over_the_other(repo):
+    assert setup(repo)[0] == 0
+    before = installed(repo)
+    code, output = setup(repo, FAMILY='openmmlab', VENV='.venv')
+    assert code == 1 and '.venv is that of the other family' in output
+    assert installed(repo) == before
+
+
+def test_the_original_family_is_for_older_pythons(repo):
+    (repo / 'version').write_text('3.12.1')
+    code, output = setup(repo, FAMILY='openmmlab', VENV='.venv-openmmlab')
+    assert code == 1 and '3.12.1; torch==2.1.2 is for 3.11 and' in output
+    assert 'make test-openmmlab PYTHON=' in output
+    assert setup(repo)[0] == 0
 
 
 def test_completes_after_changes(repo):

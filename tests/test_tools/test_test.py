@@ -5,14 +5,16 @@ import subprocess
 
 import pytest
 import torch
-from mmdet.registry import MODELS as DETECTORS
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
 
 from ..helpers import ROOT
 from ..warm_python import python
+
+pytest.importorskip('mmdet', reason='needs mmdet and the ops of mmcv')
+from mmdet.registry import MODELS as DETECTORS
+from mmdet.utils import register_all_modules
 
 CONFIG = osp.join(ROOT, 'configs', 'transfer',
                   'mask-rcnn_r18_fpn_random_toy.py')
