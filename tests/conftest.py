@@ -14,10 +14,6 @@ from .cached_yapf import cache_yapf
 from .helpers import write_photo
 from .needs import skip_lacking
 
-
-def pytest_collection_modifyitems(items):
-    skip_lacking(items)
-
 cache_yapf()
 
 # Where the minutes go, the longest first: begun first, they end with the rest.
@@ -29,6 +25,7 @@ LONGEST = '''
 
 
 def pytest_collection_modifyitems(items):
+    skip_lacking(items)
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 import cyborgs_plugin.engine  # noqa: F401
 
 from ..helpers import PER_EPOCH, FewZeros, OneWeight
+from ..needs import lacking
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 
@@ -26,6 +27,8 @@ def recipes():
         if '_base_' in name or 'transfer' in name and not any(
                 part in name for part in ('toy', 'coco-mini', 'linear')):
             continue  # fragments, and protocols in iterations
+        if 'transfer' in name and 'linear' not in name and lacking('ops'):
+            continue  # inherits from mmdet or mmseg
         cfg = Config.fromfile(path)
         key = str((cfg.param_scheduler, cfg.optim_wrapper.optimizer.lr,
                    cfg.train_cfg))
