@@ -185,7 +185,19 @@ class FastSolarize(Solarize):
 
 @TRANSFORMS.register_module()
 class FastPackInputs(PackInputs):
-    """mmpretrain's ``PackInputs`` with faster conversion to planes."""
+    """mmpretrain's ``PackInputs`` with faster conversion to planes.
+
+    **Optional Keys:** ``teacher`` (np.ndarray), which the data sample holds
+    as a tensor
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Pack."""
+        packed = super().transform(results)
+        if 'teacher' in results:
+            packed['data_samples'].set_field(
+                torch.from_numpy(results['teacher']), 'teacher')
+        return packed
 
     @staticmethod
     def format_input(input_: Any) -> Any:

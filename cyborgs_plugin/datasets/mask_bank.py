@@ -125,6 +125,10 @@ class MaskBank:
         if not 0 <= clustering < self.num_clusterings:
             raise IndexError(f'{self.path} holds {self.num_clusterings} '
                              f'clusterings of an image, no {clustering}')
+        return self.label_maps(key)[clustering]
+
+    def label_maps(self, key: str) -> np.ndarray:
+        """Read all label maps of an image, (V, h, w); see above."""
         row = self.row(key)
         if row < 0:
             raise KeyError(
@@ -132,13 +136,11 @@ class MaskBank:
                 f'{len(self)} keys; the nearest is {self._nearest(key)!r}')
         start, stop = self._offsets[row:row + 2].tolist()
         height, width = self._sizes[row].tolist()
-        area = height * width
-        if area * self.num_clusterings != stop - start:
+        if height * width * self.num_clusterings != stop - start:
             raise self._altered(
                 'offsets.npy or sizes.npy', f'{self.num_clusterings} x '
                 f'{height} x {width} labels of {key!r}', stop - start)
-        start += clustering * area
-        return self._labels[start:start + area].reshape(height, width)
+        return self._labels[start:stop].reshape(-1, height, width)
 
     def __len__(self) -> int:
         return len(self._keys)

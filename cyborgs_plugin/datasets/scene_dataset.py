@@ -2,6 +2,7 @@
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from .image_files import Found, find_files, images_of, left_out, match_names
 from .image_folders import folders_of, prefixes_of
 from .image_io import MAX_PIXELS, BrokenImageError, check_options
 from .mask_bank import MaskBank
+from .teacher_bank import Box, TeacherBank
 from .view_laws import decoded_side
 
 _NAMED = 5  # number of files in a message
@@ -115,6 +117,7 @@ class SceneDataset(BaseDataset):
         self.held_image: Callable[[str], np.ndarray | None] | None = None
         """What gives decoded images by path, if they are held in memory."""
         self._bank = None if mask_bank is None else MaskBank.open(mask_bank)
+        self._teacher: tuple[TeacherBank, int] | None = None
         super().__init__(
             ann_file=ann_file,
             data_root=data_root,
@@ -168,6 +171,16 @@ class SceneDataset(BaseDataset):
                 f'{lacking[:_NAMED]}: make one for these images by '
                 + command('generate_masks', 'CONFIG', 'CHECKPOINT'))
         self._bank = bank
+
+    def use_teacher(self, bank: TeacherBank, grid_stride: int) -> None:
+        """Give each sample what a teacher sees in its views from now on.
+
+        Args:
+            bank (TeacherBank): What it sees in the images; see
+                :meth:`use_masks` on workers.
+            grid_stride (int): Pixels of a view on each side of a cell.
+        """
+        self._teacher = bank, grid_stride
 
     def images(self) -> Sequence[tuple[str, str]]:
         """List the images in the order of the data set.
@@ -334,6 +347,8 @@ class SceneDataset(BaseDataset):
         info['gt_seg_map'] = bank.label_map(
             info['key'], np.random.randint(number) if number > 1 else 0)
         info['seg_fields'] = ['gt_seg_map']
+        if self._teacher is not None:
+            info['teacher'] = partial(_seen, info['key'], *self._teacher)
         info['image_options'] = dict(
             self._image_options, least_side=self._least_side)
         try:
@@ -343,6 +358,13 @@ class SceneDataset(BaseDataset):
             if self._broken <= _NAMED:
                 self._warn(f'Another image replaces a broken one: {error}')
             return None
+
+
+def _seen(key: str, bank: TeacherBank, stride: int, box: Box,
+          size: Sequence[int], flip: str | None) -> np.ndarray:
+    """What a teacher sees of an image in a view of a size (h, w)."""
+    rows, columns = (-(-side // stride) for side in size)
+    return bank.view(key, box, (rows, columns), flip)
 
 
 def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:

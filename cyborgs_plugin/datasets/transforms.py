@@ -58,6 +58,9 @@ class MaskedRandomResizedCrop(FastRandomResizedCrop):
     **Modified Keys:** ``img``, ``img_shape``, ``gt_seg_map`` (now of the
     output size)
 
+    **Added Keys:** ``view_box`` (tuple[float, float, float, float]): top,
+    left, height and width of the crop, as parts of the image's sides
+
     Args:
         scale (int or Sequence[int]): Output size, (height, width) or a
             square's side.
@@ -69,6 +72,9 @@ class MaskedRandomResizedCrop(FastRandomResizedCrop):
         """Crop and resize."""
         image = results['img']
         box = self.rand_crop_params(image)
+        sides = 2 * image.shape[:2]
+        results['view_box'] = tuple(
+            part / side for part, side in zip(box, sides))
         results['gt_seg_map'] = crop_label_map(
             results['gt_seg_map'], image.shape[:2], box, tuple(self.scale))
         results['img'] = self.crop(image, box)
@@ -82,7 +88,11 @@ class MaskedMultiView(MultiView):
 
     **Required Keys:** ``img``, ``gt_seg_map``
 
-    **Modified Keys:** ``img`` (list of V images)
+    **Optional Keys:** ``teacher`` (Callable): gives what a teacher sees of
+    the image in a view, by its box, size and flip
+
+    **Modified Keys:** ``img`` (list of V images), ``teacher`` (float16,
+    (V, C, h, w))
 
     **Added Keys:** ``mask`` (integer, (V, H, W)), which ``PackInputs`` puts
     into the data sample
@@ -94,6 +104,7 @@ class MaskedMultiView(MultiView):
 
     def transform(self, results: dict) -> dict:
         """Make the views."""
+        teacher = results.pop('teacher', None)
         views = [pipeline(_copy(results, pipeline.transforms[:1]))
                  for pipeline in self.transforms]
         results['img'] = [view['img'] for view in views]
@@ -101,6 +112,11 @@ class MaskedMultiView(MultiView):
         # torch can store uint16 but hardly compute with it.
         results['mask'] = (
             mask.astype(np.int32) if mask.dtype == np.uint16 else mask)
+        if teacher is not None:
+            results['teacher'] = np.stack([
+                teacher(view['view_box'], view['img'].shape[:2],
+                        view.get('flip_direction')) for view in views
+            ]).astype(np.float16)
         return results
 
 

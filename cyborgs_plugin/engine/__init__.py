@@ -16,6 +16,7 @@ from .preemption_hook import PreemptionHook
 from .pretrained_check_hook import PretrainedCheckHook
 from .schedule_hook import ScheduleHook
 from .target_update_hook import TargetUpdateHook
+from .teacher_features_hook import TeacherFeaturesHook
 from .trained_parameters import TrainedParametersConstructor
 from .view_size_hook import ViewSizeHook
 from .work_dir_hook import WorkDirHook
@@ -27,6 +28,6 @@ __all__ = [
     'HeadsFirstHook', 'HealthHook', 'LateStepLR', 'LoggedScalarsHook',
     'MaskUpdateHook', 'MaskVisualizationHook', 'PreemptionHook',
     'PretrainedCheckHook', 'ScheduleHook', 'TargetUpdateHook',
-    'TrainedParametersConstructor', 'ViewSizeHook', 'WorkDirHook',
-    'WorkerExitHook'
+    'TeacherFeaturesHook', 'TrainedParametersConstructor', 'ViewSizeHook',
+    'WorkDirHook', 'WorkerExitHook'
 ]

@@ -98,12 +98,17 @@ class FrozenTeacher(BaseModule):
         return self
 
     @torch.no_grad()
-    def forward(self, view: Tensor, grid_size: tuple[int, int]) -> Tensor:
+    def forward(self,
+                view: Tensor,
+                grid_size: tuple[int, int],
+                input_size: int | None = None) -> Tensor:
         """Compute the target of each cell.
 
         Args:
             view (Tensor): (B, 3, H, W), normalised, float32.
             grid_size (tuple[int, int]): The grid's height and width (h, w).
+            input_size (int, optional): In place of that of the teacher.
+                Defaults to None.
 
         Returns:
             Tensor: Shape (B, C, h, w); C is the sum over the outputs.
@@ -114,8 +119,9 @@ class FrozenTeacher(BaseModule):
         """
         if not self.digest.any():
             raise RuntimeError('FrozenTeacher.init_weights() comes first')
-        if self.input_size is not None:
-            scale = self.input_size / max(view.shape[2:])
+        input_size = input_size or self.input_size
+        if input_size is not None:
+            scale = input_size / max(view.shape[2:])
             view = F.interpolate(
                 view,
                 [round(scale * side) for side in view.shape[2:]],
@@ -307,7 +313,9 @@ class RegionDistillation(BaseSelfSupervisor):
         Args:
             inputs (list[Tensor]): Views 1 and 2, each (B, 3, H, W), float32.
             data_samples (list[DataSample]): B samples; the ``mask`` of each
-                holds the label maps of both views, (2, H, W), integer.
+                holds the label maps of both views, (2, H, W), integer, and
+                ``teacher``, if there, what the teacher sees in them,
+                (2, C, h, w), which then is not run.
             **kwargs: Not used.
 
         Returns:
@@ -328,10 +336,8 @@ class RegionDistillation(BaseSelfSupervisor):
             self.neck.fuse(self.backbone(view), tuple(grid.shape[1:]))
             for view, grid in zip(inputs, grids)
         ]
-        targets = self._standardised([
-            self.teacher(view, tuple(grid.shape[1:]))
-            for view, grid in zip(inputs, grids)
-        ])
+        targets = self._standardised(
+            self._seen(inputs, data_samples, grids))
         preds = self.neck.projector((_rows(*maps), ))[0]  # (M, C)
         if preds.shape[1] != targets[0].shape[1]:
             raise UserError(
@@ -346,6 +352,19 @@ class RegionDistillation(BaseSelfSupervisor):
                    for region, drawn, used in zip(regions, ids, rows)]
         return self.head.loss(
             (preds, _rows(*targets)), regions, target_regions, ids)
+
+    def _seen(self, inputs: list[Tensor], data_samples: list[DataSample],
+              grids: list[Tensor]) -> list[Tensor]:
+        """What the teacher sees in each view, (B, C, h, w)."""
+        sizes: list[tuple[int, int]] = [
+            (grid.shape[1], grid.shape[2]) for grid in grids]
+        if all('teacher' in sample for sample in data_samples):  # stored
+            stored = torch.stack(
+                [sample.teacher for sample in data_samples], 1).float()
+            return [F.adaptive_avg_pool2d(view, size)
+                    for view, size in zip(stored, sizes)]
+        return [self.teacher(view, size)
+                for view, size in zip(inputs, sizes)]
 
     @staticmethod
     def _standardised(maps: list[Tensor]) -> list[Tensor]:

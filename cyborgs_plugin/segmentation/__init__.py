@@ -12,9 +12,10 @@ from .sources import (
     MaskSource,
 )
 from .superpixel_masks import SuperpixelMasks
+from .teacher_features import TeacherFeatures
 
 __all__ = [
     'AnnotatedMasks', 'BankMasks', 'FeatureExtractor', 'FelzenszwalbMasks',
     'GridMasks', 'MaskRoundError', 'MaskSource', 'NetworkMasks',
-    'SuperpixelMasks', 'kmeans', 'make_round'
+    'SuperpixelMasks', 'TeacherFeatures', 'kmeans', 'make_round'
 ]
