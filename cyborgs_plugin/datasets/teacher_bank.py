@@ -6,6 +6,7 @@ picture. Beside it lies `components.npz`, which turns them into features.
 """
 import os
 import os.path as osp
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -103,7 +104,7 @@ def read_components(root: str) -> tuple[str, dict[str, np.ndarray], str]:
     return settings, arrays, sha256(path)
 
 
-def write_components(root: str, settings: str, **arrays: np.ndarray) -> None:
+def write_components(root: str, settings: str, **arrays: Any) -> None:
     """Write what :func:`read_components` reads, all at once."""
     os.makedirs(root, exist_ok=True)
     with written_aside(osp.join(root, COMPONENTS)) as aside, open(

@@ -153,6 +153,9 @@ def test_smooth_stands_beside_the_plain(images):
         torch.testing.assert_close(
             halves.norm(dim=2), torch.ones(len(two.vectors), 2))
         assert (halves[:, 0] - halves[:, 1]).abs().max() > 1e-2
+    alone = network_masks(superpixels=SMALL, smooth=16, keep_plain=False)
+    for one, two in zip(alone.features(images), averaged):
+        torch.testing.assert_close(one.vectors, two.vectors[:, 128:])
 
 
 def test_of_the_features_only_means_are_held(images):

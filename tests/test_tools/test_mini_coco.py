@@ -89,3 +89,30 @@ def test_a_teacher(tmp_path, monkeypatch):
     results = json.loads((tmp_path / 'again' / 'results.json').read_text())
     point, = results['runs']['distill_s0']['points'].values()
     assert 0 < point['regions']['accuracy'] <= 1
+
+
+def test_a_start_is_scored_as_it_comes(tmp_path, monkeypatch):
+    import torch
+    from torchvision.models import resnet18
+
+    from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
+    sys.path.insert(0, str(TOOL.parent))
+    import mini_coco
+    import mini_coco_train
+    make_toy_scenes(str(tmp_path / 'toy'), num_train=12, num_val=2)
+    torch.manual_seed(0)
+    state = resnet18(weights=None).state_dict()
+    torch.save(state, tmp_path / 'r18.pth')
+    monkeypatch.setenv('START', str(tmp_path / 'r18.pth'))
+    monkeypatch.setattr(sys, 'argv', [
+        'mini_coco.py', '--data-root', str(tmp_path / 'toy'), '--work-dir',
+        str(tmp_path / 'work')])
+    runs = mini_coco_train.Trainings(mini_coco.parse_args())
+    done = runs.train('start', 0)
+    file, = done['phases']
+    found = torch.load(file, weights_only=False)['state_dict']
+    for name in ('conv1.weight', 'layer4.1.bn2.running_var'):
+        assert torch.equal(found[f'backbone.{name}'], state[name])
+    cfg = runs.config('continue', 1)
+    assert cfg.model.backbone.norm_eval and cfg.randomness.seed == 1
+    assert cfg.train_cfg.max_epochs == 12  # of 12 steps, an image's batch

@@ -28,7 +28,7 @@ import gpu_proof_work as work
 import mini_coco_report as report
 import torch
 from gpu_proof_plan import Plan, RunSpeed, Speed, make_plan, paired_table
-from mini_coco_train import read, write
+from mini_coco_train import ON_DEMAND, read, write
 
 from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.commands import command
@@ -56,8 +56,12 @@ def parse_args() -> argparse.Namespace:
         '--work-dir', help='folder of the runs, which take gigabytes; by '
         'default OUT_runs')
     train.add_argument('--minutes', type=float, default=8.)
-    train.add_argument('--methods', nargs='+', choices=METHODS,
-                       default=[*METHODS])
+    train.add_argument(
+        '--methods', nargs='+', choices=[
+            *METHODS, *(name for name in ON_DEMAND if name != 'start')],
+        default=[*METHODS],
+        help='distill needs TEACHER=FILE before the command, continue '
+        'START=FILE, whose weights are scored as they come, too')
     train.add_argument(
         '--seeds', type=at_least(1), default=3, help='of each (default: 3)')
     train.add_argument(
@@ -225,9 +229,13 @@ class Proof:
             waiting[self.trainers.submit(
                 work.train, settings, method, seed, banks.get(method))] = (
                     method, seed, None)
-        for seed in range(self.args.seeds):  # where all of them begin
+        # where all of them begin
+        begins = [('random', seed) for seed in range(self.args.seeds)]
+        if 'continue' in self.args.methods:
+            begins.append(('start', 0))
+        for method, seed in begins:
             waiting[self.scorers.submit(
-                work.train, settings, 'random', seed)] = ('random', seed, None)
+                work.train, settings, method, seed)] = (method, seed, None)
         for future in self._as_completed([floor, *waiting], waiting):
             if future is floor:
                 self.results['floor'] = future.result()

@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         choices=('random', *METHODS, *ON_DEMAND),
         help='by default all but distill, which needs TEACHER=FILE before '
-        'the command')
+        'the command, and start and continue, which need START=FILE')
     parser.add_argument(
         '--seeds',
         nargs='+',

@@ -47,8 +47,10 @@ class Budget(NamedTuple):
 
 METHODS = ('cyborgs', 'detcon-fh', 'byol', 'densecl', 'cyborgs-oracle',
            'cyborgs-annotated')
-ON_DEMAND = ('distill', )
-"""Not among all methods: it needs a teacher's file, TEACHER=FILE."""
+ON_DEMAND = ('distill', 'start', 'continue')
+"""Not among all methods: they need a file, TEACHER=FILE or START=FILE."""
+_UNTRAINED = dict(random='cyborgs', start='continue')
+"""What is scored as it begins, and whose beginning that is."""
 BUDGETS = dict(
     full=Budget(
         steps=819,
@@ -148,6 +150,7 @@ class Trainings:
         """The config of a run: only data, budget and seed differ."""
         only_annotated = method in ('cyborgs-oracle', 'cyborgs-annotated')
         images = self.annotated if only_annotated else self.images
+        method = _UNTRAINED.get(method, method)
         cfg = Config.fromfile(
             CONFIG.format(method.replace('cyborgs-annotated', 'cyborgs')))
         budget = self.budget
@@ -215,7 +218,7 @@ class Trainings:
         """
         name = f'{method}_s{seed}'
         folder = osp.join(self.work, name)
-        cfg = self.config('cyborgs' if method == 'random' else method, seed)
+        cfg = self.config(method, seed)
         text = cfg.dump()
         settings = text + str(self.images) + str(self.args.amp)
         signature = hashlib.sha256(settings.encode()).hexdigest()
@@ -238,7 +241,7 @@ class Trainings:
         epochs = cfg.train_cfg.max_epochs
         phase = cfg.default_hooks.checkpoint.interval
         start = time.time()
-        if method == 'random':
+        if method in _UNTRAINED:
             init_default_scope('mmpretrain')
             set_random_seed(seed)
             network = MODELS.build(cfg.model.backbone)
