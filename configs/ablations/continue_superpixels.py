@@ -1,4 +1,6 @@
 """Continuing from good weights: superpixels instead of cells."""
 _base_ = ['../cyborgs_continue.py', '../_base_/masks/superpixels.py']
 
-default_hooks = dict(mask_update=dict(source=_base_.superpixel_masks))
+# Told by the averaged features alone: docs/continue.md
+default_hooks = dict(
+    mask_update=dict(source=dict(keep_plain=False, **_base_.superpixel_masks)))

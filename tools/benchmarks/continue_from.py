@@ -101,7 +101,9 @@ METHODS: dict[str, dict[str, Any]] = {
     # The stem and the stage of stride 4.
     'frozen-stem': {'model.backbone': dict(frozen_stages=2)},
     'superpixels': {  # clusters of superpixels in place of cells
-        _MASKS: Config.fromfile(_SUPERPIXELS).superpixel_masks.to_dict()
+        _MASKS: dict(
+            Config.fromfile(_SUPERPIXELS).superpixel_masks.to_dict(),
+            keep_plain=False)
     },
     'felzenszwalb': {  # masks without a network, as DetCon
         _MASKS: dict(
