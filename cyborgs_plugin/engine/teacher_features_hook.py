@@ -66,7 +66,8 @@ class TeacherFeaturesHook(Hook):
                             'processes: set data_on_device=False, or leave '
                             'default_hooks.teacher_features out')
         self.scenes = list(scene_datasets(loader.dataset))
-        self.images = ConcatDataset([part.images() for part in self.scenes])
+        parts: list[Any] = [part.images() for part in self.scenes]
+        self.images: Any = ConcatDataset(parts)
         root = self.bank_root or osp.join(runner.work_dir, 'teacher')
         source = TASK_UTILS.build(self.source)
         source.prepare(model.teacher, model.data_preprocessor)

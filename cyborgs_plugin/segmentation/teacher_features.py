@@ -76,13 +76,14 @@ class TeacherFeatures(MaskSource):
         Returns:
             float: The part of the variance that they hold.
         """
-        count, total, products = 0, 0., 0.
+        count = 0
+        total, products = torch.zeros(2, 1, dtype=torch.float64)
         for picture in pictures:
             cells = self.cells(picture).flatten(1).double().cpu()  # (C, M)
             count += cells.shape[1]
             total = total + cells.sum(1)
             products = products + cells @ cells.T
-        if not isinstance(total, Tensor) or not isinstance(products, Tensor):
+        if not count:
             raise UserError('None of the pictures that tell the components of '
                             'the teacher can be read')
         mean = total / count
