@@ -66,8 +66,7 @@ class TeacherFeaturesHook(Hook):
                             'processes: set data_on_device=False, or leave '
                             'default_hooks.teacher_features out')
         self.scenes = list(scene_datasets(loader.dataset))
-        parts: list[Any] = [part.images() for part in self.scenes]
-        self.images: Any = ConcatDataset(parts)
+        self.images = _joined([part.images() for part in self.scenes])
         root = self.bank_root or osp.join(runner.work_dir, 'teacher')
         source = TASK_UTILS.build(self.source)
         source.prepare(model.teacher, model.data_preprocessor)
@@ -124,3 +123,8 @@ class TeacherFeaturesHook(Hook):
         bank = MaskBank.open(round_path(root, 0))
         return bank.manifest.get('fingerprint') == fingerprint and all(
             key in bank for key, _ in self.images)
+
+
+def _joined(images: list[Any]) -> Any:
+    """Key and path of each image of all data sets."""
+    return ConcatDataset(images)
