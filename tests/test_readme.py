@@ -67,6 +67,12 @@ MINI_COCO = {
     '--max-eval-images 100': '--max-eval-images 8',
 }
 RUN = {
+    'README.md: make setup && . .venv/bin/activate':
+    Run(replace={
+        'make setup && . .venv/bin/activate': 'true',
+        '--out runs/first': '--out runs/readme --dry-run',
+        ' runs/first': ' work_dirs/cyborgs_coco'
+    }, says=('Nothing was trained', 'masks.html', 'report.html')),
     'README.md: python tools/train.py configs/cyborgs_coco.py --cfg-op':
     Run(options={'tools/train.py': f'{SMALL} {R18}'},
         says=('loss_contrast', )),
@@ -76,7 +82,7 @@ RUN = {
     Run(replace={'cyborgs_coco.py 8': 'cyborgs_coco.py 2 --cfg-options'},
         options={'dist_train.sh': f'{SMALL} {R18}'},
         says=('gloo', 'loss_contrast')),
-    'README.md: python tools/dataset_converters/make_toy_scenes.py':
+    'docs/configs.md: python tools/dataset_converters/make_toy_scenes.py':
     Run(replace={'max_epochs=2': f'max_epochs=2 {SMALL_VIEWS} {R18}',
                  'max_epochs=3': f'max_epochs=3 {SMALL_VIEWS} {R18}'},
         says=('Training with mask round 1', 'Going on with mask round 1',
@@ -93,8 +99,6 @@ RUN = {
     Run(says=('Wrote masks.png', 'mBO', 'offline_masks/round_0001, hash')),
     'README.md: python tools/model_converters/publish_backbone.py work':
     Run(says=('Wrote work_dirs/cyborgs_coco/epoch_800_online-backbone-', )),
-    'README.md: python tools/benchmarks/mask_update_speed.py --data-ro':
-    Run(replace={'--num-images 64': '--num-images 4'}, says=('ratio: ', )),
     'docs/backbones.md: OMP_NUM_THREADS=1 python tools/benchmarks/backbone':
     Run(replace={
         'backbone_speed.py': 'backbone_speed.py --view-size 64 --batch 2 '
@@ -104,9 +108,8 @@ RUN = {
     'docs/cli.md: cyborgs pretrain /path/to/photos':
     Run(replace={
         '--budget 30m': '--dry-run',
-        'masks /path/to/photos runs/first': 'masks ../main/data/coco '
-        '../main/work_dirs/cyborgs_coco'
-    }, says=('Nothing was trained', 'Wrote masks.png'), place='elsewhere'),
+        'masks runs/first': 'masks work_dirs/cyborgs_coco'
+    }, says=('Nothing was trained', 'masks.html')),
     'docs/cli.md: cyborgs doctor':
     Run(says=('views with their masks', '0 errors'), place='elsewhere'),
     'docs/configs.md: python tools/train.py configs/cyborgs_small_data.py --c':
@@ -232,8 +235,6 @@ CONFIGS = {
     f'{SHORT} {SMALL_VIEWS}',
 }
 NOT_RUN = {
-    'README.md: make demo':
-    'half an hour; test_demo and the tests of its tools run the stages',
     'README.md: pip install torch':
     'installs gigabytes; make setup, by which CI begins, runs the same files',
     'docs/compatibility.md: pip install torch==2.1.2':
