@@ -1,6 +1,7 @@
 """The smoke budget on toy scenes, twice: the second time nothing runs."""
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
