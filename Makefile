@@ -62,7 +62,7 @@ test-fast: setup  ## run the fast tests only
 test-openmmlab: VENV = .venv-openmmlab
 test-openmmlab:  ## run what applies beside the original OpenMMLab packages
 	@FAMILY=openmmlab bash tools/setup_env.sh
-	@$(PYTEST) -rs $(ARGS)
+	@$(PYTEST) -rsfE $(ARGS)
 
 gpu-check: setup  ## check a machine with a GPU: right, how fast, fed by what
 	@$(RUN) tools/benchmarks/gpu_check.py $(ARGS)

@@ -47,10 +47,3 @@ def skip_lacking(items):
             for need in mark.args:
                 if reason := lacking(need):
                     item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def skip_module(*needs):
-    """Skip a file of tests whose imports need what is not here."""
-    for need in needs:
-        if reason := lacking(need):
-            pytest.skip(reason, allow_module_level=True)

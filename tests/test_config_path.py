@@ -50,6 +50,7 @@ def test_a_mistake_in_the_code_of_a_config_keeps_its_traceback(tmp_path):
         load_config(str(path))
 
 
+@pytest.mark.needs('ops')
 def test_bases_of_mmseg(tmp_path, monkeypatch):
     """Which mmengine's table knows by the name of the other family alone."""
     path = tmp_path / 'own.py'

@@ -319,6 +319,7 @@ def coco_run(folder, ann_file):
     return scores
 
 
+@pytest.mark.needs('ops')
 def test_collect(tmp_path, call):  # noqa: F811
     write_coco(tmp_path / 'coco')
     ann_file = tmp_path / 'coco' / 'annotations' / 'instances_val2017.json'
@@ -354,6 +355,7 @@ def test_collect(tmp_path, call):  # noqa: F811
     assert json.loads((root / 'results.json').read_text()) == results
 
 
+@pytest.mark.needs('ops')
 def test_any_class_scores_what_is_found_not_what_it_is_called(tmp_path):
     write_coco(tmp_path / 'coco')
     ann_file = tmp_path / 'coco' / 'annotations' / 'instances_val2017.json'
@@ -388,6 +390,7 @@ def test_any_class_scores_what_is_found_not_what_it_is_called(tmp_path):
                 pytest.approx(oracle[f'{name} AP']))
 
 
+@pytest.mark.needs('ops')
 def test_collect_refuses_other_numbers_and_empty_folders(
         tmp_path, call):  # noqa: F811
     write_coco(tmp_path / 'coco')
@@ -509,6 +512,7 @@ def test_a_training_checkpoint_is_published_first(shell):
     assert 'a=1' in options and 'randomness.seed=0' in options
 
 
+@pytest.mark.needs('ops')
 def test_several_gpus_and_mim(shell):
     _, calls = shell('voc', PUBLISHED, '8')
     assert 'torch.distributed.run' in calls[1]

@@ -636,6 +636,7 @@ def test_bad_annotations(tmp_path, spoil, said):
         assert check_annotations(detection(tmp_path, with_mask=False))
 
 
+@pytest.mark.needs('ops')
 def test_classes_of_the_data_set_itself(tmp_path):
     coco(tmp_path / 'train.json')
     coco(tmp_path / 'val.json')

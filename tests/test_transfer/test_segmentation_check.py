@@ -12,6 +12,8 @@ from cyborgs_plugin.transfer.segmentation_check import check_masks
 
 from ..helpers import write_photo
 
+pytestmark = pytest.mark.needs('ops')  # as mmseg does, whose data it is
+
 STEPS = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
          dict(type='RandomFlip', prob=0.5)]
 
