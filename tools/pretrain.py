@@ -115,7 +115,7 @@ def main() -> None:
     print('Training. Interrupt it as you like; resume by\n  ' + command(
         'pretrain', args.photographs, '--out', args.out, '--resume')
           + '\nLook at the masks, meanwhile or later, by\n  ' + command(
-              'browse_masks', args.photographs, osp.join(args.out, 'masks')),
+              'browse_masks', args.out),
           flush=True)
     run(path, out, args.gpus, args.resume)
 

@@ -32,6 +32,7 @@ from cyborgs_plugin.engine import (
     WorkerExitHook,
 )
 from cyborgs_plugin.engine.batch_check import check_batches
+from cyborgs_plugin.engine.brief_runner import BriefRunner
 from cyborgs_plugin.engine.config_checks import (
     check_data_root,
     check_keys,
@@ -172,7 +173,7 @@ def train(args: argparse.Namespace) -> None:
         if 'runner_type' in cfg:
             runner = RUNNERS.build(cfg)
         else:
-            runner = Runner.from_cfg(cfg)
+            runner = BriefRunner.from_cfg(cfg)
     # Pretraining has most of these in its config.
     for hook in (folder, PretrainedCheckHook(), ScheduleHook(), FiniteHook(),
                  WorkerExitHook(), PreemptionHook()):
@@ -182,6 +183,9 @@ def train(args: argparse.Namespace) -> None:
         if isinstance(hook, PretrainedCheckHook):
             hook.trust_checkpoint |= args.trust_checkpoint
     check_batches(runner)
+    if runner.rank == 0:
+        print_log(f'Environment, config and hooks are in {log_file(runner)}',
+                  logger='current')
     try:
         runner.train()
     except KeyboardInterrupt:
@@ -236,17 +240,24 @@ def disk_full(runner: Runner, error: OSError) -> str:
             'max_keep_ckpts keeps fewer checkpoints), then go on by --resume')
 
 
+def log_file(runner: Runner) -> str:
+    """Path of the run's log."""
+    return osp.join(runner.log_dir, f'{runner.timestamp}.log')
+
+
 def report(runner: Runner) -> None:
     """Say what was written and what to do next."""
     checkpoint = latest_checkpoint(runner.work_dir) or 'none'
     lines = [
         f'Done. Checkpoint: {checkpoint}',
-        f'Log: {osp.join(runner.log_dir, runner.timestamp + ".log")}'
+        f'Log: {log_file(runner)}'
     ]
     masks = osp.join(runner.work_dir, 'masks')
     if osp.isdir(masks):
         lines += [
             f'Mask rounds: {masks}',
+            'Look: ' + command('browse_masks', runner.work_dir) + '; '
+            + command('report', runner.work_dir),
             'Next: '
             + command('model_converters/publish_backbone', checkpoint)
         ]
