@@ -46,7 +46,11 @@ from cyborgs_plugin.engine.mask_update_hook import (
 from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.safe_load import load_weights, loading_safely
 from cyborgs_plugin.segmentation.round_report import describe_round
-from cyborgs_plugin.transfer.pretrained_check import check_resumable
+from cyborgs_plugin.transfer.pretrained_check import (
+    adapt_files,
+    check_files,
+    check_resumable,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -88,6 +92,9 @@ def build_runner(args: argparse.Namespace,
     runner = runner_beside_training(cfg)
     # In the order of Runner.train, so that the weights are those of training.
     runner.train_loop  # noqa: B018
+    model = get_ori_model(runner.model)
+    adapt_files(model, runner.work_dir)
+    check_files(model)
     runner._init_model_weights()
     if args.checkpoint is None:
         runner.load_or_resume()

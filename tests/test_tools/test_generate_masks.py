@@ -61,6 +61,19 @@ def trained(run, tmp_path):
     return work_dir
 
 
+def test_a_start_that_does_not_fit_is_refused(photo_root, tmp_path,
+                                              monkeypatch, capsys):
+    """mmengine would make masks of random weights."""
+    torch.save({'body.0.weight': torch.zeros(3)}, tmp_path / 'start.pth')
+    cfg = small_config(photo_root, tmp_path / 'w', **{
+        'model.backbone.init_cfg': dict(
+            type='Pretrained', checkpoint=str(tmp_path / 'start.pth'))})
+    cfg.dump(tmp_path / 'config.py')
+    with pytest.raises(SystemExit, match='start.pth'):
+        call(monkeypatch, generate_masks, tmp_path / 'config.py')
+    assert not (tmp_path / 'w' / 'offline_masks').exists()
+
+
 @pytest.mark.slow
 def test_the_same_rounds_as_in_training(trained, tmp_path, monkeypatch):
     config, out = trained / 'cyborgs_toy.py', trained / 'offline_masks'
