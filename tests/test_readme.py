@@ -181,6 +181,8 @@ RUN = {
     Run(replace={'OUT': 'work_dirs/out2', '=K ': '=8 ', 'OPTION': '',
                  'work_dirs/search/NAME/cyborgs_s0/backbone_3': 'R18'},
         says=('mBO', )),
+    'docs/results.md: python tools/evaluate_masks.py --floor 7':
+    Run(replace={'--floor 7': '--floor 3 --max-images 2'}, says=('FG_ARI', )),
     'docs/results.md: D=data/coco_mini\n':
     Run(replace={'5 8 16 32': '5', '--seeds 5': '--seeds 2'}, says=('mBO', )),
     'docs/results.md: python tools/train.py configs/cyborgs_small_data.py --c':
