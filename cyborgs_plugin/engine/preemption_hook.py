@@ -11,6 +11,7 @@ import torch
 from mmengine.dist import all_reduce, barrier, get_comm_device, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 
@@ -31,8 +32,9 @@ class PreemptionHook(Hook):
     """Save a checkpoint and end the run at SIGTERM, SIGUSR1 or SIGUSR2.
 
     Clusters send one of them before they take a machine away. Whichever rank
-    gets it, all ranks stop after the same step, one of the next three; the
-    checkpoint ``iter_N.pth`` is that of this step. Between two epochs, while
+    gets it, all ranks stop after the same step, one of the next three, or the
+    next that updates the weights if gradients are accumulated; the checkpoint
+    ``iter_N.pth`` is that of this step. At the end of an epoch, and while
     a mask round is made or the model is validated, that work is given up and
     the checkpoint is ``epoch_N.pth``. The exit code is 75. A second signal
     ends the process at once if it comes more than five seconds later: before
@@ -45,13 +47,16 @@ class PreemptionHook(Hook):
     priority = 'LOWEST'  # of a step: all else is done
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._signal: signal.Signals | None = None
         self._since = 0.  # when it came
-        self._saved = 0  # the iteration of the newest checkpoint
+        self._trained = False  # a step since the start
+        self._saved = -1  # the iteration of the newest checkpoint
         self._epochs = 0  # finished ones
         self._between = False  # two epochs
         self._before: dict[signal.Signals, Any] = {}
         self._words: deque[torch.Tensor] = deque()
+        self._all_leave = False
 
     def before_run(self, runner: Runner) -> None:
         """Take the signals over."""
@@ -66,22 +71,18 @@ class PreemptionHook(Hook):
             signal.signal(number, handler)
         self._before.clear()
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note where the run resumes."""
-        meta = checkpoint.get('meta', {})
-        self._saved = meta.get('iter', 0)
-        self._epochs = meta.get('epoch', 0)
-
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note what is saved."""
-        self._saved = checkpoint['meta']['iter']
+        # No run resumes from the best one of a validation.
+        if runner.message_hub.get_info('loop_stage') == 'train':
+            self._saved = checkpoint['meta']['iter']
 
     def before_train_iter(self,
                           runner: Runner,
                           batch_idx: int,
                           data_batch: dict | None = None) -> None:
         """A step begins."""
-        self._between = False
+        self._trained, self._between = True, False
 
     def after_train_iter(self,
                          runner: Runner,
@@ -89,7 +90,7 @@ class PreemptionHook(Hook):
                          data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         """Stop here, if all ranks do."""
-        if self._agreed():
+        if self._agreed() and self._is_updated(runner):
             whole = isinstance(runner.train_loop, EpochBasedTrainLoop)
             can_resume = not whole or any(
                 isinstance(hook, EpochSeedHook) for hook in runner.hooks)
@@ -99,24 +100,40 @@ class PreemptionHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Until the next step nothing changes the model."""
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            return  # the run has ended
         self._epochs = runner.epoch + 1
+        if self._agreed(at_once=True):  # not after hours of a mask round
+            self._leave(dict(epoch=self._epochs, iter=runner.iter),
+                        f'epoch_{self._epochs}.pth')
         self._between = True
 
-    def _agreed(self) -> bool:
+    @staticmethod
+    def _is_updated(runner: Runner) -> bool:
+        """Whether no gradients are kept for the next step."""
+        wrapper = runner.optim_wrapper
+        return isinstance(wrapper, OptimWrapperDict) or wrapper.should_update()
+
+    def _agreed(self, at_once: bool = False) -> bool:
         """Whether some rank has got a signal, as all ranks see it alike.
 
         The ranks add up their words after each step, and read the sum some
-        steps later: it has come by then, so that no device is waited for.
+        steps later, or at once.
         """
         if get_world_size() == 1:
             return self._signal is not None
-        word = torch.tensor([float(self._signal is not None)],
-                            device=get_comm_device())
+        # torch.tensor would wait for the device
+        word = torch.full((1, ), float(self._signal is not None),
+                          device=get_comm_device())
         all_reduce(word)
         self._words.append(word)
-        return len(self._words) > _LAG and bool(self._words.popleft() > 0)
+        while len(self._words) > (0 if at_once else _LAG):
+            self._all_leave |= bool(self._words.popleft() > 0)
+        return self._all_leave
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a data worker that has just been forked
         if self._signal is not None:
             if time.monotonic() - self._since > _PASSED_ON:
                 signal.signal(number, signal.SIG_DFL)
@@ -138,7 +155,7 @@ class PreemptionHook(Hook):
             said = (f'{why} ended the training at {where}; nothing was saved '
                     'since the last checkpoint')
         else:
-            if self._saved != meta['iter']:
+            if self._trained and self._saved != meta['iter']:
                 save_atomically(hook, runner, osp.join(hook.out_dir, name),
                                 meta, by_epoch=name.startswith('epoch'))
             said = f'{why} ended the training at {where}' + (

@@ -116,13 +116,13 @@ def test_all_ranks_stop_after_the_same_step(undisturbed, tmp_path,
                                             monkeypatch):
     """One of them gets the signal."""
     monkeypatch.setitem(kills.STEPS, 'stepping',
-                        (PreemptionHook, 'before_train_iter', None, None))
+                        (PreemptionHook, 'after_train_iter', None, None))
 
     def preempt():
         os.kill(os.getpid(), signal.SIGTERM)
 
     options = {**RUN, 'train_dataloader.batch_size': 2}  # 3 steps an epoch
-    for name, fault in (('w', None), ('x', (1, 'stepping', 2, preempt)),
+    for name, fault in (('w', None), ('x', (1, 'stepping', 1, preempt)),
                         ('x', None)):
         codes, logs = kills.run(undisturbed / 'data', tmp_path / name, 2,
                                 fault, world_size=2, **options)
@@ -130,7 +130,7 @@ def test_all_ranks_stop_after_the_same_step(undisturbed, tmp_path,
         if fault is not None:
             assert all('SystemExit: 75' in log for log in logs)
             saved = os.listdir(tmp_path / 'x')
-            assert 'iter_4.pth' in saved and 'epoch_1.pth' not in saved
+            assert 'iter_3.pth' in saved and 'epoch_1.pth' not in saved
     check_equal(tmp_path / 'w', tmp_path / 'x')
 
 
