@@ -1,4 +1,4 @@
-"""Views and label maps on their way to the device."""
+"""Views and what belongs to them on their way to the device."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +12,9 @@ from mmpretrain.structures import DataSample
 class SceneDataPreprocessor(SelfSupDataPreprocessor):
     """Normalise the views; copy all label maps to the device at once.
 
-    The base class copies the label maps of each image separately, from memory
-    that is not pinned, so the host waits for each.
+    Likewise what a teacher sees, where it is stored. The base class copies
+    the tensors of each image separately, from memory that is not pinned, so
+    the host waits for each.
 
     Args:
         non_blocking (bool): Whether the host continues while a batch is
@@ -30,7 +31,8 @@ class SceneDataPreprocessor(SelfSupDataPreprocessor):
 
         Args:
             data (dict): ``inputs``: views (B, 3, H, W), uint8; and
-                ``data_samples``, whose ``mask`` is (2, H, W), integer.
+                ``data_samples``, whose ``mask`` is (2, H, W), integer, and
+                ``teacher``, if there, (2, C, h, w), float16.
             training (bool): Not used. Defaults to False.
 
         Returns:
@@ -42,13 +44,15 @@ class SceneDataPreprocessor(SelfSupDataPreprocessor):
         return super().forward(data, training)
 
     def _together(self, samples: Sequence[DataSample]) -> list[DataSample]:
-        """The samples, with their label maps on the device."""
-        masks = torch.stack([sample.mask for sample in samples])
-        if self.device.type == 'cuda' and masks.device.type == 'cpu':
-            masks = masks.pin_memory()
-        moved = []
-        for sample, mask in zip(
-                samples, masks.to(self.device, non_blocking=True)):
-            moved.append(sample.new())
-            moved[-1].set_mask(mask)
+        """The samples, with their tensors on the device."""
+        moved = [sample.new() for sample in samples]
+        for name in ('mask', 'teacher'):
+            if not all(name in sample for sample in samples):
+                continue
+            values = torch.stack([sample.get(name) for sample in samples])
+            if self.device.type == 'cuda' and values.device.type == 'cpu':
+                values = values.pin_memory()
+            for sample, value in zip(
+                    moved, values.to(self.device, non_blocking=True)):
+                sample.set_field(value, name)
         return moved

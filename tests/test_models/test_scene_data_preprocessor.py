@@ -39,3 +39,14 @@ def test_one_tensor_holds_all_maps():
     found = SceneDataPreprocessor(**LAW)(fake_batch(), True)['data_samples']
     assert len({sample.mask.untyped_storage().data_ptr()
                 for sample in found}) == 1
+
+
+def test_what_a_teacher_sees_goes_at_once_as_well():
+    data = fake_batch()
+    seen = torch.randn(3, 2, 5, 4, 4).half()
+    for sample, one in zip(data['data_samples'], seen):
+        sample.set_field(one.clone(), 'teacher')
+    found = SceneDataPreprocessor(**LAW)(data, True)['data_samples']
+    assert torch.equal(torch.stack([one.teacher for one in found]), seen)
+    assert len({sample.teacher.untyped_storage().data_ptr()
+                for sample in found}) == 1
