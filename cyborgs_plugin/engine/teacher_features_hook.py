@@ -76,6 +76,7 @@ class TeacherFeaturesHook(Hook):
             make_round(
                 source, self.images, root, 0, main_seed(runner.seed),
                 self.group_size, read_args=self._read_args,
+                max_broken=1.,  # the mask round has refused too many
                 meta=dict(fingerprint=fingerprint))
         bank = TeacherBank(root)
         runner.logger.info(

@@ -61,10 +61,16 @@ class TeacherFeatures(MaskSource):
     def settings(self) -> str:
         """What the features depend on beside the pictures, as text."""
         teacher: Any = self._teacher
+        pixels: Any = self._preprocessor
+        normalised = pixels._enable_normalize
         return json.dumps(dict(
             teacher=bytes(teacher.digest.tolist()).hex(),
-            in_indices=teacher.in_indices, long_side=self.long_side,
-            stride=self.stride, num_components=self.num_clusterings))
+            in_indices=teacher.in_indices,
+            mean=pixels.mean.flatten().tolist() if normalised else None,
+            std=pixels.std.flatten().tolist() if normalised else None,
+            channels_turned=pixels._channel_conversion,
+            long_side=self.long_side, stride=self.stride,
+            num_components=self.num_clusterings))
 
     def fit(self, pictures: Iterable[np.ndarray], root: str) -> float:
         """Find the components and write them to the bank's folder.

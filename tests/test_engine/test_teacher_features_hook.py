@@ -1,14 +1,17 @@
 """The teacher's features of whole pictures: where, what, and whose."""
+from unittest import mock
+
 import cv2
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmpretrain.models import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 
 from cyborgs_plugin.datasets.teacher_bank import TeacherBank
-from cyborgs_plugin.engine import TeacherFeaturesHook
+from cyborgs_plugin.engine import TeacherFeaturesHook, teacher_features_hook
 from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.models import FrozenTeacher
 from cyborgs_plugin.segmentation import TeacherFeatures, make_round
@@ -95,6 +98,34 @@ def test_a_bright_square_is_told_where_it_is(teacher, tmp_path):
         change = torch.from_numpy(change).norm(dim=0)
         row, column = divmod(int(change.argmax()), 6)
         assert abs(row - place[0]) <= 1 and abs(column - place[1]) <= 1
+
+
+def test_other_colours_are_other_settings(teacher):
+    """Features of another normalisation are not taken for one's own."""
+    found = []
+    for mean, turned in ((124, True), (0, True), (124, False)):
+        source = TeacherFeatures()
+        source.prepare(teacher, SelfSupDataPreprocessor(
+            mean=3 * [mean], std=3 * [57], to_rgb=turned))
+        found.append(source.settings())
+    assert len(set(found)) == 3
+
+
+def test_broken_pictures_are_the_mask_rounds_business(tmp_path, monkeypatch):
+    """default_hooks.mask_update.max_broken says how many there may be."""
+    made = []
+    for name, value in dict(
+            scene_datasets=lambda dataset: [mock.MagicMock()],
+            _joined=lambda parts: [('0.png', str(tmp_path / '0.png'))],
+            TeacherBank=mock.Mock(return_value=mock.Mock(num_bytes=1)),
+            make_round=lambda *_, **options: made.append(options)).items():
+        monkeypatch.setattr(teacher_features_hook, name, value)
+    source = mock.Mock(num_pictures=1, **{'fit.return_value': 1.})
+    monkeypatch.setattr(teacher_features_hook.TASK_UTILS, 'build',
+                        lambda cfg: source)
+    TeacherFeaturesHook(bank_root=str(tmp_path)).before_train(
+        mock.MagicMock(seed=0))
+    assert made[0]['max_broken'] == 1
 
 
 def distillation(photo_root, work_dir, **options):
