@@ -4,7 +4,10 @@ These imports are most of what a short run costs. A server makes them once
 and forks for each call: a process of its own, with its own arguments, folder,
 environment, output and exit, that imports this package and runs the script
 from its files. Not for what is killed, and not where there is a GPU, which
-no fork may share.
+no fork may share. Without a server that answers, the call is Python itself.
+
+Settings that are read while torch or Python starts, such as OMP_NUM_THREADS
+(here 1) and PYTHONWARNINGS, are the server's.
 """
 import atexit
 import functools
@@ -31,12 +34,15 @@ if not words or words[0][0] == '-' and words[0] not in ('-c', '-m') or (
         words[:2] == ['-m', 'pip']):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-server.connect({address!r})
-socket.send_fds(
-    server, [json.dumps([words, os.getcwd(), dict(os.environ)]).encode()],
-    [0, 1, 2])
-pid = int(server.recv(99))
-for number in (signal.SIGINT, signal.SIGTERM):
+try:
+    server.connect({address!r})
+    socket.send_fds(
+        server, [json.dumps([words, os.getcwd(), dict(os.environ)]).encode()],
+        [0, 1, 2])
+    pid = int(server.recv(99))
+except (OSError, ValueError):  # it has died before anything was run
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(number, lambda number, _: os.kill(pid, number))
 code = int(server.recv(99))
 if code < 0:
@@ -47,8 +53,8 @@ sys.exit(code)
 '''
 
 SERVER = '''
-import gc, importlib, json, os, random, runpy, select, signal, socket
-import sys, types
+import gc, importlib, json, os, random, runpy, select, shutil, signal, socket
+import sys, tempfile, types
 for name in {preloaded!r}:
     importlib.import_module(name)
 runpy.run_path({yapf!r})['cache_yapf']()
@@ -58,7 +64,8 @@ gc.freeze()
 listener = socket.socket(fileno={listener})
 while True:
     if 0 in select.select([0, listener], [], [])[0]:
-        os._exit(0)  # the tests have ended
+        shutil.rmtree({folder!r}, ignore_errors=True)
+        os._exit(0)  # the tests have ended, or were killed
     caller, _ = listener.accept()
     message, fds, *_ = socket.recv_fds(caller, 1 << 20, 3)
     if keeper := os.fork():
@@ -71,6 +78,7 @@ while True:
             pass
         continue
     if child := os.fork():
+        listener.close()  # or callers would wait if the server died
         caller.send(str(child).encode())
         ended = os.pidfd_open(child)
         if caller in select.select([caller, ended], [], [])[0]:
@@ -88,6 +96,7 @@ caller.close(), listener.close()
 os.chdir(folder)
 os.environ.clear()
 os.environ.update(environment)
+tempfile.tempdir = None
 random.seed()
 numpy.random.seed()
 sys.executable = {client!r}  # for what the script starts itself
@@ -119,13 +128,19 @@ def python():
         return sys.executable
     folder = Path(tempfile.mkdtemp(prefix='warm_'))
     client, address = folder / 'python', str(folder / 'socket')
+    try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(address)
+        listener.listen(64)
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:  # a sandbox, an old kernel, or a long path
+        shutil.rmtree(folder)
+        return sys.executable
     client.write_text(CLIENT.format(python=sys.executable, address=address))
     client.chmod(0o755)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(address)
-    listener.listen(64)
     code = SERVER.format(
         preloaded=PRELOADED, listener=listener.fileno(), client=str(client),
+        folder=str(folder),
         yapf=str(Path(__file__).with_name('cached_yapf.py')))
     server = subprocess.Popen(
         [sys.executable, '-Ic', code], stdin=subprocess.PIPE,
@@ -133,11 +148,18 @@ def python():
         pass_fds=[listener.fileno()],
         env=dict(os.environ, OMP_NUM_THREADS='1'))
     listener.close()
+    owner = os.getpid()
 
     def end():
+        if os.getpid() != owner:
+            return  # a fork of the tests
         server.stdin.close()
-        server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+            shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(end)
     return str(client)
