@@ -54,15 +54,18 @@ def save_atomically(hook: CheckpointHook, runner: Runner, path: str,
                     meta: dict[str, Any], by_epoch: bool) -> None:
     """Write a checkpoint aside, name it, and point to it.
 
+    On a remote backend, where nothing can be renamed, it is written in place.
+
     Args:
         hook (CheckpointHook): What of the run is saved.
         runner (Runner): The run.
-        path (str): Path of the checkpoint on a local or mounted disk.
+        path (str): Path of the checkpoint.
         meta (dict): ``epoch`` and ``iter`` that are finished.
         by_epoch (bool): Whether an epoch is.
     """
     folder, name = osp.split(path)
-    partial = f'.{name}.partial'
+    local = isinstance(hook.file_backend, LocalBackend)
+    partial = f'.{name}.partial' if local else name
     runner.save_checkpoint(
         folder,
         partial,
@@ -70,9 +73,11 @@ def save_atomically(hook: CheckpointHook, runner: Runner, path: str,
         save_param_scheduler=hook.save_param_scheduler,
         meta=meta,
         by_epoch=by_epoch,
+        backend_args=hook.backend_args,
         **hook.args)
     if is_main_process():
-        publish(osp.join(folder, partial), path)
+        if local:
+            publish(osp.join(folder, partial), path)
         pointer = osp.join(runner.work_dir, 'last_checkpoint')
         with written_aside(pointer) as aside, open(aside, 'w') as file:
             file.write(path)

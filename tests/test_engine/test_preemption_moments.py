@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from cyborgs_plugin.engine import EpochSeedHook, preemption_hook
+from cyborgs_plugin.engine.atomic_checkpoint_hook import save_atomically
 
 
 @pytest.fixture
@@ -121,6 +122,17 @@ def test_a_forked_worker_saves_nothing(hook, saved, monkeypatch):
     monkeypatch.setattr(os, 'getpid', lambda: -1)
     hook._on_signal(signal.SIGUSR1, None)
     assert saved == [] and hook._signal is None
+
+
+def test_a_remote_checkpoint_is_written_in_place(tmp_path):
+    hook = CheckpointHook(backend_args=dict(backend='petrel'))
+    hook.file_backend = mock.Mock()
+    runner = mock.Mock(work_dir=str(tmp_path))
+    save_atomically(hook, runner, 's3://bucket/run/iter_4.pth', {}, False)
+    (folder, name), options = runner.save_checkpoint.call_args
+    assert f'{folder}/{name}' == 's3://bucket/run/iter_4.pth'
+    assert options['backend_args'] == dict(backend='petrel')
+    assert (tmp_path / 'last_checkpoint').read_text() == f'{folder}/{name}'
 
 
 def test_a_run_by_iterations_ends_as_it_would(hook, saved):
