@@ -187,6 +187,7 @@ def _import(name: str, expected: str, remedy: str) -> ModuleType:
                  if absent else f'a {name} that does not import: {error}')
         raise ImportError(_message(expected, found, remedy)) from error
 
+
 def _message(expected: str, found: str, remedy: str) -> str:
     return (f'cyborgs_plugin {__version__} needs {expected}, but found '
             f'{found}.\nTo mend it:\n{remedy}')

@@ -2,7 +2,7 @@
 
 As mmseg's own, but for the backbone: that one has three convolutions more in
 its stem than a file of this package. It is written out because the mmengine of
-the OneDL packages does not find ``mmseg::``.
+the OneDL packages does not find ``mmseg::`` by itself.
 """
 _base_ = 'protocol.py'
 
