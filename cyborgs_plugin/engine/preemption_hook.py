@@ -132,8 +132,11 @@ class PreemptionHook(Hook):
         return self._all_leave
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            return  # a data worker that has just been forked
+        if os.getpid() != self._process:  # a fork, such as a data worker
+            if number == signal.SIGTERM:  # how multiprocessing ends it
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
         if self._signal is not None:
             if time.monotonic() - self._since > _PASSED_ON:
                 signal.signal(number, signal.SIG_DFL)
