@@ -156,6 +156,13 @@ RUN = {
         '--methods cyborgs --max-epochs 1 --view-size 64 --batch-size 8 '
         '--max-images 8 --max-eval-images 8'
     }, says=('| random | 1 |', )),
+    'docs/tutorials/own_photographs.md: cyborgs doctor':
+    Run(replace={'photos': '../photos', '--out runs/first': '--out runs/walk',
+                 '--budget 15m': '--dry-run'},
+        says=('0 errors', 'Nothing was trained'), place='elsewhere'),
+    'docs/tutorials/own_photographs.md: cyborgs publish':
+    Run(replace={'runs/first/epoch_10.pth': 'R18_raw.pth'},
+        says=("prefix='resnet18.'", )),
     'docs/tutorials/five_minutes.md: python tools/train.py configs/cyb':
     Run(options={'tools/train.py': SMALL}, replace={'epoch_18': 'epoch_1'},
         says=('photographs of at most', 'Wrote masks.png', 'init_cfg')),
@@ -257,6 +264,14 @@ NOT_RUN = {
     'trains for minutes; the demo and the tests of its tools run the stages',
     'docs/pages.md: apt-get install chromium':
     'installs a browser; the test that it is for says why it is skipped',
+    'docs/tutorials/own_photographs.md: cyborgs masks':
+    'the first block of README.md runs both commands',
+    'docs/tutorials/own_photographs.md: _base_ = \'cyborgs_plugin::tran':
+    'test_the_walk_to_a_detector trains by it',
+    'docs/tutorials/own_photographs.md: _base_ = \'detector.py\'':
+    'test_the_walk_to_a_detector trains by it',
+    'docs/tutorials/own_photographs.md: export BACKBONE':
+    'test_the_walk_to_a_detector runs these commands',
     'docs/mask_bank.md: bank = MaskBank.open(':
     'test_the_calls_of_the_mask_bank runs it in Python',
 }
@@ -453,6 +468,38 @@ def test_the_calls_of_the_mask_bank(sandbox, monkeypatch):
     seen = {}
     exec(code, dict(MaskBank=MaskBank, path=bank.path), seen)
     assert seen['bank'].path == bank.path
+
+
+WALK = 'docs/tutorials/own_photographs.md: '
+
+
+@pytest.mark.slow
+def test_the_walk_to_a_detector(sandbox):
+    """On a user's own classes, in a folder of their own."""
+    walk = sandbox / 'elsewhere' / 'walk'
+    (walk / 'runs' / 'first').mkdir(parents=True)
+    shutil.copy(sandbox / 'main' / 'R18.pth',
+                walk / 'runs' / 'first' / 'x-backbone-y.pth')
+    for name, begins in (('detector', "_base_ = 'cyborgs_plugin::tran"),
+                         ('detector_random', "_base_ = 'detector.py'")):
+        (walk / f'{name}.py').write_text(block(WALK + begins))
+    for split in ('train', 'val'):
+        (walk / 'labelled').mkdir(exist_ok=True)
+        coco = sandbox / 'main' / 'data' / 'coco'
+        (walk / 'labelled' / split).symlink_to(coco / f'{split}2017')
+        content = json.loads(
+            (coco / 'annotations' / f'instances_{split}2017.json').read_text())
+        content['categories'] = [
+            dict(id=number, name=name)
+            for number, name in enumerate(('person', 'car', 'chair'), 1)]
+        for annotation in content['annotations']:
+            annotation['category_id'] = annotation['category_id'] % 3 + 1
+        (walk / 'labelled' / f'{split}.json').write_text(json.dumps(content))
+    how = Run(options={'cyborgs train': DETECTOR})
+    said = shell(sandbox, cut(block(WALK + 'export BACKBONE'), how, sandbox),
+                 'elsewhere/walk')
+    assert 'model.backbone: 100 of 100 tensors were loaded' in said
+    assert said.count('coco/segm_mAP: ') == 2
 
 
 @pytest.fixture(scope='module')
