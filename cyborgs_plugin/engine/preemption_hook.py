@@ -55,7 +55,7 @@ class PreemptionHook(Hook):
         self._epochs = 0  # finished ones
         self._between = False  # two epochs
         self._before: dict[signal.Signals, Any] = {}
-        self._words: deque[torch.Tensor] = deque()
+        self._words: deque[_Word] = deque()
         self._all_leave = False
 
     def before_run(self, runner: Runner) -> None:
@@ -126,9 +126,9 @@ class PreemptionHook(Hook):
         word = torch.full((1, ), float(self._signal is not None),
                           device=get_comm_device())
         all_reduce(word)
-        self._words.append(word)
+        self._words.append(_Word(word))
         while len(self._words) > (0 if at_once else _LAG):
-            self._all_leave |= bool(self._words.popleft() > 0)
+            self._all_leave |= self._words.popleft().read()
         return self._all_leave
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -169,3 +169,19 @@ class PreemptionHook(Hook):
         if not self._between:
             barrier()  # rank 0 has written it
         raise SystemExit(EXIT_CODE)
+
+
+class _Word:
+    """A sum on its way to the host, which waits for no later work."""
+
+    def __init__(self, total: torch.Tensor) -> None:
+        self._copy = total.to('cpu', non_blocking=True)
+        self._here = torch.cuda.Event() if total.is_cuda else None
+        if self._here is not None:
+            self._here.record()
+
+    def read(self) -> bool:
+        """Whether the sum is above 0."""
+        if self._here is not None:
+            self._here.synchronize()
+        return bool(self._copy > 0)
