@@ -8,9 +8,8 @@ writes it to RUN/config.py, and trains.
 import argparse
 import os
 import os.path as osp
+import shlex
 import sys
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ from cyborgs_plugin.advice.run_config import (
     refuse_changed,
     write_config,
 )
-from cyborgs_plugin.advice.trial import Trial, measure
+from cyborgs_plugin.advice.trial import TOO_LARGE, Trial, measure
 from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.commands import command
 from cyborgs_plugin.config_path import load_config
@@ -98,10 +97,13 @@ def main() -> None:
     out = osp.abspath(osp.expanduser(args.out))
     folder = osp.abspath(osp.expanduser(args.photographs))
     path = osp.join(out, NAME)
+    again = command('pretrain', args.photographs, '--out', args.out,
+                    *(['--gpus', str(args.gpus)] if args.gpus > 1 else []),
+                    '--resume')
     if args.resume:
-        check_resumable(path, folder)
+        check_resume(args, path, folder)
     else:
-        check_new(out, args.out, args.photographs)
+        check_new(out, args.out, again)
         refuse_changed(path)
         plan = make(args, folder, out, budget)
         with writing_to(out):
@@ -110,13 +112,14 @@ def main() -> None:
         print(f'Config: {path}')
         if args.dry_run:
             print('Nothing was trained (--dry-run). Train by it, changed or '
-                  'not:\n  ' + command('train', path, '--work-dir', out))
+                  'not:\n  ' + (
+                      command('train', path, '--work-dir', out)
+                      if args.gpus == 1 else shlex.join(
+                          ['python', *several(path, out, args.gpus)])))
             return
-    print('Training. Interrupt it as you like; resume by\n  ' + command(
-        'pretrain', args.photographs, '--out', args.out, '--resume')
-          + '\nLook at the masks, meanwhile or later, by\n  ' + command(
-              'browse_masks', args.out),
-          flush=True)
+    print(f'Training. Interrupt it as you like; resume by\n  {again}\n'
+          'Look at the masks, meanwhile or later, by\n  '
+          + command('browse_masks', args.out), flush=True)
     run(path, out, args.gpus, args.resume)
 
 
@@ -202,15 +205,19 @@ def measured(plan: Plan, out: str) -> Trial:
         count, min(_TRIED, count), replace=False)
     try:
         return measure(cfg, sorted(chosen.tolist()), plan.each)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        if plan.each <= 4:
-            raise
-        return measured(replace(plan, batch=plan.batch // 2), out)
+    except torch.cuda.OutOfMemoryError:
+        return TOO_LARGE
+    finally:
+        torch.cuda.empty_cache()  # the run looks at what is free
 
 
-def check_new(out: str, shown: str, photographs: str) -> None:
+def check_new(out: str, shown: str, again: str) -> None:
     """Refuse a folder in which there is a run already.
+
+    Args:
+        out (str): The folder.
+        shown (str): The folder as the user wrote it.
+        again (str): The command that resumes the run.
 
     Raises:
         UserError: Says how to resume it.
@@ -219,17 +226,20 @@ def check_new(out: str, shown: str, photographs: str) -> None:
     if checkpoint is not None:
         raise UserError(
             f'{shown} holds a run already, with {osp.basename(checkpoint)}. '
-            'To resume it: '
-            + command('pretrain', photographs, '--out', shown, '--resume')
-            + ' ; for a new run take another --out')
+            f'To resume it: {again} ; for a new run take another --out')
 
 
-def check_resumable(path: str, folder: str) -> None:
+def check_resume(args: argparse.Namespace, path: str, folder: str) -> None:
     """Refuse to resume what is not there, or is of other photographs.
 
     Raises:
-        UserError: Says what is there.
+        UserError: Says what is there, or which option makes a new plan.
     """
+    for option in ('backbone', 'start', 'budget', 'dry_run'):
+        if getattr(args, option):
+            raise UserError(
+                f'--{option.replace("_", "-")} is for a new plan, but '
+                f'--resume goes on by that of {path}: leave out one of them')
     if not osp.isfile(path):
         raise MissingFileError(
             f'--resume: there is no {path}, which `cyborgs pretrain` writes: '
@@ -244,18 +254,22 @@ def check_resumable(path: str, folder: str) -> None:
 
 def run(path: str, out: str, processes: int, resume: bool) -> None:
     """Train by a config in this process, or in several new ones."""
-    tool = str(Path(train.__file__))
-    words = [path, '--work-dir', out] + ['--resume'] * resume
+    more = ['--resume'] * resume
     if processes == 1:
-        sys.argv = [tool, *words]
+        sys.argv = [train.__file__, path, '--work-dir', out, *more]
         train.main()
         return
     sys.stdout.flush()
     # torchrun takes over: signals and the exit code are its own
     os.execv(sys.executable, [
-        sys.executable, '-m', 'torch.distributed.run', '--standalone',
-        f'--nproc_per_node={processes}', tool, *words, '--launcher', 'pytorch'
-    ])
+        sys.executable, *several(path, out, processes), *more])
+
+
+def several(path: str, out: str, processes: int) -> list[str]:
+    """What Python trains by a config in several processes by."""
+    return ['-m', 'torch.distributed.run', '--standalone',
+            f'--nproc_per_node={processes}', train.__file__, path,
+            '--work-dir', out, '--launcher', 'pytorch']
 
 
 if __name__ == '__main__':

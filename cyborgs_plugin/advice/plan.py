@@ -19,7 +19,7 @@ from .table import (
     epochs_for,
     verdict,
 )
-from .trial import Trial
+from .trial import TOO_LARGE, Trial
 
 _START_UP = 20.
 """Seconds of a run before its first round and after its last step."""
@@ -165,7 +165,8 @@ def make_plan(survey: Survey,
     row = choose(count, start is not None, bool(machine.gpus))
     if row is SCRATCH[-1] and not network.published:
         row = SCRATCH[-2]
-    batch = max(batch_for(row, count), 2 * processes)
+    # of each process as many, so that the batch is what it is said to be
+    batch = max(2, batch_for(row, count) // processes) * processes
     epochs = epochs_for(row, count, batch)
     plan = Plan(
         survey=survey, machine=machine, network=network, row=row, start=start,
@@ -177,11 +178,13 @@ def make_plan(survey: Survey,
             break
         if plan.each <= 4:
             assert plan.trial is not None
+            memory = ('' if plan.trial is TOO_LARGE else
+                      f'about {size(plan.trial.memory)} of memory, ')
             raise UserError(
-                f'A step with {plan.each} images of each process takes about '
-                f'{size(plan.trial.memory)} of memory, more than is free: '
-                'close other programs, or take a smaller --backbone')
-        plan = replace(plan, batch=plan.batch // 2)
+                f'A step with {plan.each} images of each process takes '
+                f'{memory}more than is free: close other programs, or take a '
+                'smaller --backbone')
+        plan = replace(plan, batch=plan.each // 2 * processes)
     return plan if budget is None else _fit_budget(plan, budget)
 
 

@@ -7,7 +7,7 @@ from ..errors import UserError
 from ..files import written_aside
 from ..version import __version__
 from .plan import Plan
-from .table import SCRATCH
+from .table import SCRATCH, batch_for
 
 NAME = 'config.py'
 _MARK = '# As written: '
@@ -53,6 +53,8 @@ def config_text(plan: Plan) -> str:
                   persistent_workers=plan.workers > 0, dataset=dataset)
     notes['train_dataloader.batch_size'] = (
         f'of each of {plan.processes} processes' if plan.processes > 1 else
+        'what fits into the memory' if plan.batch < batch_for(
+            row, plan.photographs) else
         'small, so that an epoch has two steps' if plan.batch < row.batch else
         'of the table')
     notes['train_dataloader.num_workers'] = (

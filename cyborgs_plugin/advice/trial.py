@@ -1,7 +1,9 @@
 """What a run costs here, by a few steps and one group of a mask round."""
 import copy
+import math
 import resource
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -45,6 +47,10 @@ class Trial:
     """Bytes of a checkpoint."""
     masks: float
     """Bytes of a mask round for a photograph."""
+
+
+TOO_LARGE = Trial(math.inf, math.inf, math.inf, sys.maxsize, 0, 0.)
+"""Of a step that ended for want of memory."""
 
 
 def silence() -> None:

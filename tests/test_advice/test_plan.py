@@ -13,7 +13,7 @@ from cyborgs_plugin.advice.machine import (
 )
 from cyborgs_plugin.advice.networks import Network
 from cyborgs_plugin.advice.plan import describe, make_plan, read_budget
-from cyborgs_plugin.advice.trial import Trial
+from cyborgs_plugin.advice.trial import TOO_LARGE, Trial
 from cyborgs_plugin.datasets.photo_survey import Survey
 from cyborgs_plugin.errors import UserError
 
@@ -66,6 +66,15 @@ def test_several_processes_share_batch_and_rounds():
     assert plan.parts()[1] == pytest.approx(6 * 3000 * 0.05 / 4)
 
 
+@pytest.mark.parametrize('number, processes', [(3000, 3), (13, 3), (8, 4)])
+def test_the_batch_is_that_of_all_processes(number, processes):
+    plan = plan_of(number, processes=processes)
+    assert plan.batch == plan.each * processes and plan.each >= 2
+    less = plan_of(3000, replace(CPU, memory=10**10), processes=3,
+                   cost=lambda plan: replace(COST, memory=10**9 * plan.each))
+    assert less.batch == less.each * 3 == 6  # neither 30 nor 15
+
+
 @pytest.mark.parametrize('minutes', [12, 30, 45])
 def test_epochs_fill_the_budget(minutes):
     plan = plan_of(3000, budget=60. * minutes)
@@ -97,8 +106,11 @@ def test_a_batch_that_does_not_fit_is_halved_with_its_rate():
     plan = plan_of(3000, replace(CPU, memory=10 * 10**9), cost=cost)
     assert asked == [32, 16, 8] and plan.batch == 8
     assert plan.rate == pytest.approx(1e-3 / 4)
-    with pytest.raises(UserError, match='more than is free'):
+    with pytest.raises(UserError, match='takes about 4.0 GB of memory, more '
+                       'than is free'):
         plan_of(3000, replace(CPU, memory=10**9), cost=cost)
+    with pytest.raises(UserError, match='takes more than is free'):
+        plan_of(3000, GPU, cost=TOO_LARGE)
 
 
 def test_going_on_keeps_the_masks_and_looks_at_the_drift():

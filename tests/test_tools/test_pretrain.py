@@ -76,6 +76,47 @@ def test_several_processes_are_started_by_torchrun(
     assert cfg.train_dataloader.batch_size == 2  # of 4
 
 
+def test_what_to_run_next_has_as_many_processes(
+        call, photos, tmp_path, idle, monkeypatch):
+    run = tmp_path / 'a b'
+    said = call(pretrain, photos, '--out', run, '--gpus', 2, '--dry-run')
+    assert '--nproc_per_node=2 ' in said
+    assert f"'{run}/config.py' --work-dir '{run}' --launcher" in said
+    monkeypatch.setattr(os, 'execv', lambda *words: None)
+    said = call(pretrain, photos, '--out', run, '--gpus', 2)
+    assert f"--out '{run}' --gpus 2 --resume\n" in said
+
+
+def test_a_batch_without_room_is_measured_again(
+        call, photos, tmp_path, idle, monkeypatch):
+    for number in range(13, 70):
+        write_photo(photos / f'{number}.jpg', (72, 96), number)
+    measure, asked = pretrain.measure, []
+
+    def short_of_memory(cfg, indices, batch):
+        asked.append(batch)
+        if batch > 8:
+            raise torch.cuda.OutOfMemoryError('no room')
+        return measure(cfg, indices, batch)
+
+    monkeypatch.setattr(pretrain, 'measure', short_of_memory)
+    said = call(pretrain, photos, '--out', tmp_path / 'run', '--dry-run')
+    assert asked == [32, 16, 8] and '8 photographs per step' in said
+    assert 'fits into the memory' in (tmp_path / 'run/config.py').read_text()
+    # as beside torch 2.1, which has that name alone
+    monkeypatch.delattr(torch, 'OutOfMemoryError', raising=False)
+    with pytest.raises(SystemExit, match='Give more time'):
+        call(pretrain, photos, '--out', tmp_path / 'run', '--budget', '1s')
+
+
+@pytest.mark.parametrize('option', [
+    ['--dry-run'], ['--budget', '1h'], ['--backbone', 'resnet50']])
+def test_a_run_goes_on_by_its_own_plan(call, photos, tmp_path, idle, option):
+    call(pretrain, photos, '--out', tmp_path / 'run', '--dry-run')
+    with pytest.raises(SystemExit, match=f'{option[0]} is for a new plan'):
+        call(pretrain, photos, '--out', tmp_path / 'run', '--resume', *option)
+
+
 @pytest.mark.parametrize('words, said', [
     (['--budget', 'soon'], 'with its unit'),
     (['--backbone', 'resnet9'], 'there are resnet18, resnet50, convnext'),
