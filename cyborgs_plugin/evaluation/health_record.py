@@ -41,27 +41,28 @@ class HealthRecord:
                 Defaults to -1, no rounds.
 
         Raises:
-            ValueError: If the file is none of these.
+            ValueError: If the file is none of these, or cannot be read.
         """
         record = cls(path)
         if not osp.isfile(path):
             return record
-        with open(path, encoding='utf-8') as file:
-            try:
+        try:
+            with open(path, encoding='utf-8') as file:
                 content = json.load(file)
-                if content['schema'] != SCHEMA:
-                    raise ValueError(f'schema {content["schema"]}')
-                for name, key, last in (('epochs', 'epoch', epoch),
-                                        ('rounds', 'round', mask_round),
-                                        ('alarms', 'epoch', epoch)):
-                    kept = [entry for entry in content[name]
-                            if entry[key] <= last]
-                    setattr(record, name, kept)
-                size = content.get('size')
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f'{path} is no record of health ({error})') from error
-        record.size = (size[0], size[1]) if size else None
+            if content['schema'] != SCHEMA:
+                raise ValueError(f'schema {content["schema"]}')
+            for name, key, last in (('epochs', 'epoch', epoch),
+                                    ('rounds', 'round', mask_round),
+                                    ('alarms', 'epoch', epoch)):
+                kept = [entry for entry in content[name]
+                        if entry[key] <= last]
+                setattr(record, name, kept)
+            size = content.get('size')
+            record.size = (size[0], size[1]) if size else None
+        except (OSError, ValueError, KeyError, TypeError,
+                IndexError) as error:
+            raise ValueError(
+                f'{path} is no record of health ({error})') from error
         return record
 
     def write(self) -> None:

@@ -1,4 +1,5 @@
 """The health of a whole run, in a line."""
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def verdict(epochs: Sequence[dict[str, Any]],
     loss = ('contrast_to_chance' if any(
         'contrast_to_chance' in entry for entry in epochs) else 'loss')
     course = [(entry['epoch'], entry[loss])
-              for entry in epochs if loss in entry]
+              for entry in epochs if math.isfinite(entry.get(loss, math.nan))]
     if len(course) > 1:
         title = 'loss over chance' if loss != 'loss' else 'loss'
         parts.append(f'{title} {_fall(course)}')

@@ -3,6 +3,7 @@ import logging
 import os.path as osp
 from collections.abc import Sequence
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from mmengine.logging import print_log
@@ -75,15 +76,19 @@ def agreement_with_before(maps: dict[str, np.ndarray], number: int,
 
     Returns:
         float or None: The mean adjusted Rand index; None where the file has
-        none of the round before.
+        none of the round before, or cannot be read.
     """
     prefix, earlier = f'{number - 1}/', {}
     if number and osp.isfile(path):
-        with np.load(path, allow_pickle=False) as file:
-            earlier = {
-                name.removeprefix(prefix): file[name]
-                for name in file.files if name.startswith(prefix)
-            }
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                earlier = {
+                    name.removeprefix(prefix): file[name]
+                    for name in file.files if name.startswith(prefix)
+                }
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            print_log(f'{path} cannot be read ({error}): it is begun anew',
+                      logger='current', level=logging.WARNING)
     kept = {prefix + key: ids for key, ids in earlier.items()}
     kept.update((f'{number}/{key}', ids) for key, ids in maps.items())
     with written_aside(path) as aside, open(aside, 'wb') as file:

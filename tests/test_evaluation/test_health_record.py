@@ -33,7 +33,9 @@ def test_what_comes_after_the_checkpoint_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize('content', ['', '[]', '{"schema": 1}',
-                                     '{"schema": 2, "epochs": []}'])
+                                     '{"schema": 2, "epochs": []}',
+                                     '{"schema": 1, "size": [2], "epochs": [],'
+                                     '"rounds": [], "alarms": []}'])
 def test_another_file(content, tmp_path):
     (tmp_path / 'health.json').write_text(content)
     with pytest.raises(ValueError, match='no record of health'):
@@ -98,3 +100,6 @@ def test_verdict_names_what_improved_until_when():
     assert 'loss improved from 3 to 1 until epoch 1, then rose to 2' in (
         verdict(losses, [], []))
     assert verdict([], [], []) == 'after epoch 0: no alarm'
+    # one step without a finite loss, which does not end a run
+    losses[0]['loss'] = float('nan')
+    assert 'did not improve (1, in the end 2)' in verdict(losses, [], [])

@@ -50,6 +50,10 @@ def test_rounds_are_compared_also_after_a_resume(tmp_path):
     assert agreement_with_before(rounds[1], 1, file) == first
     assert agreement_with_before(rounds[1], 2, file) == 1
     assert agreement_with_before(rounds[2], 2, file) < 0.5
+    # a damaged file does not end the run
+    (tmp_path / 'masks.npz').write_bytes(b'PK')
+    assert agreement_with_before(rounds[2], 2, file) is None
+    assert agreement_with_before(rounds[2], 3, file) == 1
     # another run in the folder
     assert agreement_with_before(rounds[0], 0, file) is None
     assert agreement_with_before(rounds[0], 5, file) is None
