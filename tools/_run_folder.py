@@ -94,8 +94,15 @@ class RunFolder:
         found: list[dict[str, Any]] = []
         for log in sorted(logs):
             lines = _json_lines(log)
-            began = min((line['step'] for line in lines), default=0)
-            found = [line for line in found if line['step'] < began] + lines
+            if not lines:
+                continue
+            began = min(line['step'] for line in lines)
+            # masks and health are measured before the first step of a resume
+            again = {name for line in lines if line['step'] == began
+                     for name in line} - {'step'}
+            found = [
+                line for line in found if line['step'] < began
+                or line['step'] == began and again.isdisjoint(line)] + lines
         return found
 
     @cached_property

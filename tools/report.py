@@ -29,6 +29,7 @@ from cyborgs_plugin.visualization import (
 # What mmengine logs at each interval beside the numbers of the model.
 _TIMES = {'step', 'iter', 'epoch', 'time', 'data_time', 'memory'}
 _SCORES = 'masks/'
+_HEALTH = 'health/'
 
 
 @reported()
@@ -154,11 +155,11 @@ def epochs_done(run: RunFolder) -> int:
 
 
 def logged_curves(run: RunFolder) -> list[Curve]:
-    """What the log holds beside the loss and the scores of the masks."""
+    """What the log holds beside the loss, mask scores and health."""
     names = dict.fromkeys(
         name for entry in run.scalars for name, value in entry.items()
         if isinstance(value, (int, float)) and name not in _TIMES
-        and name != 'loss' and not name.startswith(_SCORES))
+        and name != 'loss' and not name.startswith((_SCORES, _HEALTH)))
     found = []
     for name in names:
         steps, values = zip(*((entry['step'], entry[name])
@@ -182,7 +183,7 @@ def health_curves(run: RunFolder) -> list[Curve]:
         names = dict.fromkeys(
             name for entry in entries for name, value in entry.items()
             if isinstance(value, (int, float)) and name not in
-            ('epoch', 'iter', 'round'))
+            ('epoch', 'iter', 'round', 'seconds'))
         for name in names:
             having = [entry for entry in entries
                       if isinstance(entry.get(name), (int, float))]
@@ -255,10 +256,13 @@ def next_commands(run: RunFolder) -> list[tuple[str, str]]:
     """What can be run now, and what for."""
     found = []
     done, most = epochs_done(run), max_epochs(run)
-    if isinstance(most, int) and done < most:
+    # an epoch is logged from its first steps on
+    if isinstance(most, int) and osp.basename(
+            run.checkpoint or '') != f'epoch_{most}.pth':
+        left = (f'{most - done} of {most} epochs are left' if done < most else
+                f'No checkpoint of epoch {most}, the last, is there')
         found.append((
-            f'{most - done} of {most} epochs are left. If the run has '
-            'stopped, resume it:',
+            f'{left}. If the run has stopped, resume it:',
             command('train', run.config_file, '--resume', '--work-dir',
                     run.path)))
     if run.rounds:

@@ -43,8 +43,10 @@ def made(tmp_path_factory):
         # of a try that was killed, and done again by the next
         dict(step=15, loss=99., epoch=2)], end='{"step": 20, "lo')
     write_log(run, '20260102_000000', [
+        dict(step=10, **{'masks/mBO': 0.375, 'health/rank': 5.5}),
         dict(step=11, loss=2., lr=0.5, epoch=2), dict(step=20, loss=1.,
                                                       epoch=2)])
+    write_log(run, '20260103_000000', [])  # of a try that did not begin
     return root
 
 
@@ -66,6 +68,8 @@ def root(made, tmp_path):
 def test_the_log_of_a_resumed_run(made):
     scalars = RunFolder(str(made / 'run')).scalars
     assert [e['loss'] for e in scalars if 'loss' in e] == [4, 3, 2, 1]
+    assert [e['masks/mBO'] for e in scalars if 'masks/mBO' in e] == [
+        0.25, 0.375]
 
 
 def test_a_page_of_a_run_with_a_broken_picture(root, call):
@@ -104,7 +108,7 @@ def test_a_sheet_of_a_run(made, call, tmp_path):
 def test_a_report(root, call):
     health = dict(
         schema=1, verdict='Better & better',
-        epochs=[dict(epoch=1, iter=10, rank=5.5, note='x'),
+        epochs=[dict(epoch=1, iter=10, rank=5.5, note='x', seconds=1.),
                 dict(epoch=2, iter=20, rank=7.5)],
         rounds=[dict(round=0, share=0.5), dict(round=1, share=None)],
         alarms=[dict(epoch=2, name='collapse', message='<b>It fell</b>',
@@ -113,8 +117,8 @@ def test_a_report(root, call):
     call(report, root / 'run')
     page = Parsed((root / 'run' / 'report.html').read_text())
     alts = [attrs['alt'] for attrs, _ in page.all('img')]
-    assert alts[:4] == ['loss: from 4 to 1', 'lr: from 0.5 to 0.5',
-                        'rank: from 5.5 to 7.5', 'share: from 0.5 to 0.5']
+    assert alts[:-1] == ['loss: from 4 to 1', 'lr: from 0.5 to 0.5',
+                         'rank: from 5.5 to 7.5', 'share: from 0.5 to 0.5']
     texts = [text for _, text in page.all('p')]
     assert {'Better & better', 'Epoch 2: <b>It fell</b>',
             'Lower the rate'} <= {*texts}
@@ -135,8 +139,21 @@ def test_a_report_without_photographs_and_health(root, call):
     assert any(text.startswith('not found') for _, text in page.all('td'))
 
 
+def test_a_run_that_stopped_in_its_last_epoch_can_be_resumed(root, call):
+    run = root / 'run'
+    write_log(run, '20260104_000000', [dict(step=25, loss=1., epoch=3)])
+    for name, more in (('epoch_2.pth', True), ('epoch_3.pth', False)):
+        (run / name).touch()
+        (run / 'last_checkpoint').write_text(str(run / name))
+        call(report, run)
+        page = Parsed((run / 'report.html').read_text())
+        assert more is any(
+            '--resume' in text for _, text in page.all('pre'))
+
+
 def test_a_report_of_a_run_that_has_just_begun(root, call):
-    for name in ('masks', '20260101_000000', '20260102_000000'):
+    for name in ('masks', '20260101_000000', '20260102_000000',
+                 '20260103_000000'):
         shutil.rmtree(root / 'run' / name)
     call(report, root / 'run')
     page = Parsed((root / 'run' / 'report.html').read_text())
