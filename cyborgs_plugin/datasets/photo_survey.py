@@ -3,7 +3,7 @@ import os
 import os.path as osp
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from .image_io import BrokenImageError, read_image
 
 TINY = 64
 """Pixels of the short side, below which two crops show hardly anything."""
+_PART = 1000
 
 
 @dataclass
@@ -106,19 +107,17 @@ def survey(folder: str,
     seen = Survey(folder, names, len(chosen), rest)
     shown = ProgressBar(len(chosen), file=sys.stderr) if (
         bar and sys.stderr.isatty()) else None
-    with ThreadPoolExecutor(2) as pool:
-        for name, one in zip(chosen, pool.map(
-                _look, (osp.join(folder, name) for name in chosen))):
-            if one.size is None:
-                seen.broken.append(one.broken)
-            else:
-                seen.sizes.append(one.size)
-                if min(one.size) < TINY:
-                    seen.tiny.append(name)
-            if one.mode not in ('RGB', ''):
-                seen.modes[one.mode] += 1
-            if shown is not None:
-                shown.update()
+    for name, one in _looks(folder, chosen):
+        if one.size is None:
+            seen.broken.append(one.broken)
+        else:
+            seen.sizes.append(one.size)
+            if min(one.size) < TINY:
+                seen.tiny.append(name)
+        if one.mode not in ('RGB', ''):
+            seen.modes[one.mode] += 1
+        if shown is not None:
+            shown.update()
     if shown is not None:
         sys.stderr.write('\n')
     if duplicates:
@@ -157,6 +156,17 @@ def find_duplicates(folder: str, names: Sequence[str]) -> list[list[str]]:
 def typical_pixels(sizes: Sequence[tuple[int, int]]) -> float:
     """Mean of the pixels of images; 0 if there are none."""
     return float(np.mean([h * w for h, w in sizes])) if sizes else 0.
+
+
+def _looks(folder: str,
+           names: Sequence[str]) -> Iterator[tuple[str, _Seen]]:
+    """Look at files, with two threads."""
+    with ThreadPoolExecutor(2) as pool:
+        # a part at a time: a pool holds a kB for each file that waits
+        for first in range(0, len(names), _PART):
+            part = names[first:first + _PART]
+            yield from zip(part, pool.map(
+                _look, (osp.join(folder, name) for name in part)))
 
 
 def _look(path: str) -> _Seen:

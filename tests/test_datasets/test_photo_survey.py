@@ -1,10 +1,12 @@
 """The survey of a folder, against what was put into it."""
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cyborgs_plugin.datasets import photo_survey
 from cyborgs_plugin.datasets.photo_survey import survey, typical_pixels
 from cyborgs_plugin.errors import UserError
 
@@ -41,6 +43,22 @@ def test_everything_is_counted(folder):
     assert typical_pixels(seen.sizes) == (
         5 * 96 * 128 + 200 * 300 + 20 * 90 + 70 * 80) / 8
     assert typical_pixels([]) == 0
+
+
+def test_few_files_wait_at_a_time(folder, monkeypatch):
+    waiting = []
+
+    class Pool(ThreadPoolExecutor):
+
+        def submit(self, *given):
+            waiting.append(self._work_queue.qsize())
+            return super().submit(*given)
+
+    monkeypatch.setattr(photo_survey, 'ThreadPoolExecutor', Pool)
+    monkeypatch.setattr(photo_survey, '_PART', 3)
+    seen = survey(str(folder))
+    assert len(waiting) == 11 and max(waiting) < 3
+    assert len(seen.broken) == 3 and seen.tiny == ['tiny.png']
 
 
 def test_a_part_is_spread_and_extrapolated(folder):
