@@ -83,7 +83,9 @@ def main() -> None:
             page(banks, keys, read, name, args.html)
         else:
             sheet(banks, keys, read, args.out)
-    except (FileNotFoundError, KeyError, ValueError) as error:
+    except UserError:
+        raise
+    except (KeyError, ValueError) as error:
         raise UserError(f'{error.args[0]}') from error
 
 

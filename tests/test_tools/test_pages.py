@@ -172,6 +172,8 @@ def test_mistakes_are_explained(root, call):
             call(tool, root / 'nowhere')
     with pytest.raises(SystemExit, match="No label map for 'a.png'"):
         call(browse_masks, root / 'run', '--keys', 'a.png')
+    with pytest.raises(SystemExit, match='/proc/none.*No such file'):
+        call(browse_masks, root / 'run', '--html', '/proc/none/x.html')
     (root / 'run' / 'health.json').write_text('{"schema": 7}')
     with pytest.raises(SystemExit, match='health.json is not what .*schema 7'):
         call(report, root / 'run')
