@@ -24,6 +24,7 @@ from ..transfer.annotation_check import (
 )
 from ..transfer.pretrained_check import check_files
 from ..transfer.recipe_check import check_recipe
+from ..transfer.segmentation_check import check_masks
 from .environment import guarded
 
 _AREA = 'config'
@@ -99,6 +100,9 @@ def _warning(line: str) -> Finding:
 
 def _transfer(cfg: Config) -> Iterator[Finding]:
     """What a config that fine-tunes starts from, and its annotations."""
+    if cfg.get('default_scope') == 'mmseg':
+        for line in [*check_config(cfg), *check_masks(cfg)]:
+            yield Finding(_AREA, 'ok', line)
     if cfg.get('default_scope') != 'mmdet':
         return
     init_default_scope('mmdet')

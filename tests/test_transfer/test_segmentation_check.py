@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from cyborgs_plugin.advice.settings import examine_config
 from cyborgs_plugin.errors import MissingFileError, UserError
 from cyborgs_plugin.transfer.annotation_check import check_config
 from cyborgs_plugin.transfer.segmentation_check import check_masks
@@ -109,6 +110,19 @@ def test_what_cannot(root, spoil, said):
     spoil(root)
     with pytest.raises(UserError, match=said):
         check_masks(cfg)
+
+
+def test_the_doctor_says_the_same(root):
+    cfg = segmentation(root)
+    found = [one.found for one in examine_config(cfg, 1)
+             if one.severity == 'ok']
+    assert check_masks(cfg)[0] in found
+    shutil.rmtree(root / 'masks' / 'train')
+    with pytest.raises(MissingFileError) as error:
+        check_masks(cfg)
+    found = [one.found + one.mend for one in examine_config(cfg, 1)
+             if one.severity == 'error']
+    assert any(line[:60] == str(error.value)[:60] for line in found), found
 
 
 def test_what_the_data_set_makes_of_the_values(root):
