@@ -75,8 +75,11 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
     if folder:
         found = list(guarded('data', lambda: examine_photographs(folder)))
         yield from found
-        if args.views and cfg and not exit_code(found):
-            yield from guarded('data', lambda: draw_views(cfg, args.views))
+        hooks = (cfg or {}).get('default_hooks') or {}
+        if args.views and photographs_of(cfg) and (
+                'mask_update' in hooks) and not exit_code(found):
+            yield from guarded('data', lambda: draw_views(
+                cfg, folder, args.views))
     yield from unread
     if cfg and args.config:
         yield from examine_config(cfg, args.gpus)

@@ -1,4 +1,5 @@
 """Whether photographs can be trained on, and what views of them look like."""
+import os.path as osp
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -76,7 +77,8 @@ def _counts(seen: Survey) -> Iterator[Finding]:
         yield _finding('ok', found)
 
 
-def draw_views(cfg: Config, path: str, number: int = 4) -> Iterator[Finding]:
+def draw_views(cfg: Config, folder: str, path: str,
+               number: int = 4) -> Iterator[Finding]:
     """Draw two views of some photographs beside their masks.
 
     The masks are those that training would begin with, of random weights
@@ -84,12 +86,19 @@ def draw_views(cfg: Config, path: str, number: int = 4) -> Iterator[Finding]:
 
     Args:
         cfg (Config): A config that pretrains on the photographs.
-        path (str): The PNG.
+        folder (str): The folder of the photographs.
+        path (str): The PNG, which must not lie in it.
         number (int): How many photographs. Defaults to 4.
 
     Yields:
-        Finding: Where it is.
+        Finding: Where it is, or why it is not drawn.
     """
+    own = osp.join(osp.realpath(folder), '')
+    if osp.realpath(path).startswith(own):
+        yield _finding(
+            'note', f'no views are drawn: {path} would be one of the '
+            'photographs', 'name another place by --views')
+        return
     silence()
     model = build_model(cfg)
     root = tempfile.mkdtemp(prefix='cyborgs_views_')
@@ -102,7 +111,12 @@ def draw_views(cfg: Config, path: str, number: int = 4) -> Iterator[Finding]:
                 images.append(np.ascontiguousarray(
                     view.permute(1, 2, 0).numpy()[..., ::-1]))
                 maps.append(np.asarray(mask))
-        contact_sheet(images, {'masks of round 0': maps}, path)
+        try:
+            contact_sheet(images, {'masks of round 0': maps}, path)
+        except OSError as error:
+            yield _finding('warning', f'no views are drawn ({error})',
+                           'name another place by --views')
+            return
     finally:
         shutil.rmtree(root, ignore_errors=True)
     yield _finding('ok', f'{len(images)} views with their masks are drawn in '

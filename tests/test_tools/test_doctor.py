@@ -50,6 +50,19 @@ def test_sound_photographs_are_drawn(examine, photos, tmp_path):
     assert sheet.std() > 20
 
 
+def test_views_have_a_place_of_their_own(examine, photos, tmp_path):
+    (tmp_path / 'link').symlink_to(photos)
+    (tmp_path / 'file').touch()
+    for place, said in ((tmp_path / 'link' / 'v.png', 'one of the photograph'),
+                        (photos / 'v.png', 'one of the photographs'),
+                        (tmp_path / 'file' / 'v.png', 'no views are drawn (')):
+        code, found = examine('--data', photos, '--views', place)
+        assert code == 0, found
+        drawn, = (one for one in found if said in one['found'])
+        assert '--views' in drawn['mend']
+    assert len(list(photos.iterdir())) == 9
+
+
 def test_broken_photographs_end_in_an_error(examine, photos, tmp_path):
     for name in ('a.jpg', 'b.jpg'):
         (photos / name).write_bytes(b'%PDF')
@@ -109,3 +122,10 @@ def test_text_for_people(call, capsys, monkeypatch, tmp_path):
         call(doctor)
     said = capsys.readouterr().out
     assert said.startswith('Environment\n  ') and ' errors' in said
+
+
+def test_photographs_beside_a_config_without_masks(examine, photos):
+    _, found = examine(
+        'cyborgs_plugin::baselines/byol_r18_coco-mini.py',
+        '--data', photos)
+    assert not any('not foreseen' in one['mend'] for one in found), found
