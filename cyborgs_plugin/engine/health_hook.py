@@ -224,7 +224,7 @@ class HealthHook(Hook):
                         f'{kind}_{name}': value
                         for name, value in describe_vectors(found).items()
                     })
-            entry['pixel_contrast'] = pictures.contrast()
+            entry['pixel_contrast'] = pictures.contrast
             first = (self.record.epochs or [entry])[0]
             if first.get('image_rank'):
                 entry['rank_kept'] = (

@@ -131,12 +131,12 @@ def test_pictures_and_their_masks_are_cut_alike(photo_root, tmp_path):
 def test_contrast_of_pictures(tmp_path):
     write_photo(tmp_path / 'a.png', seed=1)
     same = [(str(n), str(tmp_path / 'a.png')) for n in range(3)]
-    assert HealthPictures(same, (8, 8)).contrast() == 0
-    assert HealthPictures([], (8, 8)).contrast() == 0
+    assert HealthPictures(same, (8, 8)).contrast == 0
+    assert HealthPictures([], (8, 8)).contrast == 0
     write_photo(tmp_path / 'b.png', seed=2)
     both = [('a', str(tmp_path / 'a.png')), ('b', str(tmp_path / 'b.png'))]
     pixels = HealthPictures(both, (8, 8))
-    assert pixels.contrast() == pytest.approx(
+    assert pixels.contrast == pytest.approx(
         np.abs(pixels.pixels[0].astype(float) - pixels.pixels[1]).mean() / 2)
 
 
