@@ -27,6 +27,7 @@ from ..evaluation.health_verdict import verdict
 from ..ops.spread import describe_vectors
 from ..segmentation.fixed_masks import agreement_with_before, fixed_masks
 from ..segmentation.round_report import shape_of_regions
+from ..segmentation.sources import NonFiniteFeaturesError
 from .finite_hook import is_skipped
 from .mask_update_hook import MaskUpdateHook
 
@@ -249,7 +250,7 @@ class HealthHook(Hook):
                      **shape_of_regions(bank))
         try:
             agreement = self._agreement(runner, bank.round)
-        except OSError as error:
+        except (OSError, NonFiniteFeaturesError) as error:
             runner.logger.warning(f'Agreement was not measured: {error}')
             agreement = None
         if agreement is not None:

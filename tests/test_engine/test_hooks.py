@@ -354,7 +354,9 @@ class Nans:
 def test_nan_features_keep_the_old_round(photo_root, tmp_path, monkeypatch):
     Nans(monkeypatch, 4)  # round 0 has three groups
     runner = small_run(photo_root, tmp_path / 'w', **{
-        'default_hooks.mask_update.group_size': 4})
+        'default_hooks.mask_update.group_size': 4,
+        # which computes features as well
+        'default_hooks.health.interval': -1})
     logged = []
     monkeypatch.setattr(runner.logger, 'error', logged.append)
     runner.train()
@@ -369,6 +371,19 @@ def test_nan_features_keep_the_old_round(photo_root, tmp_path, monkeypatch):
     assert [hub['mask_round'] for hub in hubs] == [0, 1]
     bank = MaskBank.open(tmp_path / 'w' / 'masks')
     assert bank.round == 1 and bank.manifest['epoch'] == 2
+
+
+def test_nan_features_of_a_measurement_end_nothing(photo_root, tmp_path,
+                                                   monkeypatch):
+    nans = Nans(monkeypatch, 4)  # the pictures that HealthHook segments
+    runner = small_run(photo_root, tmp_path / 'w', **{
+        'default_hooks.mask_update.group_size': 4,
+        'train_cfg.max_epochs': 1})
+    logged = []
+    monkeypatch.setattr(runner.logger, 'warning', logged.append)
+    runner.train()
+    assert nans.calls >= 4 and any(
+        'Agreement was not measured' in str(line) for line in logged)
 
 
 def test_nan_features_at_the_start_end_the_run(photo_root, tmp_path,
