@@ -17,6 +17,8 @@ default_hooks = dict(
     health=dict(type='HealthHook', interval=1),
     # the numbers of a step are copied from the device at once
     logged_scalars=dict(type='LoggedScalarsHook'),
+    # the log's remaining time counts mask rounds
+    mask_time=dict(type='MaskTimeHook'),
     # data workers end with the run, and not by a signal
     worker_exit=dict(type='WorkerExitHook'),
     # a signal of the cluster ends the run at a step that it resumes at

@@ -10,6 +10,7 @@ from .heads_first_hook import HeadsFirstHook
 from .health_hook import HealthHook
 from .late_step_lr import LateStepLR
 from .logged_scalars_hook import LoggedScalarsHook
+from .mask_time_hook import MaskTimeHook
 from .mask_update_hook import MaskUpdateHook
 from .mask_visualization_hook import MaskVisualizationHook
 from .preemption_hook import PreemptionHook
@@ -26,8 +27,9 @@ __all__ = [
     'AtomicCheckpointHook', 'BFloat16OptimWrapper', 'DeviceDataHook',
     'DriftHook', 'EpochSeedHook', 'FiniteHook', 'ForeachLARS',
     'HeadsFirstHook', 'HealthHook', 'LateStepLR', 'LoggedScalarsHook',
-    'MaskUpdateHook', 'MaskVisualizationHook', 'PreemptionHook',
-    'PretrainedCheckHook', 'ScheduleHook', 'TargetUpdateHook',
-    'TeacherFeaturesHook', 'TrainedParametersConstructor', 'ViewSizeHook',
-    'WorkDirHook', 'WorkerExitHook'
+    'MaskTimeHook', 'MaskUpdateHook', 'MaskVisualizationHook',
+    'PreemptionHook', 'PretrainedCheckHook', 'ScheduleHook',
+    'TargetUpdateHook', 'TeacherFeaturesHook',
+    'TrainedParametersConstructor', 'ViewSizeHook', 'WorkDirHook',
+    'WorkerExitHook'
 ]

@@ -146,6 +146,7 @@ class MaskUpdateHook(Hook):
         self.bank: MaskBank | None = None
         self.origin: RoundOrigin | None = None
         self._seconds = 0.
+        self._made = 0
 
     def before_train(self, runner: Runner) -> None:
         """Make round 0, or open the round of the checkpoint.
@@ -323,6 +324,22 @@ class MaskUpdateHook(Hook):
             decode_threads=self.decode_threads,
             max_broken=self.max_broken)
 
+    def seconds_after(self, epoch: int, epochs: int) -> float:
+        """Expected time of the rounds that are still to come.
+
+        Args:
+            epoch (int): Finished epochs.
+            epochs (int): Epochs of the whole training.
+
+        Returns:
+            float: Seconds, by the mean of the rounds made in this process; 0
+            if there are none.
+        """
+        if not self._made:
+            return 0.
+        due = sum(map(self.is_due, range(epoch + 1, epochs)))
+        return due * self._seconds / self._made
+
     def is_due(self, epoch: int) -> bool:
         """Whether an update is due after this number of epochs."""
         first = self.start or self.interval
@@ -337,6 +354,7 @@ class MaskUpdateHook(Hook):
                          fresh=number == 0)
         now = time.perf_counter()
         self._seconds += now - start
+        self._made += 1
         share = self._seconds / (now - self._began)
         on_main(lambda: runner.logger.info(
             f'{describe_round(bank, now - start, previous)}, mask rounds '
