@@ -197,7 +197,7 @@ def test_the_other_methods_can_be_built(bench, monkeypatch):
             'anchored', 'larger', 'layer-decay')
         rates = {group['lr'] for group in build_optim_wrapper(
             model, cfg.optim_wrapper).param_groups}
-        assert len(rates) == (6 if method == 'layer-decay' else 2), method
+        assert len(rates) == (5 if method == 'layer-decay' else 2), method
         Compose(cfg.train_dataloader.dataset.pipeline)
 
 
