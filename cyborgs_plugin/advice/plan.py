@@ -99,15 +99,21 @@ class Plan:
             return own['optimizer']['lr'] * self.batch / SCRATCH[-1].batch
         return self.row.rate * self.batch / self.row.batch
 
-    def parts(self) -> tuple[float, float]:
-        """Seconds of steps, and of mask rounds with DriftHook's looks.
+    @property
+    def measured(self) -> Trial:
+        """What was measured for this plan.
 
         Raises:
-            ValueError: If nothing has been measured.
+            ValueError: If nothing was.
         """
         if self.trial is None:
             raise ValueError('measure first')
-        step, load = self.trial.step, self.trial.load * self.each
+        return self.trial
+
+    def parts(self) -> tuple[float, float]:
+        """Seconds of steps, and of mask rounds with DriftHook's looks."""
+        trial = self.measured
+        step, load = trial.step, trial.load * self.each
         if self.on_device:
             load = 0.
         if self.machine.gpus:
@@ -118,7 +124,7 @@ class Plan:
         if self.start:
             looks += self.epochs * _DRIFT_COST * min(
                 _DRIFT_IMAGES, self.photographs)
-        return self.epochs * self.steps * step, looks * self.trial.round
+        return self.epochs * self.steps * step, looks * trial.round
 
     @property
     def seconds(self) -> float:
@@ -128,10 +134,9 @@ class Plan:
     @property
     def disk(self) -> tuple[float, float]:
         """Bytes of checkpoints, one more than are kept, and of masks."""
-        assert self.trial is not None
         kept = 3 if self.row.recipe == 'cyborgs_coco.py' else 2
-        return ((kept + 1) * self.trial.checkpoint,
-                self.rounds * self.photographs * self.trial.masks)
+        return ((kept + 1) * self.measured.checkpoint,
+                self.rounds * self.photographs * self.measured.masks)
 
 
 def make_plan(survey: Survey,
@@ -177,9 +182,8 @@ def make_plan(survey: Survey,
         if _fits(plan):
             break
         if plan.each <= 4:
-            assert plan.trial is not None
             memory = ('' if plan.trial is TOO_LARGE else
-                      f'about {size(plan.trial.memory)} of memory, ')
+                      f'about {size(plan.measured.memory)} of memory, ')
             raise UserError(
                 f'A step with {plan.each} images of each process takes '
                 f'{memory}more than is free: close other programs, or take a '
@@ -209,12 +213,12 @@ def _fit_budget(plan: Plan, budget: float) -> Plan:
 
 def _fits(plan: Plan) -> bool:
     """Whether a step fits into the memory, with the photographs held."""
-    assert plan.trial is not None
+    memory = plan.measured.memory
     if plan.machine.gpus:
         free = min(gpu.free for gpu in plan.machine.gpus)
-        return plan.trial.memory < _SHARE * free
+        return memory < _SHARE * free
     # what this process has taken already is not free any more
-    return plan.trial.memory * plan.processes < (
+    return memory * plan.processes < (
         plan.machine.memory * _SHARE)
 
 
@@ -256,8 +260,7 @@ def describe(plan: Plan, free: int) -> str:
         plan (Plan): Measured.
         free (int): Bytes that are free where the run writes.
     """
-    assert plan.trial is not None
-    row, trial = plan.row, plan.trial
+    row, trial = plan.row, plan.measured
     steps, rounds = plan.parts()
     checkpoints, masks = plan.disk
     memory = min((gpu.free for gpu in plan.machine.gpus),

@@ -15,6 +15,7 @@ from ..datasets.scene_dataset import scene_datasets
 from ..errors import UserError
 from ..evaluation.drift import measure_drift
 from ..files import written_aside
+from ..ops.places import evenly_spaced
 
 _CELLS = 4
 """Cells on each side of a picture whose features are compared."""
@@ -75,9 +76,9 @@ class DriftHook(Hook):
                             'train_dataloader')
         self._read_args = scenes.read_args
         found = scenes.images()
-        count = min(self.num_images, len(found))
         self._paths = [
-            found[number * len(found) // count][1] for number in range(count)
+            found[place][1]
+            for place in evenly_spaced(len(found), self.num_images)
         ]
         path = osp.join(runner.work_dir, 'start_features.npz')
         if runner.iter == 0:

@@ -24,6 +24,7 @@ from ..evaluation.health_pictures import (
 )
 from ..evaluation.health_record import HealthRecord
 from ..evaluation.health_verdict import verdict
+from ..ops.places import evenly_spaced
 from ..ops.spread import describe_vectors
 from ..segmentation.fixed_masks import agreement_with_before, fixed_masks
 from ..segmentation.round_report import shape_of_regions
@@ -163,9 +164,9 @@ class HealthHook(Hook):
         entry = dict(
             epoch=runner.epoch + 1, iter=runner.iter, **self._logged(runner))
         if is_main_process():
-            if self._target is not None:
-                entry['target_change'] = target_change(
-                    self._target, get_ori_model(runner.model))
+            now = target_sums(get_ori_model(runner.model))
+            if self._target is not None and now is not None:
+                entry['target_change'] = target_change(self._target, now)
             self._add_epoch(runner, entry)
 
     def after_train(self, runner: Runner) -> None:
@@ -320,8 +321,7 @@ def _images_of(dataset: Any, number: int) -> list[tuple[str, str]]:
     if scenes is None and not hasattr(dataset, 'get_data_info'):
         return []
     total = len(dataset) if scenes is None else len(scenes)
-    count = min(number, total)
-    places = [place * total // count for place in range(count)]
+    places = evenly_spaced(total, number)
     if scenes is not None:
         return [scenes.images()[place] for place in places]
     paths = [dataset.get_data_info(place).get('img_path') for place in places]

@@ -11,6 +11,7 @@ from ..datasets.mask_bank import MaskBank
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
 from ..errors import UserError
 from ..ops.matched_ids import matched_ids
+from ..ops.places import evenly_spaced
 from ..visualization import draw_sheet
 
 
@@ -57,9 +58,8 @@ class MaskVisualizationHook(Hook):
     def _read(self, runner: Runner, scenes: SceneDataset) -> None:
         """Read the images once; broken ones are left out."""
         found = scenes.images()
-        count = min(self.num_images, len(found))
-        for number in range(count):
-            key, path = found[number * len(found) // count]
+        for place in evenly_spaced(len(found), self.num_images):
+            key, path = found[place]
             try:
                 image = read_image(path, **scenes.read_args)
             except BrokenImageError as error:
