@@ -9,6 +9,7 @@ import os.path as osp
 import runpy
 import sys
 import textwrap
+from difflib import get_close_matches
 from pathlib import Path
 
 from . import commands
@@ -49,8 +50,11 @@ def main() -> None:
         sys.exit(0 if len(sys.argv) > 1 else 2)
     path = {**tools, **short}.get(sys.argv[1])
     if path is None:
-        print(f'There is no tool {sys.argv[1]!r}: there are '
-              f'{", ".join(dict.fromkeys([*short, *tools]))}',
+        names = list(dict.fromkeys([*short, *tools]))
+        near = get_close_matches(sys.argv[1], names, 1)
+        print(f'There is no tool {sys.argv[1]!r}'
+              + (f'; did you mean {near[0]!r}?' if near else '')
+              + f' There are {", ".join(names)}',
               file=sys.stderr)
         sys.exit(2)
     if by_script:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..errors import MissingFileError, UserError
 from ..files import sha256
+from ..ops.places import evenly_spaced
 from .image_files import find_files, images_of, left_out
 from .image_io import BrokenImageError, read_image
 
@@ -99,11 +100,13 @@ def survey(folder: str,
     rest = left_out(found, names)
     if not names:
         raise UserError(f'{folder} holds no photographs'
-                        + (f'; it holds {rest}' if rest else ' at all'))
-    chosen = names
-    if most is not None and most < len(names):
-        chosen = [names[number * len(names) // most]
-                  for number in range(most)]
+                        + (f'; it holds {rest}' if rest else ' at all')
+                        + '. Give a folder of pictures, such as .jpg or .png '
+                        'files; subfolders are searched')
+    chosen = [
+        names[place]
+        for place in evenly_spaced(len(names), most or len(names))
+    ]
     seen = Survey(folder, names, len(chosen), rest)
     shown = ProgressBar(len(chosen), file=sys.stderr) if (
         bar and sys.stderr.isatty()) else None
