@@ -254,7 +254,8 @@ def test_a_run_from_the_command_line(photo_root, tmp_path, options, told):
     done = run_train([
         '--work-dir', str(tmp_path / 'run'), '--cfg-options', *options, *FEW,
         f'data={photo_root}'])
-    assert told in done.stdout
+    log, = (tmp_path / 'run').glob('2*/2*.log')
+    assert told in done.stdout + log.read_text()
     assert osp.isfile(tmp_path / 'run' / 'epoch_1.pth')
 
 

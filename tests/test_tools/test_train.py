@@ -229,6 +229,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     small_config(tmp_path, tmp_path / 'w').dump(config)
     runner = SimpleNamespace(
         work_dir=str(tmp_path), rank=0, train=full, register_hook=print,
+        log_dir=str(tmp_path), timestamp='now',
         hooks=[CheckpointHook(out_dir='/dev'), CheckpointHook()])
     monkeypatch.setattr(train.Runner, 'from_cfg', lambda cfg: runner)
     monkeypatch.setattr(train, 'check_batches', print)
