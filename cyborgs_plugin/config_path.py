@@ -97,7 +97,7 @@ def load_config(name: str) -> Config:
     if scope in _EXTRAS and find_spec(scope) is None:
         raise MissingPackageError(
             f'{name} is of {scope}, which is not installed: it comes with the '
-            f'extra cyborgs_plugin[{_EXTRAS[scope]}], or beside the original '
+            f'extra cyborgs_plugin[{_EXTRAS[scope]}], or with the original '
             f'OpenMMLab packages [{_EXTRAS[scope]}-openmmlab]')
     return cfg
 
@@ -117,7 +117,7 @@ def _check_variables(filename: str, name: str) -> None:
                 f'{variable}={value!r} would be pasted into the Python of '
                 f'{name}: it must not hold quotes, braces, backslashes or '
                 'line breaks. Rename the folder, make a link to it, or set '
-                'what the config makes of it by --cfg-options')
+                'what the config makes of it with --cfg-options')
 
 
 def resolve_own_configs() -> None:

@@ -1,4 +1,4 @@
-"""What an examination finds, how bad it is, and how to mend it."""
+"""What an examination finds, how bad it is, and how to fix it."""
 import json
 import os.path as osp
 import sys
@@ -19,7 +19,7 @@ class Finding:
     severity: Severity
     """'error': a run would fail; 'warning': it would suffer."""
     found: str
-    mend: str = ''
+    fix: str = ''
     """What to do about it; '' where nothing needs doing."""
 
 
@@ -53,8 +53,8 @@ def as_text(findings: Sequence[Finding]) -> str:
             if one.area != area:
                 continue
             lines.append(f'  {_MARKS[one.severity]:8}{one.found}')
-            if one.mend:
-                lines.append(f'{"":10}-> {one.mend}')
+            if one.fix:
+                lines.append(f'{"":10}-> {one.fix}')
     for kind in ('error', 'warning'):
         number = sum(one.severity == kind for one in findings)
         counts.append(f'{number} {kind}' + 's' * (number != 1))
@@ -65,7 +65,7 @@ def end_without_traceback(error: ImportError) -> None:
     """End the ``cyborgs`` program where the package cannot be imported.
 
     ``cyborgs doctor`` reports it as a finding, as JSON if that is asked for.
-    Other programs go on, and raise.
+    Other programs continue, and raise.
 
     Args:
         error (ImportError): What is missing or does not fit.
@@ -73,8 +73,8 @@ def end_without_traceback(error: ImportError) -> None:
     if osp.splitext(osp.basename(sys.argv[0]))[0] != 'cyborgs':
         return
     if sys.argv[1:2] == ['doctor']:
-        found, _, mend = str(error).partition('\n')
-        finding = Finding('environment', 'error', found, mend.strip())
+        found, _, fix = str(error).partition('\n')
+        finding = Finding('environment', 'error', found, fix.strip())
         print((as_json if '--json' in sys.argv else as_text)([finding]))
         sys.exit(1)
     sys.exit(str(error))

@@ -86,18 +86,18 @@ def load_weights(path: str,
                         'checkpoint') from error
     except UnpicklingError as error:
         asked = _asked(error)
-        mend = ('If you trust where it comes from, load it there and save its '
+        fix = ('If you trust where it comes from, load it there and save its '
                 'state_dict alone with torch.save')
         if trustable:
-            mend += ', or give --trust-checkpoint'
+            fix += ', or give --trust-checkpoint'
         if not log and _is_of_log(asked):
             publish = command('model_converters/publish_backbone', path)
-            mend = (f'`{publish}` turns a training checkpoint into a file '
-                    f'that can be read. {mend}')
+            fix = (f'`{publish}` turns a training checkpoint into a file '
+                    f'that can be read. {fix}')
         raise UserError(
             f'{path} is refused: it holds more than tensors and plain '
             'containers, objects whose code would run as they are read '
-            f'({asked}). {mend}') from error
+            f'({asked}). {fix}') from error
     except (UserError, torch.cuda.OutOfMemoryError):
         raise
     except PermissionError as error:

@@ -109,12 +109,12 @@ def _check_beside_original() -> None:
     numpy = metadata.version('numpy')
     if Version(numpy) >= Version('2'):
         raise ImportError(
-            _message('numpy<2 beside the original family of OpenMMLab',
+            _message('numpy<2 with the original family of OpenMMLab',
                      f'numpy {numpy}', '    pip install "numpy<2"'))
     if importlib.util.find_spec('pkg_resources') is None:
         raise ImportError(
             _message(
-                'setuptools<82 beside the original family of OpenMMLab, whose '
+                'setuptools<82 with the original family of OpenMMLab, whose '
                 'mmengine imports pkg_resources', 'none with it',
                 '    pip install "setuptools<82"'))
     found = _installed('openmmlab')
@@ -122,7 +122,7 @@ def _check_beside_original() -> None:
     for name in ('mmdet', 'mmsegmentation'):
         if name in found and mmcv and Version(mmcv) >= Version('2.2.0'):
             raise ImportError(
-                _message(f'mmcv < 2.2.0 beside {name} {found[name]}',
+                _message(f'mmcv < 2.2.0 with {name} {found[name]}',
                          f'mmcv {mmcv}',
                          f'    pip install --no-build-isolation '
                          f'"{_PINS["mmcv"][1]}"'))
@@ -190,7 +190,7 @@ def _import(name: str, expected: str, remedy: str) -> ModuleType:
 
 def _message(expected: str, found: str, remedy: str) -> str:
     return (f'cyborgs_plugin {__version__} needs {expected}, but found '
-            f'{found}.\nTo mend it:\n{remedy}')
+            f'{found}.\nTo fix it:\n{remedy}')
 
 
 def _where(module: ModuleType) -> str:

@@ -36,7 +36,7 @@ def test_paths_of_the_wrong_kind(tmp_path):
         assert f'{tmp_path}' in ends(call)
 
 
-def test_without_a_path_there_is_nothing_to_mend():
+def test_without_a_path_there_is_nothing_to_fix():
     with pytest.raises(FileNotFoundError), reported():
         os.makedirs('')  # our mistake: dirname of a bare name
 

@@ -18,7 +18,7 @@ FINDINGS = [
 ]
 
 
-def test_text_is_by_area_and_names_the_mend():
+def test_text_is_by_area_and_names_the_fix():
     assert as_text(FINDINGS).splitlines() == [
         'Data', '  ok      fine', '  ERROR   é is broken',
         '          -> fetch it', 'Config', '  WARNING odd',
@@ -30,13 +30,13 @@ def test_json_and_exit_code():
     found = json.loads(as_json(FINDINGS))
     assert found['ok'] is False and len(found['findings']) == 3
     assert found['findings'][2] == dict(
-        area='data', severity='error', found='é is broken', mend='fetch it')
+        area='data', severity='error', found='é is broken', fix='fetch it')
     assert exit_code(FINDINGS) == 1
     assert exit_code(FINDINGS[:2]) == 0
     assert json.loads(as_json(FINDINGS[:2]))['ok'] is True
 
 
-ERROR = ImportError('needs mmcv, but found no mmcv.\nTo mend it:\n  pip x')
+ERROR = ImportError('needs mmcv, but found no mmcv.\nTo fix it:\n  pip x')
 
 
 @pytest.mark.parametrize('words', [['pretrain'], ['doctor'],
@@ -53,7 +53,7 @@ def test_the_program_ends_without_a_traceback(words, monkeypatch, capsys):
     if '--json' in words:
         finding, = json.loads(said)['findings']
         assert finding['severity'] == 'error'
-        assert 'pip x' in finding['mend']
+        assert 'pip x' in finding['fix']
     else:
         assert 'ERROR   needs mmcv' in said and '-> ' in said
 

@@ -85,7 +85,7 @@ RUN = {
     'docs/configs.md: python tools/dataset_converters/make_toy_scenes.py':
     Run(replace={'max_epochs=2': f'max_epochs=2 {SMALL_VIEWS} {R18}',
                  'max_epochs=3': f'max_epochs=3 {SMALL_VIEWS} {R18}'},
-        says=('Training with mask round 1', 'Going on with mask round 1',
+        says=('Training with mask round 1', 'Continuing with mask round 1',
               'Training with mask round 2')),
     'README.md: python -m cyborgs_plugin train cyborgs_plugin::cyborgs_sma':
     Run(options={'cyborgs_plugin train': SMALL},
@@ -143,7 +143,7 @@ RUN = {
     'docs/mask_bank.md: python tools/generate_masks.py CONFIG CHECKPOINT':
     Run(replace={'CONFIG': 'work_dirs/cyborgs_coco/cyborgs_coco.py',
                  'CHECKPOINT': 'work_dirs/cyborgs_coco/epoch_1.pth'},
-        says=('It is the very round of the checkpoint', )),
+        says=('It equals the round of the checkpoint', )),
     'docs/mask_update.md: python tools/benchmarks/mask_update_speed.py':
     Run(replace={'--num-images 64': '--num-images 4'}, says=('ratio: ', )),
     'docs/mask_update.md: python tools/benchmarks/mask_update_growth.py':

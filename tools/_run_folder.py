@@ -119,7 +119,7 @@ class RunFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f'{path} is not what this version writes ({error!r}): '
-                'expected JSON with "schema": 1. Move it away to go on '
+                'expected JSON with "schema": 1. Move it away to continue '
                 'without it') from error
         return content
 

@@ -45,8 +45,8 @@ def parse_args() -> argparse.Namespace:
         'paths',
         nargs='+',
         metavar='PATH',
-        help='work_dir of a run; or the data_root of its config, and rounds '
-        'or folders of rounds')
+        help='work_dir of a run; or the data_root of its config, followed by '
+        'mask rounds or folders of rounds')
     parser.add_argument(
         '--num-images',
         type=at_least(1),

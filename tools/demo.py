@@ -26,7 +26,7 @@ WORK = osp.join('work_dirs', 'demo')
 DATA = osp.join('data', 'toy_scenes')
 STATE = osp.join(WORK, 'state.json')
 TRANSFER = 'configs/transfer/mask-rcnn_r18_fpn_{}_toy.py'
-SHOWN = ('Epoch(train)', 'Mask round', 'coco/', 'Saving', 'Going on',
+SHOWN = ('Epoch(train)', 'Mask round', 'coco/', 'Saving', 'Continuing',
          'Published', 'wrote', 'Wrote', '| round', '| masks')
 
 
@@ -95,7 +95,7 @@ def stage(name: str, script: str, *arguments: str) -> None:
             tail = ''.join(file.readlines()[-15:])
         raise UserError(f'{tail}\n[{name}] failed with exit code '
                         f'{process.returncode}; the whole log: {log}. After '
-                        'mending, `make demo` goes on from here')
+                        'fixing, `make demo` resumes here')
     state = read_state()
     state[name] = dict(call=call, seconds=time.time() - start)
     with written_aside(STATE) as path, open(

@@ -1,4 +1,4 @@
-"""Examine environment, photographs and config, and say how to mend them.
+"""Examine environment, photographs and config, and say how to fix them.
 
 Run: cyborgs doctor [CONFIG] [--data PHOTOS] [--json]
 
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='cyborgs doctor',
         description='Examine environment, photographs and config, and say '
-        'how to mend them. The exit code is 1 if a run would fail')
+        'how to fix them. The exit code is 1 if a run would fail')
     parser.add_argument(
         'config', nargs='?', help='config to examine, as train takes it')
     parser.add_argument(

@@ -35,14 +35,19 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
-        'bank', nargs='?', help='a round, or the root of several')
-    parser.add_argument('--ann', required=True, help='COCO instance json')
+        'bank',
+        nargs='?',
+        help='a mask round, or a folder of rounds')
     parser.add_argument(
-        '--panoptic', help='COCO panoptic json, its PNG files beside it')
+        '--ann', required=True, help='COCO instance annotations (json)')
+    parser.add_argument(
+        '--panoptic',
+        help='COCO panoptic annotations (json), next to the folder of their '
+        'PNG files')
     parser.add_argument(
         '--img-prefix',
-        help='folder of the images under the data root; by default that of '
-        "the json's name: val2017/ for instances_val2017.json")
+        help='folder of the images below the data root (default: from the '
+        'name of the json, such as val2017/ for instances_val2017.json)')
     parser.add_argument(
         '--floor',
         type=at_least(1),
@@ -51,26 +56,31 @@ def parse_args() -> argparse.Namespace:
         help='score k-means on colour and position, of pixels and of '
         'superpixels, instead of a bank')
     parser.add_argument(
-        '--data-root', default='data/coco', help='for --floor alone')
+        '--data-root',
+        default='data/coco',
+        help='of the images; used only with --floor (default: %(default)s)')
     parser.add_argument(
         '--seeds',
         type=at_least(1),
         default=1,
-        help='runs of --floor to average')
+        help='number of --floor runs to average (default: 1)')
     parser.add_argument(
         '--superpixels',
         nargs='+',
         action=DictAction,
         default={},
         metavar='KEY=VALUE',
-        help='those of --floor: source.superpixels of the masks to compare, '
-        'such as scale=250 reduction=4')
-    parser.add_argument('--max-images', type=at_least(1))
+        help='superpixels of --floor: the source.superpixels settings of the '
+        'masks to compare with, such as scale=250 reduction=4')
+    parser.add_argument(
+        '--max-images',
+        type=at_least(1),
+        help='score at most this many images (default: all)')
     parser.add_argument(
         '--object-centric',
         action='store_true',
-        help='FG-ARI, mBO_i and mBO_c of the central squares, too')
-    parser.add_argument('--out', help='write the scores to this json')
+        help='also score FG-ARI, mBO_i and mBO_c on the central squares')
+    parser.add_argument('--out', help='write the scores to this JSON file')
     args = parser.parse_args()
     if bool(args.bank) == bool(args.floor):
         parser.error('give either a bank or --floor')

@@ -7,8 +7,8 @@ Run: python tools/generate_masks.py CONFIG
 The first makes the masks that training would begin with, the second those
 that it would make next from the checkpoint; both go to
 ``{work_dir}/offline_masks`` and can be trained with by
-``train_dataloader.dataset.mask_bank``. The third makes the very round again
-that the checkpoint goes on with, where a resumed run looks for it.
+``train_dataloader.dataset.mask_bank``. The third makes the round again
+that the checkpoint continues with, where a resumed run looks for it.
 """
 import argparse
 import os.path as osp
@@ -59,11 +59,11 @@ def parse_args() -> argparse.Namespace:
         description='Make a mask round outside of training')
     parser.add_argument('config', help='path of the training config')
     parser.add_argument(
-        'checkpoint', nargs='?', help='checkpoint of a pretraining')
+        'checkpoint', nargs='?', help='checkpoint of a pretraining run')
     parser.add_argument(
         '--again',
         action='store_true',
-        help='make the round again that the checkpoint goes on with')
+        help='make the round again that the checkpoint continues with')
     parser.add_argument(
         '--out-dir',
         help='folder of the rounds (default: {work_dir}/offline_masks; with '
@@ -175,13 +175,13 @@ def report(bank: MaskBank, seconds: float, checkpoint: dict[str, Any],
         return
     expected = checkpoint['message_hub']['runtime_info'].get(HASH_KEY)
     if bank.hash == expected:
-        print_log('It is the very round of the checkpoint: --resume goes on '
+        print_log('It equals the round of the checkpoint: --resume continues '
                   'with it')
         return
     print_log(
-        f'It is not the very round of the checkpoint, whose hash is {expected}'
-        ': other images, hardware or versions of libraries give other masks. '
-        'To go on with these: ' + command(
+        'It differs from the round of the checkpoint, whose hash is '
+        f'{expected}: other images, hardware or versions of libraries give '
+        'other masks. To continue with these: ' + command(
             'train', 'CONFIG', '--resume', '--cfg-options',
             'default_hooks.mask_update.exact_resume=False'),
         level=30)

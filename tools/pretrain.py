@@ -239,7 +239,7 @@ def check_resume(args: argparse.Namespace, path: str, folder: str) -> None:
         if getattr(args, option):
             raise UserError(
                 f'--{option.replace("_", "-")} is for a new plan, but '
-                f'--resume goes on by that of {path}: leave out one of them')
+                f'--resume uses that of {path}: leave out one of them')
     if not osp.isfile(path):
         raise MissingFileError(
             f'--resume: there is no {path}, which `cyborgs pretrain` writes: '

@@ -133,7 +133,7 @@ pip_install() {
 step 2/5 'torch and torchvision'
 pip_install -r "requirements/torch$own.txt" ||
     fail 'pip could not install torch (see above).' \
-        'The same command again goes on from here.'
+        'The same command again resumes here.'
 
 toolbox=requirements/$FAMILY.txt
 if [ "$OPS" = 1 ]; then
@@ -183,7 +183,7 @@ fi
 pip_install -r requirements/runtime.txt "${downstream[@]}" \
     -r requirements/dev.txt ||
     fail 'pip could not install the requirements (see above).' \
-        'The same command again goes on from here.'
+        'The same command again resumes here.'
 
 # Both builds of OpenCV come in, and the one written last wins; only the
 # headless one needs no graphics libraries of the system.

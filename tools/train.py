@@ -69,8 +69,8 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint, or without a path from the latest '
-        'one in the work dir')
+        help='resume this checkpoint or, without a path, the latest one '
+        'in the work dir')
     parser.add_argument(
         '--amp',
         action='store_true',
@@ -113,7 +113,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         if not cfg.load_from and not latest_checkpoint(cfg.work_dir):
             print_log(
                 f'--resume: {cfg.work_dir} holds no checkpoint, so the run '
-                'begins anew',
+                'starts over',
                 logger='current',
                 level=logging.WARNING)
     if args.auto_scale_lr:
@@ -228,7 +228,7 @@ def keep_config(cfg: Config) -> None:
 
 
 def disk_full(runner: Runner, error: OSError) -> str:
-    """Say where there is no room, and how to go on."""
+    """Say where there is no room, and how to continue."""
     folders = [runner.work_dir] + [
         hook.out_dir for hook in runner.hooks
         if isinstance(hook, CheckpointHook) and osp.isdir(hook.out_dir or '')
@@ -237,7 +237,8 @@ def disk_full(runner: Runner, error: OSError) -> str:
         f'{folder} has {shutil.disk_usage(folder).free} bytes free'
         for folder in dict.fromkeys(folders))
     return (f'{error}: {free}. Make room (default_hooks.checkpoint.'
-            'max_keep_ckpts keeps fewer checkpoints), then go on by --resume')
+            'max_keep_ckpts keeps fewer checkpoints), then continue with '
+            '--resume')
 
 
 def log_file(runner: Runner) -> str:

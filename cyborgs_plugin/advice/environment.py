@@ -71,21 +71,21 @@ def guarded(area: str,
 
 
 def _told(error: UserError) -> tuple[str, str]:
-    """What a message of ours says was found, and how to mend it.
+    """What a message of ours says was found, and how to fix it.
 
     It ends in the way out, behind a colon or as a sentence.
     """
     text = str(error)
     for cut in (':\n', ': set ', ': give ', ': name ', ': take '):
-        found, colon, mend = text.rpartition(cut)
+        found, colon, fix = text.rpartition(cut)
         if colon:
-            return found, (cut[2:] + mend).strip()
-    found, stop, mend = text.partition('. ')
-    return found, mend
+            return found, (cut[2:] + fix).strip()
+    found, stop, fix = text.partition('. ')
+    return found, fix
 
 
-def _finding(severity: Severity, found: str, mend: str = '') -> Finding:
-    return Finding(_AREA, severity, found, mend)
+def _finding(severity: Severity, found: str, fix: str = '') -> Finding:
+    return Finding(_AREA, severity, found, fix)
 
 
 def _packages() -> Iterator[Finding]:
@@ -100,7 +100,7 @@ def _packages() -> Iterator[Finding]:
                 'note' if absent else 'warning',
                 f'{name} is not there' if absent else
                 f'{name} does not import: {error}',
-                'needed to fine-tune detectors alone: the extra [transfer], '
+                'needed only to fine-tune detectors: the extra [transfer], '
                 'docs/compatibility.md')
             continue
         except Exception as error:  # of a package that does not fit another
@@ -127,8 +127,9 @@ def _ops() -> Iterator[Finding]:
     try:
         require_mmcv_ops()
     except ImportError as error:
-        found, _, mend = str(error).partition(': ')
-        yield _finding('warning', f'{found}. Pretraining does without', mend)
+        found, _, fix = str(error).partition(': ')
+        yield _finding(
+            'warning', f'{found}. Pretraining works without it', fix)
     else:
         yield _finding('ok', 'the compiled ops of mmcv load')
 
@@ -167,7 +168,7 @@ def _distributed() -> Iterator[Finding]:
     found = (f'gloo {"is" if gloo else "is not"} there, NCCL '
              f'{"is" if nccl else "is not"}')
     if several and not nccl:
-        yield _finding('error', f'{found}, which several GPUs talk by',
+        yield _finding('error', f'{found}, which several GPUs need',
                        'install a build of torch with NCCL')
     else:
         yield _finding('ok' if gloo else 'note', found)
@@ -227,6 +228,6 @@ def _writable(work_dir: str) -> Iterator[Finding]:
             file.flush()
     except OSError as error:
         yield _finding('error', f'nothing can be written to {place} ({error})',
-                       'name another folder for the run by --work-dir')
+                       'name another folder for the run with --work-dir')
     else:
         yield _finding('ok', f'{place} can be written to')

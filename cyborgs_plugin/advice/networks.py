@@ -124,7 +124,7 @@ def network_of(path: str, wanted: str | None) -> tuple[Network, str]:
             continue
     raise UserError(
         f'--start {path} is of neither {" nor ".join(_DEPTHS)}, which has '
-        f'tensors such as {list(found)[:3]}: name its network by --backbone '
+        f'tensors such as {list(found)[:3]}: name its network with --backbone '
         f'({", ".join(known_networks())})')
 
 

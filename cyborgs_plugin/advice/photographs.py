@@ -97,7 +97,7 @@ def draw_views(cfg: Config, folder: str, path: str,
     if osp.realpath(path).startswith(own):
         yield _finding(
             'note', f'no views are drawn: {path} would be one of the '
-            'photographs', 'name another place by --views')
+            'photographs', 'choose another path with --views')
         return
     silence()
     model = build_model(cfg)
@@ -115,7 +115,7 @@ def draw_views(cfg: Config, folder: str, path: str,
             contact_sheet(images, {'masks of round 0': maps}, path)
         except OSError as error:
             yield _finding('warning', f'no views are drawn ({error})',
-                           'name another place by --views')
+                           'choose another path with --views')
             return
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -124,8 +124,8 @@ def draw_views(cfg: Config, folder: str, path: str,
                    'whether colours are sound')
 
 
-def _finding(severity: Severity, found: str, mend: str = '') -> Finding:
-    return Finding(_AREA, severity, found, mend)
+def _finding(severity: Severity, found: str, fix: str = '') -> Finding:
+    return Finding(_AREA, severity, found, fix)
 
 
 def _some(names: list[str]) -> str:

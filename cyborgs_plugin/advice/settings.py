@@ -88,14 +88,14 @@ def _warned(check: Callable, cfg: Config) -> Iterator[Finding]:
 
 def _warning(line: str) -> Finding:
     """A line of ours says what was found, and then what to set."""
-    found, mark, mend = line.rpartition('; set ')
+    found, mark, fix = line.rpartition('; set ')
     if mark:
-        return Finding(_AREA, 'warning', found, f'set {mend}')
-    found, mark, mend = line.partition('): ')
+        return Finding(_AREA, 'warning', found, f'set {fix}')
+    found, mark, fix = line.partition('): ')
     if mark:
-        return Finding(_AREA, 'warning', f'{found})', mend)
-    found, _, mend = line.partition(': ')
-    return Finding(_AREA, 'warning', found, mend)
+        return Finding(_AREA, 'warning', f'{found})', fix)
+    found, _, fix = line.partition(': ')
+    return Finding(_AREA, 'warning', found, fix)
 
 
 def _transfer(cfg: Config) -> Iterator[Finding]:

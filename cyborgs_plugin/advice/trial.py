@@ -28,7 +28,7 @@ from ..segmentation.mask_round import make_round
 _SMALL = 8
 """Images of the first step on a CPU."""
 _PATIENCE = 8.
-"""Seconds, above which a whole batch on a CPU is reckoned from a small one."""
+"""Seconds above which a batch on a CPU is estimated from a smaller one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Trial:
 
 
 TOO_LARGE = Trial(math.inf, math.inf, math.inf, sys.maxsize, 0, 0.)
-"""Of a step that ended for want of memory."""
+"""Of a step that ended because memory ran out."""
 
 
 def silence() -> None:

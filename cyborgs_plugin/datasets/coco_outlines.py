@@ -14,14 +14,14 @@ _LONGEST = 10**7  # pixels along all parts; pycocotools takes 80 bytes for each
 _DIGITS = 7  # of 5 bits, more than any number of pixels needs
 
 
-def mend_outline(annotation: dict, size: tuple[int, int],
-                 mended: Counter) -> None:
+def repair_outline(annotation: dict, size: tuple[int, int],
+                 repaired: Counter) -> None:
     """Repair what is unambiguous in an outline; check nothing else.
 
     Args:
         annotation (dict): Its ``segmentation`` is replaced.
         size (tuple[int, int]): Height and width of its image in pixels.
-        mended (Counter): Counts the repairs.
+        repaired (Counter): Counts the repairs.
     """
     outline = annotation.get('segmentation')
     if isinstance(outline, dict):
@@ -30,22 +30,23 @@ def mend_outline(annotation: dict, size: tuple[int, int],
                 str(side).removesuffix('.0') for side in sides
         ] == [str(side) for side in size]:
             outline['size'] = list(size)
-            mended['sizes of run lengths as text or with a decimal point'] += 1
+            repaired['sizes of run lengths as text or with a decimal point'
+                     ] += 1
         return
     if not isinstance(outline, list) or not outline:
         return
     if all(isinstance(side, (int, float)) for side in outline):
         outline = [outline]
-        mended['outlines that are one bare list'] += 1
+        repaired['outlines that are one bare list'] += 1
     if _are_points(outline):
         outline = [outline]
     if any(map(_are_points, outline)):
         outline = [[side for point in part for side in point]
                    if _are_points(part) else part for part in outline]
-        mended['outlines of points [x, y]'] += 1
+        repaired['outlines of points [x, y]'] += 1
     kept = [part for part in outline if not _flaw(part, size)]
     if kept and len(kept) < len(outline):
-        mended['parts of outlines that are left out, of no area, half a '
+        repaired['parts of outlines that are left out, of no area, half a '
                'point or outside the image'] += len(outline) - len(kept)
         outline = kept
     annotation['segmentation'] = outline

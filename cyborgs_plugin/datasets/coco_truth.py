@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 from pycocotools import mask as coco_mask
 
 from ..errors import MissingFileError, UserError
-from .coco_outlines import encode_outline, mend_outline
+from .coco_outlines import encode_outline, repair_outline
 
 TURNED = (
     'images are read upright, by their EXIF orientation, whereas their '
@@ -386,7 +386,7 @@ def load_coco(path: str,
             f'{path!r} is no COCO json: expected an object with the lists '
             f'{", ".join(lists)}, but found {found:.200}. Export it again in '
             "the format COCO, not as the tool's own project")
-    mended: Counter[str] = Counter()
+    repaired: Counter[str] = Counter()
     numbers = dict(
         images=('id', 'height', 'width') if 'annotations' in lists else (),
         annotations=('image_id', 'category_id')
@@ -401,25 +401,25 @@ def load_coco(path: str,
                                 'object')
             word = words.get(key)
             if key == 'categories':
-                _mend_names(record, mended)
+                _repair_names(record, repaired)
             if word and (not isinstance(record.get(word), str)
                          or not record[word]):
                 raise _wrong(place, record, word)
             for field in numbers[key]:
-                _mend_number(place, record, field, mended)
+                _repair_number(place, record, field, repaired)
             if 'height' in numbers[key] and (
                     record['height'] * record['width'] > _PIXELS):
                 raise _wrong(place, record, 'height')
     if 'categories' in lists:
         _check_categories(path, content['categories'])
     if panoptic:
-        _check_segments(path, content['annotations'], mended)
+        _check_segments(path, content['annotations'], repaired)
     elif 'annotations' in lists:
-        _mend_annotations(path, content, mended)
-    if mended:
+        _repair_annotations(path, content, repaired)
+    if repaired:
         print_log(
             f'{path}: read with ' + '; '.join(
-                f'{count} {what}' for what, count in mended.items()),
+                f'{count} {what}' for what, count in repaired.items()),
             logger='current',
             level=logging.WARNING)
     return content
@@ -454,8 +454,8 @@ def _wrong(place: str, record: dict, field: str) -> UserError:
     return UserError(f'{place} {found}: {_MENDS[field].format(kind=kind)}')
 
 
-def _mend_number(place: str, record: dict, field: str,
-                 mended: Counter) -> None:
+def _repair_number(place: str, record: dict, field: str,
+                 repaired: Counter) -> None:
     """Turn '12' and 12.0 into 12; an id may be a word, such as '012'."""
     value = record.get(field)
     is_size = field in ('height', 'width')
@@ -464,23 +464,23 @@ def _mend_number(place: str, record: dict, field: str,
         digits = r'[0-9]{1,18}' if is_size else r'(0|-?[1-9][0-9]{0,17})'
         if re.fullmatch(digits + r'(\.0*)?', text.strip()):
             record[field] = int(text.split('.')[0])
-            mended['numbers as text or with a decimal point'] += 1
+            repaired['numbers as text or with a decimal point'] += 1
         elif is_size or not isinstance(value, str) or not value:
             raise _wrong(place, record, field)
     if is_size and not 1 <= record[field] <= _SIDE:
         raise _wrong(place, record, field)
 
 
-def _mend_names(category: dict, mended: Counter) -> None:
+def _repair_names(category: dict, repaired: Counter) -> None:
     """Turn names that are numbers into text."""
     for field in ('name', 'supercategory'):
         if type(category.get(field)) in (int, float):
             category[field] = str(category[field])
-            mended['names of categories that are numbers'] += 1
+            repaired['names of categories that are numbers'] += 1
 
 
 def _check_segments(path: str, annotations: list[dict],
-                    mended: Counter) -> None:
+                    repaired: Counter) -> None:
     """Check the fields of each panoptic annotation that are used."""
     for index, annotation in enumerate(annotations):
         place = f'{path}: annotations[{index}]'
@@ -492,14 +492,14 @@ def _check_segments(path: str, annotations: list[dict],
             if not isinstance(info, dict):
                 raise _wrong(place, annotation, 'segments_info')
             for field in ('id', 'category_id'):
-                _mend_number(f'{place}.segments_info[{number}]', info, field,
-                             mended)
+                _repair_number(f'{place}.segments_info[{number}]', info, field,
+                             repaired)
             if type(info['id']) is not int:  # it is a colour
                 raise _wrong(f'{place}.segments_info[{number}]', info, 'id')
             info['iscrowd'] = _is_crowd(place, info)
 
 
-def _mend_annotations(path: str, content: dict, mended: Counter) -> None:
+def _repair_annotations(path: str, content: dict, repaired: Counter) -> None:
     """Complete annotations with what follows from their other fields."""
     images = {image['id']: image for image in content['images']}
     annotations, strange = content['annotations'], []
@@ -509,19 +509,19 @@ def _mend_annotations(path: str, content: dict, mended: Counter) -> None:
         annotation['iscrowd'] = _is_crowd(place, annotation)
         if annotation.get('id') is None:
             annotation['id'] = f'of index {index}'
-            mended['annotations without an id'] += 1
+            repaired['annotations without an id'] += 1
         image = images.get(annotation['image_id'])
         if image is None:
             strange.append(annotation['image_id'])
             continue
-        mend_outline(annotation, (image['height'], image['width']), mended)
+        repair_outline(annotation, (image['height'], image['width']), repaired)
         area = annotation.get('area')
         if type(area) not in (int, float) or not 0 < area < _AREA:
             bare.append(annotation)
     again = len(content['images']) - len(
         {image['file_name'] for image in content['images']})
     if again:
-        mended['files listed once more, whose objects are joined'] += again
+        repaired['files listed once more, whose objects are joined'] += again
     if strange:
         if len(strange) == len(annotations):
             raise UserError(
@@ -529,13 +529,13 @@ def _mend_annotations(path: str, content: dict, mended: Counter) -> None:
                 f'one of its {len(images)} images: their image_id is such '
                 f'as {strange[0]!r}, the id of an image such as '
                 f'{next(iter(images), None)!r}. Make them agree')
-        mended[f'annotations (image_id such as {strange[0]!r}) of images '
+        repaired[f'annotations (image_id such as {strange[0]!r}) of images '
                'that are not listed'] += len(strange)
-    _check_sides(path, images, annotations, mended)
+    _check_sides(path, images, annotations, repaired)
     for annotation in bare:
         annotation['area'] = float(
             _measure(coco_mask.area, path, images, annotation))
-        mended['annotations whose area is counted from the outline'] += 1
+        repaired['annotations whose area is counted from the outline'] += 1
 
 
 def _is_crowd(place: str, record: dict) -> bool:
@@ -564,7 +564,7 @@ def _check_categories(path: str, categories: Sequence[dict]) -> None:
 
 
 def _check_sides(path: str, images: Mapping[Any, dict],
-                 annotations: Sequence[dict], mended: Counter) -> None:
+                 annotations: Sequence[dict], repaired: Counter) -> None:
     """Refuse height and width that are swapped, as the outlines show."""
     upright: set = set()
     beyond: dict[Any, str] = {}
@@ -588,7 +588,7 @@ def _check_sides(path: str, images: Mapping[Any, dict],
             beyond[number] = image['file_name']
     if beyond:
         first = next(iter(beyond.values()))
-        mended[f'images, such as {first!r}, whose outlines go beyond them: '
+        repaired[f'images, such as {first!r}, whose outlines go beyond them: '
                'are height and width those that they were drawn on?'] += len(
                    beyond)
     if not turned:
@@ -599,7 +599,7 @@ def _check_sides(path: str, images: Mapping[Any, dict],
             f'{path}: the outlines of {len(turned)} images, such as {first}, '
             'fit them only with height and width swapped: swap those in the '
             'json')
-    mended[f'images, such as {first}, whose outlines fit them only with '
+    repaired[f'images, such as {first}, whose outlines fit them only with '
            'height and width swapped'] += len(turned)
 
 

@@ -352,7 +352,7 @@ def _check(name: str, part: dict[str, Any], others: list[dict[str, Any]],
             _span(other, length)[0] <= end < _span(other, length)[1]
             and not _is_warm_up(other) for other in others):
         lines.append(f'{name}.end={end}: {kind} ends before the run, which '
-                     'goes on at the last rate; set it to '
+                     'continues at the last rate; set it to '
                      f'{length}, or leave it out')
     span = min(end, length) - begin
     lines += [

@@ -105,13 +105,13 @@ class EpochSeedHook(Hook):
                 runner.iter > runner.epoch * number):
             runner.logger.warning(
                 'The checkpoint does not say how much of an epoch it has '
-                f'seen: epoch {runner.epoch + 1} begins anew')
+                f'seen: epoch {runner.epoch + 1} starts over')
         first, twice = divmod(seen, rest.images)
         first = min(first, number)
         if not first:
             return 0
         runner.logger.info(
-            f'Going on within epoch {runner.epoch + 1}: {seen} of its images '
+            f'Resuming within epoch {runner.epoch + 1}: {seen} of its images '
             f'were seen, {number - first} of {number} batches remain'
             + f' ({twice} images are seen again)' * bool(twice))
         return first

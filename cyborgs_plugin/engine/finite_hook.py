@@ -93,16 +93,16 @@ class FiniteHook(Hook):
 
     def _way_out(self, runner: Runner) -> str:
         last = _last(runner)
-        mends = ('a lower rate (optim_wrapper.optimizer.lr), a longer warm-up '
+        fixes = ('a lower rate (optim_wrapper.optimizer.lr), a longer warm-up '
                  '(param_scheduler.0.end) or clipped gradients '
                  '(optim_wrapper.clip_grad.max_norm=1.)')
         if hasattr(runner.optim_wrapper, 'loss_scaler'):
-            mends += ', or without --amp'
+            fixes += ', or without --amp'
         if last is None or last == self._earlier:
             return (f'This run has written no checkpoint; start again with '
-                    f'{mends}')
-        return (f'The last checkpoint, {last[0]}, is from before: go on from '
-                f'it by --resume with {mends}')
+                    f'{fixes}')
+        return (f'The last checkpoint, {last[0]}, is from before: resume '
+                f'it with --resume and {fixes}')
 
 
 def is_skipped(runner: Runner) -> bool:

@@ -101,7 +101,7 @@ class HealthHook(Hook):
         self._steps = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Open the record: of this run, or anew."""
+        """Open the record of this run, or a new one."""
         self._measures = self.interval > 0 and isinstance(
             runner.train_loop, EpochBasedTrainLoop)
         if not self._measures:
@@ -114,7 +114,7 @@ class HealthHook(Hook):
                 self.record = HealthRecord.resumed(
                     path, runner.epoch, -1 if bank is None else bank.round)
             except ValueError as error:
-                runner.logger.warning(f'{error}: it is begun anew')
+                runner.logger.warning(f'{error}: a new one is started')
         self._pictures = None
 
     def before_train_epoch(self, runner: Runner) -> None:

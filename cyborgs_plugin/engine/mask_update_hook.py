@@ -184,7 +184,7 @@ class MaskUpdateHook(Hook):
             if not error.diverged:
                 raise
             runner.logger.error(
-                f'NO NEW MASKS: {error}. Training goes on with mask round '
+                f'NO NEW MASKS: {error}. Training continues with mask round '
                 f'{self.bank.round} of epoch {self.bank.manifest["epoch"]}; '
                 f'the next update comes {self.interval} epochs from now')
         else:
@@ -386,8 +386,8 @@ class MaskUpdateHook(Hook):
         if folder is not None:
             runner.logger.warning(
                 f'{self.root} held mask rounds of an earlier run '
-                f'({len(list_rounds(folder))}), and this run begins anew: '
-                f'they are now in {folder}, none is deleted. To go on with '
+                f'({len(list_rounds(folder))}), and this run starts over: '
+                f'they are now in {folder}, none is deleted. To continue with '
                 'the earlier run instead, stop this one, move them back and '
                 'start with --resume')
 
@@ -409,7 +409,7 @@ class MaskUpdateHook(Hook):
                    f'{bank.round} was made of: ' + '; '.join(changes))
         if self.resume_data == 'exact':
             raise UserError(
-                f'{message}. Bring back the data as they were to go on '
+                f'{message}. Restore the data as they were to resume '
                 'exactly; or make a new mask round for the current images: '
                 '--cfg-options default_hooks.mask_update.resume_data=new')
         runner.logger.warning(f'{message}. A new round is made for them, '
@@ -430,33 +430,33 @@ class MaskUpdateHook(Hook):
             runner.work_dir)
         config = osp.join(runner.work_dir,
                           osp.basename(runner.cfg.filename or 'CONFIG'))
-        mend = ('make the round again from the checkpoint, which holds what '
+        fix = ('make the round again from the checkpoint, which holds what '
                 'it takes: ' + command('generate_masks', config,
                                        str(checkpoint), '--again'))
         aside = find_aside(self.root, number, expected)
         if aside is not None:
-            mend = ('a run that began without --resume has set it aside: move '
+            fix = ('a run that began without --resume has set it aside: move '
                     f'the rounds of {aside} back to {self.root}, in place of '
                     'those there')
         if not osp.isdir(path):
             raise MissingFileError(
-                f'The checkpoint goes on with mask round {number}, but '
-                f'{path} is gone: {mend}')
+                f'The checkpoint needs mask round {number}, but '
+                f'{path} is gone: {fix}')
         try:
             bank = MaskBank.open(path, verify=True)
         except (ValueError, FileNotFoundError) as error:
-            raise UserError(f'{error}. That is, {mend}') from error
+            raise UserError(f'{error}. That is, {fix}') from error
         if bank.hash != expected:
             message = (
-                f'The checkpoint goes on with mask round {number} of hash '
+                f'The checkpoint needs mask round {number} of hash '
                 f'{expected[:12]}, but {path} has {bank.hash[:12]}')
             if self.exact_resume:
                 raise UserError(
-                    f'{message}: {mend}. To go on with the masks that are '
+                    f'{message}: {fix}. To continue with the masks that are '
                     'there: --cfg-options '
                     'default_hooks.mask_update.exact_resume=False')
             runner.logger.warning(f'{message}: they are used all the same')
-        runner.logger.info(f'Going on with mask round {number} of {path}')
+        runner.logger.info(f'Continuing with mask round {number} of {path}')
         return bank
 
     def _use(self, runner: Runner, bank: MaskBank) -> None:

@@ -59,12 +59,12 @@ class ScheduleHook(Hook):
                  f'({"; ".join(changes)})')
         if any(getattr(s, 'need_val_args', False) for s in self._wanted):
             runner.logger.warning(
-                f'{found}. The run goes on with that of the checkpoint: one '
+                f'{found}. The run continues with that of the checkpoint: one '
                 'that depends on scores cannot be brought to its epoch')
             return
         self._replay(runner)
         runner.logger.warning(
-            f'{found}. The run goes on with that of the config')
+            f'{found}. The run continues with that of the config')
 
     def _changes(self) -> list[str]:
         """The differences between checkpoint and config."""

@@ -49,9 +49,9 @@ def check_start(cfg: Config) -> list[str]:
     return [
         f'The backbone starts from {source} with a recipe that is made for '
         f'random weights: {"; ".join(spoils)}. It may make good weights '
-        'worse, which nobody sees without labels: '
+        'worse, which nobody notices without labels: '
         'cyborgs_plugin::cyborgs_continue.py '
-        'goes on from them (docs/continue.md)'
+        'continues from them (docs/continue.md)'
     ]
 
 

@@ -81,7 +81,7 @@ class TeacherFeaturesHook(Hook):
         bank = TeacherBank(root)
         runner.logger.info(
             f'What the teacher sees is read from {root}: '
-            f'{bank.num_bytes / len(self.images):.0f} bytes a picture')
+            f'{bank.num_bytes / len(self.images):.0f} bytes per picture')
         for part in self.scenes:
             part.use_teacher(bank, model.neck.grid_stride)
         # Persistent workers hold a copy of the data set: start new ones.
@@ -100,7 +100,7 @@ class TeacherFeaturesHook(Hook):
             if found != wanted:
                 raise UserError(
                     f'{root} holds what a teacher saw by {found}, but this '
-                    f'one sees by {wanted}: go on with that teacher and '
+                    f'one sees by {wanted}: use that teacher and '
                     'settings, delete the folder, or name another one by '
                     'default_hooks.teacher_features.bank_root')
             return

@@ -129,7 +129,7 @@ def writing_to(work_dir: str) -> Iterator[None]:
             raise
         raise UserError(
             f'{work_dir} cannot be the folder of the run ({error}): give '
-            'one that can be written to by --work-dir') from error
+            'one that can be written to with --work-dir') from error
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
@@ -161,5 +161,5 @@ def latest_checkpoint(work_dir: str) -> str | None:
     raise MissingFileError(
         f'{pointer} names {path!r}, and no such file is there or in '
         f'{work_dir}, which holds '
-        f'{", ".join(found) or "no checkpoint"}: go on from one by --resume '
-        f'PATH, or delete {pointer} to begin anew')
+        f'{", ".join(found) or "no checkpoint"}: resume one with --resume '
+        f'PATH, or delete {pointer} to start over')

@@ -91,7 +91,7 @@ RULES = (
         'collapse', _collapsed,
         'the network gives nearly the same vector for everything: mean cosine '
         'of pictures {image_cosine:.4f}, effective rank {image_rank:.3g}',
-        'Training on does not mend it, even if the loss falls: begin anew '
+        'Further training does not help, even if the loss falls: start again '
         f'with {_LOWER_RATE}, and see that the target is a slow average of '
         'the network (model.target_ema.momentum) and that the predictor is '
         'there'),

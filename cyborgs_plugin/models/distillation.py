@@ -155,7 +155,7 @@ class FrozenTeacher(BaseModule):
                 'The checkpoint was trained by a teacher of hash '
                 f'{_hexadecimal(theirs)}, but model.teacher.checkpoint='
                 f'{self.checkpoint!r} has {_hexadecimal(self.digest)}: give '
-                'the same file to go on, or begin anew')
+                'the same file to resume, or start over')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

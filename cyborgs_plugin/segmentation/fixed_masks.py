@@ -26,8 +26,8 @@ def fixed_masks(source_cfg: dict[str, Any],
                 ) -> dict[str, np.ndarray]:
     """Segment each image by itself, into the same number of regions.
 
-    A round draws K and starts anew, so that two rounds of the same network
-    differ. Here they do not: what changes is the network.
+    A round draws K and new starting points, so that two rounds of the same
+    network differ. Here they do not: what changes is the network.
 
     Args:
         source_cfg (dict): Config of the mask source.
@@ -87,7 +87,7 @@ def agreement_with_before(maps: dict[str, np.ndarray], number: int,
                     for name in file.files if name.startswith(prefix)
                 }
         except (OSError, ValueError, EOFError, BadZipFile) as error:
-            print_log(f'{path} cannot be read ({error}): it is begun anew',
+            print_log(f'{path} cannot be read ({error}): a new one is started',
                       logger='current', level=logging.WARNING)
     kept = {prefix + key: ids for key, ids in earlier.items()}
     kept.update((f'{number}/{key}', ids) for key, ids in maps.items())

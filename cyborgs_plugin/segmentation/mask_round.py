@@ -292,7 +292,7 @@ class _Work:
                 f'{self._allowed()} may be broken '
                 f'(default_hooks.mask_update.max_broken={self.max_broken}):'
                 '\n  ' + '\n  '.join(done.reasons[:_NAMED]) +
-                '\nNo round is published. Mend or remove the files, or set '
+                '\nNo round is published. Fix or remove the files, or set '
                 'max_broken higher, up to 1, to train with the others')
 
     def publish(self, done: _Done, meta: dict[str, Any]) -> None:

@@ -195,7 +195,7 @@ class _Line:
                 'The store of the processes, which rank 0 or its torchrun '
                 f'keeps at MASTER_ADDR, is gone ({answer}): that process or '
                 'its machine has ended, or cannot be reached any more; look '
-                'into its log. --resume goes on from the last checkpoint'
+                'into its log. --resume resumes from the last checkpoint'
             ) from answer
         return answer
 
@@ -290,7 +290,7 @@ def _silent(rank: int, seconds: float) -> dict[str, Any]:
     return dict(
         message=f'no sign of life for {seconds:.0f} s: its process or '
         f'machine has ended, or hangs; look into the log of rank {rank}. '
-        '--resume goes on from the last checkpoint')
+        '--resume resumes from the last checkpoint')
 
 
 @lru_cache(maxsize=1)

@@ -138,8 +138,8 @@ def check_annotations(cfg: Config) -> list[str]:
     if len({tuple(order) for order in orders.values()}) > 1:
         raise UserError(
             f'{" and ".join(orders)} list their categories in different '
-            'orders, but mmdet numbers the classes by this order: write one '
-            'of them anew with the order of the other')
+            'orders, but mmdet numbers the classes by this order: rewrite '
+            'one of them in the order of the other')
     return lines
 
 

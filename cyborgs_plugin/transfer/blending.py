@@ -77,7 +77,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> int:
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
     if not norms:
         raise UserError(f'{type(network).__name__} has no batch norms, whose '
-                        'statistics could be computed anew')
+                        'statistics could be recomputed')
     update_bn(batches, _NormsInTraining(network))
     network.eval()
     return len(norms)

@@ -105,7 +105,7 @@ def check_files(model: nn.Module) -> list[str]:
                          f'{init["checkpoint"]} is not compared with it')
             continue
         if wrong or len(added) < len(lacking) or len(added) == len(wanted):
-            mend = ('These are norms of outputs that it was not pretrained '
+            fix = ('These are norms of outputs that it was not pretrained '
                     'with: pretrain with all of out_indices and '
                     'model.neck.in_indices'
                     if not wrong and all(_OUTPUT_NORM.match(key)
@@ -118,7 +118,7 @@ def check_files(model: nn.Module) -> list[str]:
                 f'prefix={init.get("prefix")!r}): of {len(wanted)} tensors '
                 f'{len(lacking)} are missing ({some(lacking)}) and '
                 f'{len(wrong)} have other shapes ({some(wrong)}). The file '
-                f'has {some(sorted(found), 4)}. {mend}')
+                f'has {some(sorted(found), 4)}. {fix}')
         lines.append(
             f'model.{name}: {len(wanted) - len(added)} of {len(wanted)} '
             f'tensors are in {init["checkpoint"]}' +
@@ -344,7 +344,7 @@ def read_file(checkpoint: str) -> dict:
                 f'that `{publish}` writes')
         raise MissingFileError(
             f'{checkpoint} does not exist: make it by `{publish}` and name it '
-            f'by --cfg-options {key}=FILE'
+            f'with --cfg-options {key}=FILE'
             + ('' if 'BACKBONE' in os.environ else
                ' or, to the configs of configs/transfer, by BACKBONE=FILE'))
     return load_weights(checkpoint)

@@ -44,7 +44,7 @@ HAIKU = re.compile(
     r'(?:_(?P<number>\d))?)'
     r'(?:/~/(?P<ema>mean|var)_ema)?/(?P<leaf>w|scale|offset|average)$')
 RESAVE = (
-    'Save it anew where you trust it, as plain arrays: import numpy as np, '
+    'Save it again where you trust it, as plain arrays: import numpy as np, '
     'jax; d = np.load(FILE, allow_pickle=True).item(); flat = '
     'jax.tree_util.tree_flatten_with_path(d)[0]; '
     "np.savez('detcon.npz', **{'/'.join(str(p.key) for p in path): "

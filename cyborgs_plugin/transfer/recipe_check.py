@@ -67,8 +67,8 @@ def check_recipe(model: nn.Module,
         places = ', '.join(place for place, _ in found.values())
         lines.append(
             f'{places}: as {source} was trained.{assumed}' if found else
-            f'model.{name}: whether images and strides are those that '
-            f'{source} was trained with cannot be told')
+            f'model.{name}: {source} does not say which images and strides '
+            'it was trained with')
     return lines
 
 

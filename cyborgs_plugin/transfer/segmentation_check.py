@@ -142,7 +142,7 @@ def _classes_in(dataset: Any, number: int, place: str) -> set[int]:
         raise UserError(
             f'{place}: {path} is an image of mode {mode}, but a mask has one '
             'channel of eight bits with the number of the class of each '
-            'pixel: write it anew as such')
+            'pixel: save it as such')
     if mask.shape != size:
         raise UserError(
             f'{place}: {path} has {mask.shape[1]}x{mask.shape[0]} pixels, but '
@@ -157,7 +157,7 @@ def _classes_in(dataset: Any, number: int, place: str) -> set[int]:
             f'{classes} classes are 0 to {classes - 1}, and '
             f'{dataset.ignore_index} is ignored. Set metainfo.classes and '
             'num_classes of the heads to all that there are, or write the '
-            'masks anew')
+            'masks again')
     return values
 
 
@@ -178,6 +178,6 @@ def _check_variety(dataset: Any, found: set[int], place: str) -> None:
         only = ', '.join(f'{value} ({classes[value]})' for value in found)
         raise UserError(
             f'{place}: of {len(classes)} classes all masks together have '
-            f'{only or "none"}, beside {dataset.ignore_index}, which is '
+            f'{only or "none"}, besides {dataset.ignore_index}, which is '
             'ignored: nothing could be learnt. Masks of 0 and 255, say, must '
-            'be written anew as 0 and 1')
+            'be saved as 0 and 1')

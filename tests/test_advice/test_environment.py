@@ -26,7 +26,7 @@ def found(tmp_path, monkeypatch):
             monkeypatch.setattr(environment, 'look_at_machine',
                                 lambda: Machine(**{**vars(machine),
                                                    **changes}))
-        return [(one.severity, one.found, one.mend)
+        return [(one.severity, one.found, one.fix)
                 for one in examine_environment(str(tmp_path / 'run'))
                 if word in one.found]
 
@@ -42,22 +42,22 @@ def test_a_sound_machine(found):
         assert part in words, part
 
 
-@pytest.mark.parametrize('threads, load, mend', [
+@pytest.mark.parametrize('threads, load, fix', [
     (8, 0., 'OMP_NUM_THREADS=4'), (4, 3., 'OMP_NUM_THREADS=1'),
     (2, 3., None), (1, 9., None)])
-def test_threads(found, monkeypatch, threads, load, mend):
+def test_threads(found, monkeypatch, threads, load, fix):
     monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
     (severity, _, said), = found(f'{threads} threads', load=load)
-    assert severity == ('warning' if mend else 'ok')
-    assert mend is None or mend in said
+    assert severity == ('warning' if fix else 'ok')
+    assert fix is None or fix in said
 
 
 def test_disks_and_memory(found, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(
         free=10**8, total=64 * 10**6))
     assert found('of disk free')[0][0] == 'warning'
-    severity, _, mend = found('shared memory')[0]
-    assert severity == 'warning' and '--shm-size' in mend
+    severity, _, fix = found('shared memory')[0]
+    assert severity == 'warning' and '--shm-size' in fix
     assert found('of memory free', memory=10**9)[0][0] == 'warning'
 
 
@@ -94,8 +94,8 @@ def test_ops_and_mmdet_that_are_missing(found, monkeypatch):
 
 def test_gpus(found, monkeypatch):
     full = Gpu('H', 10**9, 8 * 10**10)
-    severity, _, mend = found('GPU 0: H', gpus=(full, ))[0]
-    assert severity == 'warning' and 'nvidia-smi' in mend
+    severity, _, fix = found('GPU 0: H', gpus=(full, ))[0]
+    assert severity == 'warning' and 'nvidia-smi' in fix
     free = Gpu('H', 7 * 10**10, 8 * 10**10)
     assert found('GPU 0: H', gpus=(free, ))[0][0] == 'ok'
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
@@ -114,8 +114,8 @@ def test_a_check_that_dies_is_a_finding():
         raise RuntimeError('boom')
 
     one, = guarded('config', user)
-    assert (one.severity, one.found, one.mend) == (
+    assert (one.severity, one.found, one.fix) == (
         'error', 'x is 3', 'set it to 4')
     one, = guarded('data', bug)
     assert one.area == 'data' and 'RuntimeError: boom' in one.found
-    assert 'report it' in one.mend
+    assert 'report it' in one.fix

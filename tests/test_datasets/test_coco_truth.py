@@ -336,14 +336,14 @@ def logged(monkeypatch):
     return lines
 
 
-@pytest.mark.parametrize('export, mended', [
+@pytest.mark.parametrize('export, fixed', [
     (cvat, None), (label_studio, None),
     (roboflow, '1 annotations whose area is counted from the outline'),
     (labelme2coco, '2 annotations whose area is counted from the outline'),
     (via, '7 numbers as text or with a decimal point; 2 annotations without '
           'an id; 2 outlines that are one bare list; 2 annotations whose area '
           'is counted from the outline')])
-def test_exports(tmp_path, logged, export, mended):
+def test_exports(tmp_path, logged, export, fixed):
     path = tmp_path / 'x.json'
     path.write_bytes(b'\xef\xbb\xbf' + json.dumps(export()).encode())
     truth = CocoTruth(str(path))
@@ -354,7 +354,7 @@ def test_exports(tmp_path, logged, export, mended):
     for mask, (rows, cols) in zip(found.masks, (
             (slice(6, 16), slice(4, 12)), (slice(8, 32), slice(20, 36)))):
         assert mask[rows, cols].all() and mask.sum() == mask[rows, cols].size
-    assert logged == ([f'{path}: read with {mended}'] if mended else [])
+    assert logged == ([f'{path}: read with {fixed}'] if fixed else [])
 
 
 @pytest.mark.parametrize('name', ['x.pkl', 'x.yaml', 'x'])

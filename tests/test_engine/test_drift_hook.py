@@ -41,7 +41,7 @@ def test_what_a_run_says(photo_root, tmp_path, capfd):
     assert 'Drift from the start' in capfd.readouterr().out
 
 
-def test_warns_once_and_names_the_mend(photo_root, tmp_path, capfd):
+def test_warns_once_and_names_the_fix(photo_root, tmp_path, capfd):
     def warnings(folder, **hook):
         run(photo_root, tmp_path / folder, **{
             'train_cfg.max_epochs': 2, 'custom_hooks': [dict(HOOK, **hook)]

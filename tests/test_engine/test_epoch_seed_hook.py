@@ -77,7 +77,7 @@ def test_a_resumed_run_of_two_processes_is_the_same(photo_root, tmp_path,
     check_equal(tmp_path / 'w', tmp_path / 'x')
 
 
-# 12 images in 4 steps an epoch; masks are renewed after the first.
+# 12 images in 4 steps per epoch; masks are renewed after the first.
 WITHIN = {
     **RUN, 'train_dataloader.batch_size': 3, 'train_cfg.max_epochs': 2,
     'default_hooks.mask_update.interval': 1,
@@ -233,4 +233,4 @@ def test_a_checkpoint_that_does_not_say_is_warned_of(tmp_path, capsys):
     runner.register_hook(EpochSeedHook())
     runner.train_loop._epoch, runner.train_loop._iter = 1, 4
     runner.train()
-    assert 'epoch 2 begins anew' in capsys.readouterr().out
+    assert 'epoch 2 starts over' in capsys.readouterr().out

@@ -62,7 +62,7 @@ def check_last(tmp_path, message, epoch):
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_a_loss_that_is_not_finite_ends_the_run(photo_root, tmp_path, value):
-    # 3 steps an epoch: from the first of epoch 2
+    # 3 steps per epoch: from the first of epoch 2
     message = run(photo_root, tmp_path, Spoil(range(4, 99), value),
                   **{'default_hooks.finite.patience': 2})
     assert 'at step 5 (epoch 2), for 2 steps in a row' in message

@@ -361,7 +361,7 @@ def test_nan_features_keep_the_old_round(photo_root, tmp_path, monkeypatch):
     monkeypatch.setattr(runner.logger, 'error', logged.append)
     runner.train()
     assert len(logged) == 1
-    assert re.search(r"NO NEW MASKS: .*'train2017/\d\d.png'.*goes on with "
+    assert re.search(r"NO NEW MASKS: .*'train2017/\d\d.png'.*continues with "
                      'mask round 0 of epoch 0', logged[0], re.S)
     hubs = [
         torch.load(tmp_path / 'w' / f'epoch_{epoch}.pth',

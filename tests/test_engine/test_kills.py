@@ -1,4 +1,4 @@
-"""Training killed at every named step goes on with a valid bank.
+"""Training killed at every named step continues with a valid bank.
 
 Each run is a forked process, or two of them that talk by gloo. A fault is
 put into the n-th call of a step; then the run is resumed as
@@ -222,7 +222,7 @@ def assert_goes_on(undisturbed, work_dir, epochs, world_size=1, **options):
     return logs
 
 
-# 3 groups and 12 images a round; before: epochs made before the run.
+# 3 groups and 12 images per round; before: epochs made before the run.
 @pytest.mark.parametrize('before, step, nth, reused', [
     (0, 'extracting', 2, False),
     (0, 'checkpointing', 1, True),
@@ -292,7 +292,7 @@ def test_a_failing_rank_ends_the_job(tmp_path, undisturbed, rank, step, nth,
         if act is fail:
             assert f'On rank {rank}:\nTraceback' in log
             assert act.__name__ in log  # where it happened
-        else:  # a disk is the user's to mend
+        else:  # a disk is the user's to fix
             assert 'MaskRoundError' in log and f'On rank {rank}:' not in log
     assert list_rounds(work_dir / 'masks') == [0]
     assert_goes_on(undisturbed, work_dir, 2, 2)

@@ -154,7 +154,7 @@ def test_says_what_has_changed(tmp_path, capsys):
     text = text.out + text.err
     assert 'param_scheduler.1.end: 10 -> 15' in text
     assert 'param_scheduler.1.T_max: 10 -> 15' in text
-    assert 'goes on with that of the config' in text
+    assert 'continues with that of the config' in text
     assert 'before `optimizer.step()`' not in text
 
 

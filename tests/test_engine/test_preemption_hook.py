@@ -16,7 +16,7 @@ from . import test_kills as kills
 
 pytestmark = pytest.mark.slow  # each trains
 
-# 12 images in 4 steps an epoch; masks are renewed after the first.
+# 12 images in 4 steps per epoch; masks are renewed after the first.
 RUN = {
     'train_cfg.max_epochs': 2,
     'train_dataloader.batch_size': 3,
@@ -122,7 +122,7 @@ def test_all_ranks_stop_after_the_same_step(undisturbed, tmp_path,
     def preempt():
         os.kill(os.getpid(), signal.SIGTERM)
 
-    options = {**RUN, 'train_dataloader.batch_size': 2}  # 3 steps an epoch
+    options = {**RUN, 'train_dataloader.batch_size': 2}  # 3 steps per epoch
     for name, fault in (('w', None), ('x', (1, 'stepping', 1, preempt)),
                         ('x', None)):
         codes, logs = kills.run(undisturbed / 'data', tmp_path / name, 2,

@@ -120,9 +120,9 @@ ORIGINAL = dict(mmengine='0.10.7', mmcv='2.1.0', mmpretrain='1.2.0',
      r'\[transfer-openmmlab\]'),
     (dict(ORIGINAL, numpy='2.4.6'), 'found numpy 2.4.6',
      'pip install "numpy<2"'),
-    (dict(ORIGINAL, mmcv='2.2.0', mmdet='3.3.0'), 'mmcv < 2.2.0 beside mmdet '
+    (dict(ORIGINAL, mmcv='2.2.0', mmdet='3.3.0'), 'mmcv < 2.2.0 with mmdet '
      '3.3.0, but found mmcv 2.2.0', '"mmcv>=2.0.0,<2.2.0"'),
-    (dict(ORIGINAL, mmcv='2.2.0', mmsegmentation='1.2.2'), 'beside '
+    (dict(ORIGINAL, mmcv='2.2.0', mmsegmentation='1.2.2'), 'with '
      'mmsegmentation 1.2.2, but found mmcv 2.2.0', '"mmcv>=2.0.0,<2.2.0"'),
     (dict(ORIGINAL, onedl_mmsegmentation='1.4.2'),
      'onedl-mmsegmentation 1.4.2', r'\[segmentation-openmmlab\]'),

@@ -165,7 +165,7 @@ def test_from_a_start_to_differences(bench, monkeypatch, capsys):
         assert {
             'method', '---', 'start', 'continue', 'anchored',
             'continue, blended 0.5', 'anchored, blended 0.5',
-            'continue, norms anew', 'anchored, norms anew'
+            'continue, norms recomputed', 'anchored, norms recomputed'
         } == set(rows)
         assert '±' in rows['anchored'] and score in rows['method']
     continue_from.main()  # all is done by now

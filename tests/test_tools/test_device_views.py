@@ -15,7 +15,7 @@ def test_it_prints_times_and_the_ratio(photo_root, call):
     lines = told.splitlines()[-3:]
     found = [
         re.fullmatch(
-            rf'{size} pixels, 3 photographs, ms a view: f15b0f3 ([\d.]+), '
+            rf'{size} pixels, 3 photographs, ms per view: f15b0f3 ([\d.]+), '
             r'held ([\d.]+), batched ([\d.]+); ratio ([\d.]+)', line)
         for size, line in zip((224, 96), lines)
     ]

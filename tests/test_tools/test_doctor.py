@@ -59,7 +59,7 @@ def test_views_have_a_place_of_their_own(examine, photos, tmp_path):
         code, found = examine('--data', photos, '--views', place)
         assert code == 0, found
         drawn, = (one for one in found if said in one['found'])
-        assert '--views' in drawn['mend']
+        assert '--views' in drawn['fix']
     assert len(list(photos.iterdir())) == 9
 
 
@@ -95,7 +95,7 @@ def test_odd_configs_are_warned_of(examine, photos, options, said):
                           *options)
     assert code == 0
     assert said in ' '.join(of(found, 'config', 'warning'))
-    assert all(one['mend'] for one in found if one['severity'] == 'warning')
+    assert all(one['fix'] for one in found if one['severity'] == 'warning')
 
 
 @pytest.mark.parametrize('words, said', [
@@ -112,7 +112,7 @@ def test_odd_configs_are_warned_of(examine, photos, options, said):
 def test_what_would_fail_is_an_error(examine, words, said):
     code, found = examine(*words)
     assert code == 1
-    assert said in ' '.join(one['found'] + one['mend'] for one in found
+    assert said in ' '.join(one['found'] + one['fix'] for one in found
                             if one['severity'] == 'error')
 
 
@@ -128,4 +128,4 @@ def test_photographs_beside_a_config_without_masks(examine, photos):
     _, found = examine(
         'cyborgs_plugin::baselines/byol_r18_coco-mini.py',
         '--data', photos)
-    assert not any('not foreseen' in one['mend'] for one in found), found
+    assert not any('not foreseen' in one['fix'] for one in found), found

@@ -137,7 +137,7 @@ def test_the_message_of_a_failed_resume_is_true(
     command = re.search(r'python tools/generate_masks.py (.* --again)',
                         str(error.value).split('That is, ')[-1])
     call(monkeypatch, generate_masks, *shlex.split(command[1]))
-    assert 'very round of the checkpoint' in capsys.readouterr().out
+    assert 'It equals the round of the checkpoint' in capsys.readouterr().out
     assert {name: open(osp.join(path, name), 'rb').read()
             for name in os.listdir(path)} == before
     assert resume('second').epoch == 4
@@ -152,7 +152,7 @@ def test_another_round_than_the_checkpoint_s_is_told(
              trained / 'epoch_3.pth', '--again')
     assert error.value.code == 1
     said = capsys.readouterr().out
-    assert 'not the very round' in said and 'exact_resume=False' in said
+    assert 'It differs from the round' in said and 'exact_resume=False' in said
 
 
 def test_a_checkpoint_runs_no_code(trained, tmp_path, monkeypatch):

@@ -38,10 +38,10 @@ def test_the_parts_of_a_mask_round(tmp_path):
         write_photo(tmp_path / f'{i}.png', (96, 128), i)
     found = gpu_check.mask_round(paths, 'cpu', 18, 'layer2.1', group_size=3)
     assert found.pop('images') == 5 and found.pop('decoding threads') == 2
-    assert found.keys() == {'seconds an image', 'decode, alone',
+    assert found.keys() == {'seconds per image', 'decode, alone',
                             'forward, alone', 'k-means, alone'}
     assert all(0 < seconds < 5 for seconds in found.values())
-    assert found['seconds an image'] > 0.5 * found['forward, alone']
+    assert found['seconds per image'] > 0.5 * found['forward, alone']
 
 
 def args(tmp_path, **changes):
@@ -57,7 +57,7 @@ def parts(monkeypatch, tmp_path):
             machine=dict(GPU='H0', cores=16), equal_to_cpu=dict(x=(0., 1.)),
             run_tests='3 passed', two_ranks='gradients equal',
             training='2 epochs', mmcv_ops='NMS keeps',
-            mask_round={'seconds an image': 0.002},
+            mask_round={'seconds per image': 0.002},
             pipeline=dict(byol=20., ours=60., ratio=3.),
             steps=dict(bfloat16=STEP)).items():
         monkeypatch.setattr(gpu_check, name,
@@ -78,7 +78,7 @@ def test_one_table_and_one_json_that_plan_takes(parts, tmp_path, call):
     assert json.loads((tmp_path / 'g.json').read_text())['plan'] == dict(
         step=0.25, batch=64, pipeline=60., round=0.002)
     said = call(plan, '--check', tmp_path / 'g.json', '--gpus', 2)
-    assert '118,287 images, 2 GPUs with 64 each, 0.25 s a step' in said
+    assert '118,287 images, 2 GPUs with 64 each, 0.25 s per step' in said
     assert 'ops of mmcv' in gpu_check.check(args(tmp_path, light=False),
                                             'cuda')
 

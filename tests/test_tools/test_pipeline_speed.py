@@ -90,7 +90,7 @@ def test_it_prints_tables_rates_and_cores(paths, call):
                 '--seconds', 0.1, '--images', 2, '--colours-on-device',
                 '--view-size', 64, '--batch', 100, '--step-ms', 500)
     rows = dict(re.findall(r'^\| (\w[\w ,]*?) \| (.*) \|$', told, re.M))
-    assert rows['ms an image, both views'] == (
+    assert rows['ms per image, both views'] == (
         'byol | ours | colours on the device')
     assert {'load', 'RandomResizedCrop', 'RandomFlip', 'ColorJitter',
             'RandomGrayscale', 'GaussianBlur', 'Solarize', 'PackInputs',

@@ -66,8 +66,8 @@ def test_the_table(call, tmp_path):
         plan=dict(step=0.5, batch=16, pipeline=64., round=0.02))))
     said = call(plan, '--check', tmp_path / 'c.json', '--step', 0.25,
                 '--epochs', 800, '--cores', 0.5)
-    assert '0.25 s a step' in said and '0.02 s an image' in said
-    assert 'With 0.5 cores a GPU the loader holds it back: 1.0 would' in said
+    assert '0.25 s per step' in said and '0.02 s per image' in said
+    assert 'With 0.5 cores per GPU the loader holds it back: 1.0 would' in said
 
 
 @pytest.mark.parametrize('words, said', [

@@ -138,7 +138,7 @@ def test_the_network_of_a_file_is_found(tmp_path):
     with pytest.raises(UserError, match='does not fit'):
         network_of(path, 'resnet50')
     torch.save(dict(state_dict={'x.weight': torch.ones(3)}), path)
-    with pytest.raises(UserError, match='name its network by --backbone'):
+    with pytest.raises(UserError, match='name its network with --backbone'):
         network_of(path, None)
 
 

@@ -218,7 +218,7 @@ def test_resuming_nothing_is_said(tmp_path, monkeypatch, capsys):
     cfg = config()
     train.merge_args(cfg, train.parse_args())
     assert f'{tmp_path}/work_dirs' in cfg.work_dir  # wherever it is used
-    assert 'begins anew' in capsys.readouterr().out
+    assert 'starts over' in capsys.readouterr().out
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
@@ -375,7 +375,7 @@ def test_two_processes_on_gloo_make_the_same_masks(photo_root, tmp_path):
 def test_resume_and_user_errors(photo_root, tmp_path):
     run_train(small(photo_root, tmp_path / 'w', 2))
     done = run_train(small(photo_root, tmp_path / 'w', 3) + ['--resume'])
-    assert 'Going on with mask round 1' in done.stdout
+    assert 'Continuing with mask round 1' in done.stdout
     assert 'publish_backbone.py' in done.stdout
     assert (tmp_path / 'w' / 'epoch_3.pth').exists()
     for arguments, said in (

@@ -1,4 +1,4 @@
-"""Weights between start and end, and batch norms computed anew."""
+"""Weights between start and end, and batch norms recomputed."""
 import numpy as np
 import pytest
 import torch

@@ -516,14 +516,14 @@ def test_the_key_of_mmpretrains_configs(file):
             check_recipe(model, Config(dict(cfg, default_scope='mmpretrain')))
 
 
-def test_what_cannot_be_told(file):
+def test_what_a_file_does_not_say(file):
     line, = check_recipe(Network(file(None), depth=18))
-    assert 'cannot be told' in line
+    assert 'does not say' in line
     model = Network(file(None), ImgDataPreprocessor(), 18)
     step = dict(type='mmcv.Normalize', mean=[0., 0., 0.])
     line, = check_recipe(
         model, dict(train_dataloader=dict(dataset=dict(pipeline=[step]))))
-    assert 'cannot be told' in line
+    assert 'does not say' in line
 
 
 def test_addresses(monkeypatch):
@@ -533,7 +533,7 @@ def test_addresses(monkeypatch):
     bgr = ImgDataPreprocessor([103.53, 116.28, 123.675], [1., 1., 1.])
     line, = check_recipe(
         Network('open-mmlab://resnet50_caffe', bgr, style='caffe'))
-    assert 'cannot be told' in line
+    assert 'does not say' in line
     line, = check_recipe(
         Network('torchvision://resnet50', ImgDataPreprocessor(**IMAGES)))
     assert line.endswith('torchvision://resnet50 was trained.')

@@ -102,7 +102,7 @@ def two_of_many(root):
     (lambda root: (root / 'masks/val/a.png').write_bytes(b'no png'),
      'mask .*masks/val/a.png cannot be read'),
     (two_of_many, r'train_dataloader.*of 2 classes all masks together have '
-     r'0 \(ground\), beside 255.*written anew as 0 and 1'),
+     r'0 \(ground\), besides 255.*saved as 0 and 1'),
 ])
 def test_what_cannot(root, spoil, said):
     cfg = segmentation(root)
@@ -120,7 +120,7 @@ def test_the_doctor_says_the_same(root):
     shutil.rmtree(root / 'masks' / 'train')
     with pytest.raises(MissingFileError) as error:
         check_masks(cfg)
-    found = [one.found + one.mend for one in examine_config(cfg, 1)
+    found = [one.found + one.fix for one in examine_config(cfg, 1)
              if one.severity == 'error']
     assert any(line[:60] == str(error.value)[:60] for line in found), found
 

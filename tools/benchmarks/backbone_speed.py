@@ -55,7 +55,7 @@ def steps_of(cfg: Config, data: dict) -> tuple[Callable[[], float], str]:
         return time.process_time() - start
 
     return step, (f'{size:.1f} M parameters, {width} channels to '
-                  f'{cfg.model.neck.grid_stride} pixels a cell, masks of '
+                  f'{cfg.model.neck.grid_stride} pixels per cell, masks of '
                   f'{layer}')
 
 
@@ -64,10 +64,16 @@ def main() -> None:
     """Time the recipes in turn with that of ResNet-50."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
-        'configs', nargs='*', help='by default those of configs/backbones')
-    parser.add_argument('--view-size', type=at_least(32), default=128)
-    parser.add_argument('--batch', type=at_least(2), default=4)
-    parser.add_argument('--steps', type=at_least(1), default=3)
+        'configs', nargs='*', help='(default: those of configs/backbones)')
+    parser.add_argument(
+        '--view-size', type=at_least(32), default=128,
+        help='pixels on each side of a view (default: %(default)s)')
+    parser.add_argument(
+        '--batch', type=at_least(2), default=4,
+        help='images per step (default: %(default)s)')
+    parser.add_argument(
+        '--steps', type=at_least(1), default=3,
+        help='of each backbone, whose median counts (default: %(default)s)')
     args = parser.parse_args()
     init_default_scope('mmpretrain')
     MMLogger.get_instance('backbone_speed', log_level='ERROR')

@@ -6,7 +6,7 @@ Reads the last evaluation of every run below the folder and the jsons of
 voc07_svm.py, knn_imagenet.py and frozen_probes.py, and writes
 ``results.json`` and ``results.md`` into it; a score of NaN or infinity is null
 in the json. Where a run has kept its
-detections, as transfer.sh makes it, pycocotools scores them anew and must
+detections, as transfer.sh makes it, pycocotools scores them again and must
 agree with mmdet; it also gives the AP with all classes taken as one, which
 tells finding from naming where too few labels leave the other at zero.
 """
@@ -91,7 +91,7 @@ def read_run(folder: str) -> dict[str, Any] | None:
     backbone = cfg.get('model', {}).get('backbone')
     if not isinstance(backbone, dict):
         raise UserError(
-            f'{path} is missing or not as mmengine writes it beside the log: '
+            f'{path} is missing or not as mmengine writes it next to the log: '
             'it has no model with a backbone; copy the whole folder of the '
             'run again')
     init = backbone.get('init_cfg')
@@ -217,7 +217,7 @@ def results_of(root: str) -> Iterator[dict[str, Any]]:
                 if not abs(logged - value) <= 6e-4:  # so is NaN
                     raise UserError(
                         f'{folder}: {name} is {value:.4f} by pycocotools, but '
-                        f'{logged:.4f} in the log: the detections beside it '
+                        f'{logged:.4f} in the log: the detections next to it '
                         'are of another evaluation, or mmdet counts '
                         'differently')
         yield result

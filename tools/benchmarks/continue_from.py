@@ -126,46 +126,61 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--start',
         required=True,
-        help='weights of the backbone, by name or in its order, as those of '
-        "MobileNetV2 elsewhere are; or a model's name in timm (timm:NAME), "
-        'whose weights it has on this machine')
-    parser.add_argument('--data-root', required=True)
-    parser.add_argument('--config', default=CONFIG)
+        help='weights to start from: a file whose tensors match the backbone '
+        'by name or by order, or timm:NAME for weights that timm has on this '
+        'machine')
     parser.add_argument(
-        '--methods', nargs='+', choices=METHODS, default=[*METHODS][:4])
-    parser.add_argument('--seeds', type=at_least(1), default=1)
+        '--data-root', required=True, help='data laid out like COCO')
     parser.add_argument(
-        '--epochs', type=at_least(1), help='instead of the recipe')
+        '--config', default=CONFIG, help='recipe (default: %(default)s)')
+    parser.add_argument(
+        '--methods', nargs='+', choices=METHODS, default=[*METHODS][:4],
+        metavar='METHOD',
+        help=f'changes of the recipe to compare: {", ".join(METHODS)} '
+        f'(default: {" ".join([*METHODS][:4])})')
+    parser.add_argument(
+        '--seeds', type=at_least(1), default=1,
+        help='training runs per method (default: 1)')
+    parser.add_argument(
+        '--epochs', type=at_least(1),
+        help="of each run (default: the recipe's)")
     parser.add_argument(
         '--pictures', choices=['all', 'annotated'], default='all',
-        help='annotated: train on those of train2017 that have annotations '
-        'alone, as the method of this name must')
+        help='annotated: train only on images of train2017 that have '
+        'annotations, which the method of this name requires (default: all)')
     parser.add_argument(
         '--splits',
         type=at_least(1),
         default=3,
-        help='of the images that fit probes')
+        help='of the images that fit the probes (default: 3)')
     parser.add_argument(
         '--labels', type=float, nargs='+', default=[0.8],
-        help='shares of these images in each split, a row each')
+        help='shares of these images in each split; one row per share '
+        '(default: 0.8)')
     parser.add_argument(
         '--score-on', choices=['val', 'train'], default='val',
-        help='train: on the images of train2017 that no split learns from')
+        help='train: score on images of train2017 that no split learns from '
+        '(default: val)')
     parser.add_argument(
         '--blend', type=float, nargs='+', default=[],
-        help='score the start and the end averaged too, with this part of '
+        help='also score the average of start and end, with this weight of '
         'the end')
     parser.add_argument(
         '--recalibrate', action='store_true',
-        help='score the end with batch norms computed anew on plain pictures '
-        'too')
+        help='also score the end with batch norms recomputed on plain '
+        'pictures')
     parser.add_argument(
         '--masks', type=int, nargs='*', default=[],
-        help='score the masks of this many regions per image too')
-    parser.add_argument('--max-eval-images', type=at_least(1))
-    parser.add_argument('--work-dir', default='work_dirs/continue_from')
+        help='also score masks with this many regions per image')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={})
+        '--max-eval-images', type=at_least(1),
+        help='on each side of the probes (default: all)')
+    parser.add_argument(
+        '--work-dir', default='work_dirs/continue_from',
+        help='folder of runs and scores (default: %(default)s)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={},
+        metavar='KEY=VALUE', help='further settings of every run')
     return parser.parse_args()
 
 
@@ -271,7 +286,7 @@ class Benchmark:
         return result
 
     def recalibrated(self, file: str) -> str:
-        """Write a backbone with batch norms computed anew beside it.
+        """Write a backbone with batch norms recomputed beside it.
 
         They are those of 512 pictures at most, as by publish_backbone.py.
         """
@@ -334,7 +349,7 @@ class Benchmark:
                 stdout=file, stderr=subprocess.STDOUT, check=False).returncode
         if code:
             raise UserError(f'{name} failed with exit code {code}: {log} says '
-                            'why. The same command goes on from here')
+                            'why. The same command resumes here')
 
 
 def average(start: str, end: str, share: float) -> str:
@@ -427,7 +442,7 @@ def main() -> None:
             rows[f'{method}, blended {part:g}'] = differences(
                 bench, [average(bench.start, file, part) for file in files])
         if args.recalibrate:
-            rows[f'{method}, norms anew'] = differences(
+            rows[f'{method}, norms recomputed'] = differences(
                 bench, [bench.recalibrated(file) for file in files])
         print(f'{method}: {time.time() - clock:.0f} s', flush=True)
     for kind, scores in start.items():

@@ -114,7 +114,7 @@ def parse_args() -> argparse.Namespace:
         '--images', type=int, default=48, help='how many (default: 48)')
     parser.add_argument(
         '--rounds', type=int, default=9,
-        help='of which each way has its median (default: 9)')
+        help='whose median counts for each way (default: 9)')
     parser.add_argument(
         '--batched', action='store_true',
         help='time the form of other devices, too')
@@ -123,7 +123,7 @@ def parse_args() -> argparse.Namespace:
 
 def clock(ways: dict[str, Callable[[], object]], rounds: int,
           views: int) -> dict[str, float]:
-    """Median CPU time of each way in ms a view, in turn."""
+    """Median CPU time of each way in ms per view, in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name in list(ways) if number % 2 else list(ways)[::-1]:
@@ -178,7 +178,7 @@ def compare(args: argparse.Namespace, size: int, area: tuple[float, float],
     found = clock(ways, args.rounds, 2 * len(images))
     ratio = found['held'] / found['published']
     print(
-        f'{size} pixels, {len(images)} photographs, ms a view: f15b0f3 '
+        f'{size} pixels, {len(images)} photographs, ms per view: f15b0f3 '
         f'{found["published"]:.2f}, held {found["held"]:.2f}'
         + (f', batched {found["batched"]:.2f}' if args.batched else '')
         + f'; ratio {ratio:.3f}')

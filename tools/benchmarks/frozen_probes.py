@@ -35,8 +35,12 @@ def main() -> None:
     for split in ('train', 'val'):
         parser.add_argument(
             f'--{split}-json',
-            default=f'annotations/instances_{split}2017.json')
-        parser.add_argument(f'--{split}-images', default=f'{split}2017')
+            default=f'annotations/instances_{split}2017.json',
+            help='instance annotations (default: %(default)s)')
+        parser.add_argument(
+            f'--{split}-images',
+            default=f'{split}2017',
+            help='folder of the images (default: %(default)s)')
         parser.add_argument(
             f'--{split}-panoptic',
             help='panoptic json, whose PNG files lie in a folder of its name')
@@ -46,11 +50,19 @@ def main() -> None:
         nargs='+',
         default=(1, 2, 3),
         help='stages whose features are joined, from 0')
-    parser.add_argument('--grid-stride', type=at_least(1), default=16)
-    parser.add_argument('--long-side', type=at_least(1))
-    parser.add_argument('--max-images', type=at_least(1))
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--out', help='json to write')
+    parser.add_argument(
+        '--grid-stride', type=at_least(1), default=16,
+        help='pixels on each side of a cell (default: %(default)s)')
+    parser.add_argument(
+        '--long-side', type=at_least(1),
+        help='of the images, in pixels (default: as they are)')
+    parser.add_argument(
+        '--max-images', type=at_least(1),
+        help='of each split (default: all)')
+    parser.add_argument(
+        '--seed', type=int, default=0,
+        help='of random weights and of the probes (default: %(default)s)')
+    parser.add_argument('--out', help='JSON file to write')
     args = parser.parse_args()
     features = FrozenFeatures(
         load_frozen(args.backbone, tuple(args.stages), args.seed),

@@ -185,7 +185,7 @@ def mask_round(paths: Sequence[str], device: str, depth: int = 50,
                    group_size, decode_threads=threads)
         whole = clock(device) - begin
     return {
-        'seconds an image': whole / len(paths),
+        'seconds per image': whole / len(paths),
         'images': len(paths),
         'decoding threads': threads,
         **{f'{part}, alone': value / len(paths)
@@ -382,8 +382,8 @@ def to_plan(result: dict[str, Any]) -> dict[str, Any]:
     if isinstance(rate, dict) and 'ours' in rate:
         found['pipeline'] = rate['ours']
     masks = result.get('mask round', {})
-    if isinstance(masks, dict) and 'seconds an image' in masks:
-        found['round'] = masks['seconds an image']
+    if isinstance(masks, dict) and 'seconds per image' in masks:
+        found['round'] = masks['seconds per image']
     return found
 
 

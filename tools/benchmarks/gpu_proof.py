@@ -8,7 +8,7 @@ Run: python tools/benchmarks/gpu_proof.py train --minutes 8 \
 the same number for each run, and trains several at a time where that is
 faster. The photographs lie on the device. Idle cores score what is done by the
 masks and frozen probes of mini_coco.py. Each result is written as it comes, so
-that an interrupted proof keeps what it has; the same command goes on. `score`
+that an interrupted proof keeps what it has; the same command resumes. `score`
 needs neither a GPU nor, for what is scored already, the data: it compares the
 methods seed by seed and draws how scores grow with the pictures seen.
 """
@@ -50,18 +50,21 @@ def parse_args() -> argparse.Namespace:
     commands = parser.add_subparsers(dest='command', required=True)
     train = commands.add_parser('train', help='train, and score as far as '
                                 'the minutes allow')
-    train.add_argument('--data-root', required=True, help='laid out as COCO')
+    train.add_argument(
+        '--data-root', required=True, help='data laid out like COCO')
     train.add_argument('--out', required=True, help='folder of the results')
     train.add_argument(
-        '--work-dir', help='folder of the runs, which take gigabytes; by '
-        'default OUT_runs')
-    train.add_argument('--minutes', type=float, default=8.)
+        '--work-dir', help='folder of the runs, which take gigabytes '
+        '(default: OUT_runs)')
+    train.add_argument(
+        '--minutes', type=float, default=8.,
+        help='for everything (default: %(default)s)')
     train.add_argument(
         '--methods', nargs='+', choices=[
             *METHODS, *(name for name in ON_DEMAND if name != 'start')],
         default=[*METHODS],
-        help='distill needs TEACHER=FILE before the command, continue '
-        'START=FILE, whose weights are scored as they come, too')
+        help='distill needs TEACHER=FILE before the command, continue needs '
+        'START=FILE, whose weights are scored as well')
     train.add_argument(
         '--seeds', type=at_least(1), default=3, help='of each (default: 3)')
     train.add_argument(
@@ -69,17 +72,29 @@ def parse_args() -> argparse.Namespace:
         help='mask rounds of CYBORGS (default: 6)')
     train.add_argument(
         '--max-epochs', type=at_least(1),
-        help='of a run; by default as many as fit')
-    train.add_argument('--view-size', type=at_least(32), default=96)
-    train.add_argument('--batch-size', type=at_least(2), default=32)
-    train.add_argument('--depth', type=int, choices=(18, 50), default=18)
+        help='of a run (default: as many as fit)')
+    train.add_argument(
+        '--view-size', type=at_least(32), default=96,
+        help='pixels on each side of a view (default: %(default)s)')
+    train.add_argument(
+        '--batch-size', type=at_least(2), default=32,
+        help='images per step of a run (default: %(default)s)')
+    train.add_argument(
+        '--depth', type=int, choices=(18, 50), default=18,
+        help='of the ResNet (default: %(default)s)')
     train.add_argument('--max-images', type=at_least(1), help='to train on')
-    train.add_argument('--max-eval-images', type=at_least(1))
-    train.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
+    train.add_argument(
+        '--max-eval-images', type=at_least(1),
+        help='on each side of the probes (default: all)')
+    train.add_argument(
+        '--device', choices=('cuda', 'cpu'), default='cuda',
+        help='to train and score on (default: %(default)s)')
     train.add_argument(
         '--at-once', type=at_least(1),
-        help='runs at a time; measured by default')
-    train.add_argument('--amp', action='store_true')
+        help='runs at a time (default: measured)')
+    train.add_argument(
+        '--amp', action='store_true',
+        help='train in mixed precision')
     score = commands.add_parser('score', help='compare what is scored')
     score.add_argument('folder', help='what train has written')
     return parser.parse_args()
@@ -122,7 +137,7 @@ class Proof:
         self.train(plan, self.felzenszwalb())
 
     def plan(self) -> Plan:
-        """Plan by measurement, or go on with what was planned before."""
+        """Plan by measurement, or keep what was planned before."""
         path = osp.join(self.args.work_dir, 'plan.json')
         asked = {name: value for name, value in vars(self.args).items()
                  if name not in ('minutes', 'out', 'command')}
@@ -253,8 +268,8 @@ class Proof:
             self._keep(method, seed, run, future.result())
         left = [f'{method}_s{seed}' for method, seed, _ in waiting.values()]
         if left:
-            print(f'The time is over; not done: {", ".join(left)}. The same '
-                  'command goes on with them')
+            print(f'Time is up; not done: {", ".join(left)}. The same '
+                  'command continues with them')
 
     def _keep(self, method: str, seed: int, run: dict[str, Any],
               points: dict[str, Any]) -> None:

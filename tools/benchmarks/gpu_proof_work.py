@@ -133,7 +133,7 @@ def floor(settings: Settings) -> dict[str, Any]:
 
 
 def time_run(settings: Settings, method: str) -> RunSpeed:
-    """Train a short run, anew; say what it costs."""
+    """Train a short run from scratch; say what it costs."""
     begun = time.perf_counter()
     run = train(settings, method, 0)
     seconds = time.perf_counter() - begun

@@ -59,11 +59,20 @@ def main() -> None:
     parser.add_argument(
         'backbone',
         help='file of publish_backbone.py, or resnet50 for random weights')
-    parser.add_argument('--root', default='data/imagenet')
-    parser.add_argument('--k', type=int, default=20)
-    parser.add_argument('--max-per-class', type=int)
-    parser.add_argument('--out', help='json to write')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--root', default='data/imagenet',
+        help='folder of train/ and val/, each with one folder per class '
+        '(default: %(default)s)')
+    parser.add_argument(
+        '--k', type=int, default=20,
+        help='number of neighbours (default: %(default)s)')
+    parser.add_argument(
+        '--max-per-class', type=int,
+        help='images of each class (default: all)')
+    parser.add_argument('--out', help='JSON file to write')
+    parser.add_argument(
+        '--seed', type=int, default=0,
+        help='of random weights (default: %(default)s)')
     args = parser.parse_args()
     network = load_frozen(args.backbone, (3, ), args.seed)
     sides = []

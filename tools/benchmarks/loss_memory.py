@@ -135,8 +135,12 @@ def main() -> None:
     """Print both peaks and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--batch', type=int, default=16, help='of a rank')
-    parser.add_argument('--num-regions', type=int, default=16)
-    parser.add_argument('--world-size', type=int, default=8)
+    parser.add_argument(
+        '--num-regions', type=int, default=16,
+        help='per image (default: %(default)s)')
+    parser.add_argument(
+        '--world-size', type=int, default=8,
+        help='number of ranks (default: %(default)s)')
     args = parser.parse_args()
     (value, _, ours), (other, _, theirs) = compare(
         args.batch, args.num_regions, args.world_size)

@@ -97,10 +97,16 @@ def main() -> None:
         description='Time and memory of a mask round as images grow')
     parser.add_argument('--data-root', help='folder of images')
     parser.add_argument(
-        '--tiny', action='store_true', help='measure the bookkeeping alone')
-    parser.add_argument('--num-images', type=int, default=32)
-    parser.add_argument('--scales', type=int, nargs='+', default=[1, 2, 4])
-    parser.add_argument('--group-size', type=int, default=16)
+        '--tiny', action='store_true', help='measure only the bookkeeping')
+    parser.add_argument(
+        '--num-images', type=int, default=32,
+        help='of the smallest round (default: %(default)s)')
+    parser.add_argument(
+        '--scales', type=int, nargs='+', default=[1, 2, 4],
+        help='multiples of --num-images to measure (default: %(default)s)')
+    parser.add_argument(
+        '--group-size', type=int, default=16,
+        help='images that are clustered together (default: %(default)s)')
     parser.add_argument(
         '--threads', type=int, default=os.cpu_count(), help='of torch')
     args = parser.parse_args()

@@ -250,7 +250,7 @@ def steps(paths: Sequence[str], backbone: torch.nn.Module,
     for name, extractor in (
             ('stops at the layer, channels last', unfused),
             ('and conv + BN fused (ours)', plain),
-            ('the same, up to 4M pixels a batch', first),
+            ('the same, up to 4M pixels per batch', first),
             ('ours in bfloat16', half)):
         best(f'forward: {name}', lambda: extractor(images))  # noqa: B023
         print()
@@ -285,15 +285,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description='Time the mask update against the published procedure')
     parser.add_argument('--data-root', required=True, help='image folder')
-    parser.add_argument('--num-images', type=int, default=64)
-    parser.add_argument('--group-size', type=int, default=16)
-    parser.add_argument('--num-clusters', type=int, default=129)
+    parser.add_argument(
+        '--num-images', type=int, default=64,
+        help='of the round (default: %(default)s)')
+    parser.add_argument(
+        '--group-size', type=int, default=16,
+        help='images that are clustered together (default: %(default)s)')
+    parser.add_argument(
+        '--num-clusters', type=int, default=129,
+        help='of each group (default: %(default)s)')
     parser.add_argument('--depth', type=int, default=50, help='of the ResNet')
-    parser.add_argument('--layer', default='layer2.2')
+    parser.add_argument(
+        '--layer', default='layer2.2',
+        help='whose features are clustered (default: %(default)s)')
     parser.add_argument('--dtype', default='float32', help='of our forward')
     parser.add_argument('--checkpoint', help='weights of the backbone')
-    parser.add_argument('--threads', type=int, default=os.cpu_count())
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--threads', type=int, default=os.cpu_count(),
+        help='of torch and faiss (default: %(default)s)')
+    parser.add_argument(
+        '--seed', type=int, default=0,
+        help='of random weights (default: %(default)s)')
     parser.add_argument('--out-dir', help='disk to write to; default: /tmp')
     parser.add_argument(
         '--steps', action='store_true',

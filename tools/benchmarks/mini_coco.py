@@ -35,50 +35,66 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
-        '--data-root', required=True, help='laid out as COCO')
-    parser.add_argument('--budget', choices=BUDGETS, default='smoke')
-    parser.add_argument('--work-dir', default='work_dirs/mini_coco_{budget}')
+        '--data-root', required=True, help='data laid out like COCO')
+    parser.add_argument(
+        '--budget', choices=BUDGETS, default='smoke',
+        help='smoke only shows that everything works (default: smoke)')
+    parser.add_argument(
+        '--work-dir', default='work_dirs/mini_coco_{budget}',
+        help='folder of runs and scores (default: %(default)s)')
     parser.add_argument(
         '--methods',
         nargs='+',
         choices=('random', *METHODS, *ON_DEMAND),
-        help='by default all but distill, which needs TEACHER=FILE before '
-        'the command, and start and continue, which need START=FILE')
+        metavar='METHOD',
+        help=f'of {", ".join(("random", *METHODS, *ON_DEMAND))} (default: '
+        f'all but {", ".join(ON_DEMAND)}); distill needs TEACHER=FILE before '
+        'the command, start and continue need START=FILE')
     parser.add_argument(
         '--seeds',
         nargs='+',
         type=int,
-        help="of every method; the budget's by default")
+        help="of every method (default: the budget's)")
     parser.add_argument(
         '--pretrain-on',
         nargs='+',
-        help='folders; by default train2017 and, if there, unlabeled2017')
-    parser.add_argument('--depth', type=int, choices=(18, 50), default=18)
-    parser.add_argument('--grid-stride', type=int, default=16)
+        help='folders (default: train2017 and, if it exists, unlabeled2017)')
     parser.add_argument(
-        '--steps', type=at_least(1), help="the budget's by default")
+        '--depth', type=int, choices=(18, 50), default=18,
+        help='of the ResNet (default: 18)')
+    parser.add_argument(
+        '--grid-stride', type=int, default=16,
+        help='pixels on each side of a cell of a view (default: 16)')
+    parser.add_argument(
+        '--steps', type=at_least(1),
+        help="of each run (default: the budget's)")
     parser.add_argument(
         '--phases',
         type=at_least(1),
-        help='parts of a run, with a mask round each')
+        help='parts of a run, each with a mask round of its own')
     parser.add_argument(
         '--probe-each-phase',
         action='store_true',
-        help='run the probes after every phase, not after each third')
-    parser.add_argument('--view-size', type=at_least(1))
+        help='probe after every phase instead of after each third')
     parser.add_argument(
-        '--batch-size', type=at_least(1), help='of all GPUs together')
-    parser.add_argument('--max-images', type=at_least(1))
-    parser.add_argument('--max-eval-images', type=at_least(1))
+        '--view-size', type=at_least(1), help='pixels on each side of a view')
+    parser.add_argument(
+        '--batch-size', type=at_least(1),
+        help='images per step, of all GPUs together')
+    parser.add_argument(
+        '--max-images', type=at_least(1), help='to train on (default: all)')
+    parser.add_argument(
+        '--max-eval-images', type=at_least(1),
+        help='on each side of the probes (default: all)')
     parser.add_argument(
         '--long-side',
         type=at_least(1),
-        help='of images for the probes, in pixels')
+        help='of the images that are probed, in pixels')
     parser.add_argument(
         '--gpus',
         type=at_least(1),
         default=1,
-        help='processes of a training run')
+        help='processes per training run (default: 1)')
     parser.add_argument(
         '--amp',
         action='store_true',

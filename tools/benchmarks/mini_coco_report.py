@@ -25,7 +25,7 @@ def read_log(folder: str, keys: Sequence[str]) -> list[list[float]]:
         keys (Sequence[str]): Names of the value and of its position.
 
     Returns:
-        list[list[float]]: Position and value; where a run went on after an
+        list[list[float]]: Position and value; where a run resumed after an
         interruption, the later one counts.
     """
     curve: dict[float, float] = {}

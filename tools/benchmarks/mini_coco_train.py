@@ -308,8 +308,8 @@ class Trainings:
             with open(log, encoding='utf-8') as file:
                 tail = ''.join(file.readlines()[-15:])
             raise UserError(f'{tail}\n[{name}] failed with exit code {code}; '
-                            f'the whole log: {log}. After mending, the same '
-                            'command goes on from here')
+                            f'the whole log: {log}. Fix it; the same '
+                            'command resumes here')
 
 
 def _widen(cfg: Config) -> None:

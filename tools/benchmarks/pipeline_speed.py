@@ -4,7 +4,7 @@ Run: python tools/benchmarks/pipeline_speed.py --data-root FOLDER
 
 Two pipelines, that of mmpretrain's byol_resnet50 and that of --config, load
 the same photographs and make two views of them, in turn, image by image, in
-one thread, by CPU time. It prints images a second of a core, what each
+one thread, by CPU time. It prints images per second of a core, what each
 transform takes, and how many cores keep a GPU busy with steps of --step-ms.
 With --colours-on-device a third row has ours with the option of that name,
 by which a worker only decodes and crops. Fetching a batch from the workers
@@ -183,7 +183,7 @@ def measure(paths: list[str], seconds: float) -> dict[str, float]:
         seconds (float): How long to measure.
 
     Returns:
-        dict[str, float]: ``byol`` and ``ours``, images a second of a core,
+        dict[str, float]: ``byol`` and ``ours``, images per second of a core,
         and their ``ratio``, above 1 where ours is faster.
     """
     with one_thread():
@@ -212,7 +212,7 @@ def breakdown(built: dict[str, Compose], paths: Sequence[str],
         for path in paths:
             for pipeline in built.values():
                 pipeline(sample(pipeline, path))
-    yield '| ms an image, both views | ' + ' | '.join(tables) + ' |'
+    yield '| ms per image, both views | ' + ' | '.join(tables) + ' |'
     yield '|---' * (1 + len(tables)) + '|'
     images = rounds * len(paths) / 1e3
     for row in dict.fromkeys(name for table in tables.values()
@@ -274,7 +274,7 @@ def in_one_thread(_: int) -> None:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description="Images/s a core of our pipeline and of BYOL's")
+        description="Images/s per core of our pipeline and of BYOL's")
     parser.add_argument(
         '--data-root', required=True, help='a folder of photographs')
     parser.add_argument(

@@ -30,7 +30,7 @@ class Machine:
     batch: int
     """Images of each GPU."""
     pipeline: float
-    """Images that a core makes ready in a second, with both views."""
+    """Images that a core prepares in a second, with both views."""
     gpus: int = 8
     """GPUs in all."""
     cores: float | None = None
@@ -96,7 +96,7 @@ def table(plans: list[Plan], machine: Machine) -> str:
     """Lay out plans as Markdown."""
     lines = [
         '| epochs | steps | hours | of it mask rounds | GPU-hours | '
-        'cores a GPU | the GPU waits |',
+        'cores per GPU | the GPU waits |',
         '|---|---|---|---|---|---|---|'
     ]
     for one in plans:
@@ -107,8 +107,8 @@ def table(plans: list[Plan], machine: Machine) -> str:
             f'{one.cores:.1f} | {one.waiting:.0%} |')
     if plans[0].waiting:
         lines.append(
-            f'\nWith {machine.cores:g} cores a GPU the loader holds it back: '
-            f'{plans[0].cores:.1f} would keep it busy.')
+            f'\nWith {machine.cores:g} cores per GPU the loader holds it back'
+            f': {plans[0].cores:.1f} would keep it busy.')
     return '\n'.join(lines)
 
 
@@ -147,14 +147,14 @@ def positive(text: str) -> float:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(
-        description='Reckon GPU-hours and cores from what was measured')
+        description='Estimate GPU-hours and cores from measurements')
     parser.add_argument('--check', help='JSON that make gpu-check wrote')
     parser.add_argument(
         '--step', type=positive, help='seconds of a step on a GPU')
     parser.add_argument('--batch', type=int, help='images of each GPU')
     parser.add_argument(
         '--pipeline', type=positive,
-        help='images a second that a core makes ready')
+        help='images per second that a core prepares')
     parser.add_argument(
         '--round', type=positive,
         help='seconds that a process takes for an image of a mask round')
@@ -162,7 +162,9 @@ def main() -> None:
     parser.add_argument(
         '--cores', type=positive,
         help="cores for each GPU's loader (default: as many as it takes)")
-    parser.add_argument('--epochs', type=int, nargs='+', default=[100, 800])
+    parser.add_argument(
+        '--epochs', type=int, nargs='+', default=[100, 800],
+        help='lengths of training to estimate (default: %(default)s)')
     parser.add_argument(
         '--images', type=int, default=118287,
         help='of an epoch (default: those of COCO train2017)')
@@ -189,9 +191,9 @@ def main() -> None:
                         'least 1')
     machine = Machine(gpus=args.gpus, cores=args.cores, **values)
     print(f'{args.images:,} images, {machine.gpus} GPUs with '
-          f'{machine.batch} each, {machine.step:g} s a step, '
-          f'{machine.pipeline:g} images/s a core, '
-          f'{machine.round:g} s an image of a round\n')
+          f'{machine.batch} each, {machine.step:g} s per step, '
+          f'{machine.pipeline:g} images/s per core, '
+          f'{machine.round:g} s per image of a round\n')
     print(table([plan(machine, epochs, args.images, args.interval)
                  for epochs in args.epochs], machine))
 

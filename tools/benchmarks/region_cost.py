@@ -16,9 +16,12 @@ from cyborgs_plugin.models.regions import (
 def main() -> None:
     """Print a row for each number of ids."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--batch', type=int, default=16)
     parser.add_argument(
-        '--num-ids', type=int, nargs='+', default=[2, 81, 256, 4096])
+        '--batch', type=int, default=16,
+        help='images (default: %(default)s)')
+    parser.add_argument(
+        '--num-ids', type=int, nargs='+', default=[2, 81, 256, 4096],
+        help='numbers of ids in a label map (default: %(default)s)')
     args = parser.parse_args()
     features = torch.randn(args.batch, 3584, 7, 7)
     print(f'{args.batch} int16 maps of 224x224 to 7x7 cells, 3584 channels, '

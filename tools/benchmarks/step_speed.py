@@ -417,13 +417,19 @@ def parse_args() -> argparse.Namespace:
         '--batch', type=int, default=8, help='images (default: 8)')
     parser.add_argument(
         '--rounds', type=int, default=5,
-        help='steps of each, of which the median counts (default: 5)')
+        help='steps of each, whose median counts (default: 5)')
     parser.add_argument(
         '--ids', type=int, default=24,
         help='of a label map (default: 24, which fill all slots)')
-    parser.add_argument('--amp', choices=['bfloat16', 'float16'])
-    parser.add_argument('--channels-last', action='store_true')
-    parser.add_argument('--compiled', action='store_true')
+    parser.add_argument(
+        '--amp', choices=['bfloat16', 'float16'],
+        help='train in mixed precision of this type')
+    parser.add_argument(
+        '--channels-last', action='store_true',
+        help='keep images and weights in this layout')
+    parser.add_argument(
+        '--compiled', action='store_true',
+        help='compile the models with torch.compile')
     parser.add_argument(
         '--device', choices=['cpu', 'cuda'], default='cpu',
         help='default: cpu')
@@ -444,7 +450,7 @@ def main() -> None:
         torch.set_num_threads(1)
     for name in METHODS:  # first, since torch must hear of the device first
         waits, kernels = count(name, args.depth, args.batch)
-        print(f'{name}: the host waits {sum(waits.values())} times a step, '
+        print(f'{name}: the host waits {sum(waits.values())} times per step, '
               f'{sum(kernels.values())} kernels (pretended device)')
         for (kind, place), times in waits.most_common():
             print(f'  {times:4d} x {kind}, {place}')

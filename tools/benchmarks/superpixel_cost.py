@@ -72,13 +72,19 @@ def peak_memory(queue: Any, config: str, superpixels: bool,
 
 @reported()
 def main() -> None:
-    """Print seconds an image and peak memory of both, and the ratio."""
+    """Print seconds per image and peak memory of both, and the ratio."""
     parser = argparse.ArgumentParser(
         description='What superpixels cost a mask round')
     parser.add_argument('--data-root', required=True, help='image folder')
-    parser.add_argument('--config', default=CONFIG)
-    parser.add_argument('--num-images', type=int, default=64)
-    parser.add_argument('--group-size', type=int, default=16)
+    parser.add_argument(
+        '--config', default=CONFIG,
+        help='recipe whose mask source is measured (default: %(default)s)')
+    parser.add_argument(
+        '--num-images', type=int, default=64,
+        help='of the round (default: %(default)s)')
+    parser.add_argument(
+        '--group-size', type=int, default=16,
+        help='images that are clustered together (default: %(default)s)')
     args = parser.parse_args()
     logging.disable(logging.INFO)
     torch.set_num_threads(1)

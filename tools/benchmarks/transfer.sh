@@ -78,7 +78,7 @@ if [ -n "$config" ]; then
     # What mmengine only logs stops here.
     "$PYTHON" "$root/tools/model_converters/check_backbone.py" "$config"
     options=(randomness.seed="$SEED")
-    case $TASK in  # pycocotools scores these anew
+    case $TASK in  # pycocotools scores these again
         coco-* | dino) options+=(val_evaluator.outfile_prefix="$out/detections") ;;
     esac
     # --cfg-options may be given once: put ours behind the user's first one

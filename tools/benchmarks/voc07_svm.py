@@ -152,9 +152,13 @@ def main() -> None:
     parser.add_argument(
         'backbone',
         help='file of publish_backbone.py, or resnet50 for random weights')
-    parser.add_argument('--voc-root', default='data/VOCdevkit')
-    parser.add_argument('--out', help='json to write')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--voc-root', default='data/VOCdevkit',
+        help='folder that holds VOC2007 (default: %(default)s)')
+    parser.add_argument('--out', help='JSON file to write')
+    parser.add_argument(
+        '--seed', type=int, default=0,
+        help='of random weights and of the folds (default: %(default)s)')
     args = parser.parse_args()
     network = load_frozen(args.backbone, (3, ), args.seed)
     sides = {}

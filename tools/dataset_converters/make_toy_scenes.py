@@ -17,9 +17,15 @@ def main() -> None:
     """Make the scenes and say what was written."""
     parser = argparse.ArgumentParser(description='Make the toy scenes')
     parser.add_argument('--out', default='data/toy_scenes', help='folder')
-    parser.add_argument('--seed', type=at_least(0), default=0)
-    parser.add_argument('--num-train', type=at_least(0), default=320)
-    parser.add_argument('--num-val', type=at_least(0), default=60)
+    parser.add_argument(
+        '--seed', type=at_least(0), default=0,
+        help='of the scenes (default: %(default)s)')
+    parser.add_argument(
+        '--num-train', type=at_least(0), default=320,
+        help='training scenes (default: %(default)s)')
+    parser.add_argument(
+        '--num-val', type=at_least(0), default=60,
+        help='validation scenes (default: %(default)s)')
     parser.add_argument(
         '--flat', action='store_true', help='one colour for each object')
     args = parser.parse_args()

@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('config', help='path of the transfer config')
     parser.add_argument(
-        '--no-data', action='store_true', help='check the backbone alone')
+        '--no-data', action='store_true', help='check only the backbone')
     parser.add_argument(
         '--cfg-options',
         nargs='+',

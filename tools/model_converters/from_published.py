@@ -22,12 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('checkpoint', help='.pth, .npy or .npz')
     parser.add_argument(
-        '--out-dir', help="folder of the files; by default the checkpoint's")
+        '--out-dir', help="folder of the files (default: the checkpoint's)")
     parser.add_argument(
         '--network',
         choices=list(PREFIXES),
         default='online',
-        help='online, as the paper transfers, or its moving average')
+        help='online, as in the paper, or target, its moving average')
     args = parser.parse_args()
     path = args.checkpoint
     tensors = read_published(path, args.network)

@@ -90,14 +90,14 @@ def main() -> None:
     """Write the files and say how to use them."""
     parser = argparse.ArgumentParser(
         description='Take the backbone out of a training checkpoint')
-    parser.add_argument('checkpoint', help='checkpoint of a pretraining')
+    parser.add_argument('checkpoint', help='checkpoint of a pretraining run')
     parser.add_argument(
-        '--out-dir', help="folder of the files; by default the checkpoint's")
+        '--out-dir', help="folder of the files (default: the checkpoint's)")
     parser.add_argument(
         '--network',
         choices=list(PREFIXES),
         default='online',
-        help='online, as the paper transfers, or its moving average')
+        help='online, as in the paper, or target, its moving average')
     parser.add_argument(
         '--blend',
         type=float,
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument(
         '--recalibrate',
         metavar='FOLDER',
-        help='compute the statistics of batch norms anew, on its pictures as '
+        help='recompute the statistics of batch norms on its pictures as '
         'they are')
     parser.add_argument(
         '--config', help='of the run; --recalibrate builds its backbone')

@@ -85,7 +85,8 @@ def main() -> None:
         choices=list(PREFIXES),
         default='fpn',
         help='which detector loads it')
-    parser.add_argument('--out-dir', help="by default the backbone's folder")
+    parser.add_argument(
+        '--out-dir', help="folder of the file (default: the backbone's)")
     args = parser.parse_args()
     tensors, _, arch = read_backbone(args.backbone)
     build_resnet(tensors, arch, args.backbone)  # whole and finite

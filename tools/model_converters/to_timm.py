@@ -25,7 +25,8 @@ def main() -> None:
     """Convert, compare the features and write."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('backbone', help='file of publish_backbone.py')
-    parser.add_argument('--out-dir', help="by default the backbone's folder")
+    parser.add_argument(
+        '--out-dir', help="folder of the file (default: the backbone's)")
     args = parser.parse_args()
     try:
         import timm

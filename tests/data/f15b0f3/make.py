@@ -3,7 +3,7 @@
 Run: python tests/data/f15b0f3/make.py
 
 It holds 12 small pictures and the work dir of a pretraining on them: the
-config, the last checkpoint and the mask round that this goes on with. Needs
+config, the last checkpoint and the mask round that this continues with. Needs
 the history of the repository and the packages that commit was tried with.
 """
 import os
