@@ -87,13 +87,13 @@ def load_weights(path: str,
     except UnpicklingError as error:
         asked = _asked(error)
         fix = ('If you trust where it comes from, load it there and save its '
-                'state_dict alone with torch.save')
+               'state_dict only, with torch.save')
         if trustable:
             fix += ', or give --trust-checkpoint'
         if not log and _is_of_log(asked):
             publish = command('model_converters/publish_backbone', path)
             fix = (f'`{publish}` turns a training checkpoint into a file '
-                    f'that can be read. {fix}')
+                   f'that can be read. {fix}')
         raise UserError(
             f'{path} is refused: it holds more than tensors and plain '
             'containers, objects whose code would run as they are read '

@@ -431,13 +431,13 @@ class MaskUpdateHook(Hook):
         config = osp.join(runner.work_dir,
                           osp.basename(runner.cfg.filename or 'CONFIG'))
         fix = ('make the round again from the checkpoint, which holds what '
-                'it takes: ' + command('generate_masks', config,
-                                       str(checkpoint), '--again'))
+               'it takes: ' + command('generate_masks', config,
+                                      str(checkpoint), '--again'))
         aside = find_aside(self.root, number, expected)
         if aside is not None:
             fix = ('a run that began without --resume has set it aside: move '
-                    f'the rounds of {aside} back to {self.root}, in place of '
-                    'those there')
+                   f'the rounds of {aside} back to {self.root}, in place of '
+                   'those there')
         if not osp.isdir(path):
             raise MissingFileError(
                 f'The checkpoint needs mask round {number}, but '

@@ -106,13 +106,13 @@ def check_files(model: nn.Module) -> list[str]:
             continue
         if wrong or len(added) < len(lacking) or len(added) == len(wanted):
             fix = ('These are norms of outputs that it was not pretrained '
-                    'with: pretrain with all of out_indices and '
-                    'model.neck.in_indices'
-                    if not wrong and all(_OUTPUT_NORM.match(key)
-                                         for key in lacking) else
-                    _other_stem(module, lacking, found) or
-                    "Set init_cfg.prefix and the backbone's depth to the "
-                    f"file's, or take another file. {converter_of(found)}")
+                   'with: pretrain with all of out_indices and '
+                   'model.neck.in_indices'
+                   if not wrong and all(_OUTPUT_NORM.match(key)
+                                        for key in lacking) else
+                   _other_stem(module, lacking, found) or
+                   "Set init_cfg.prefix and the backbone's depth to the "
+                   f"file's, or take another file. {converter_of(found)}")
             raise UserError(
                 f'{init["checkpoint"]} does not fit model.{name} (init_cfg '
                 f'prefix={init.get("prefix")!r}): of {len(wanted)} tensors '

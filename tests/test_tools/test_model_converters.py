@@ -422,7 +422,7 @@ def test_foreign_checkpoints_with_objects_are_refused(tmp_path, call):
     """Also harmless ones: only our own log is passed over."""
     path = tmp_path / 'x.pth'
     checkpoint(path)
-    with pytest.raises(SystemExit, match='refused.*state_dict alone'):
+    with pytest.raises(SystemExit, match='refused.*state_dict only'):
         call(from_published, path)
 
 
