@@ -78,7 +78,8 @@ def load_config(name: str) -> Config:
             f'{name}: {error}. Its _base_ or custom_imports need it: see the '
             'extras of requirements/') from error
     except ImportError as error:  # of custom_imports
-        raise MissingPackageError(f'{name}: {error}') from error
+        raise MissingPackageError(
+            f'{name}: {_failed_import(error)}') from error
     except (OSError, SyntaxError) as error:
         raise UserError(
             f'{name} cannot be read as a config, which is a file of Python '
@@ -96,10 +97,28 @@ def load_config(name: str) -> Config:
     scope = cfg.get('default_scope')
     if scope in _EXTRAS and find_spec(scope) is None:
         raise MissingPackageError(
-            f'{name} is of {scope}, which is not installed: it comes with the '
-            f'extra cyborgs_plugin[{_EXTRAS[scope]}], or with the original '
-            f'OpenMMLab packages [{_EXTRAS[scope]}-openmmlab]')
+            f'{name} is of {scope}, which is not installed: it comes with '
+            f'{_extra_of(scope)}')
     return cfg
+
+
+def _extra_of(package: str) -> str:
+    extra = _EXTRAS[package]
+    return (f'the extra cyborgs_plugin[{extra}], or with the original '
+            f'OpenMMLab packages [{extra}-openmmlab]')
+
+
+def _failed_import(error: BaseException) -> str:
+    """What failed, without the search path that mmengine prints."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    said = [str(one) for one in chain[1:]] or [str(error)]
+    package = said[0].removeprefix('Failed to import ').split('.')[0]
+    hint = (f'{package} comes with {_extra_of(package)}'
+            if package in _EXTRAS else 'if it is a module of your own, set '
+            'PYTHONPATH to its folder')
+    return f'custom_imports: {": ".join(said)}; {hint}'
 
 
 def _check_variables(filename: str, name: str) -> None:

@@ -20,7 +20,9 @@ READ_BASE = 'from mmengine.config import read_base\nwith read_base():\n    '
      'cyborgs_coco.py not found'),
     (f'{READ_BASE}from .gone import *', 'gone.py not found'),
     ('custom_imports = dict(imports=["gone"], allow_failed_imports=False)',
-     'gone'),
+     "Failed to import gone: No module named 'gone'; if it is a module of"),
+    ('custom_imports = dict(imports=["mmdet.gone"])',
+     'mmdet comes with the extra cyborgs_plugin[transfer]'),
     ('no python', 'cannot be read as a config'),
 ])
 def test_what_cannot_be_read(tmp_path, text, expected):

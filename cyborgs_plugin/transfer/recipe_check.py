@@ -21,6 +21,8 @@ RECIPE: dict[str, Any] = dict(
     std=[58.395, 57.12, 57.375],
     to_rgb=True,
     style='pytorch')
+# What images have that no model normalises.
+_RAW = dict(mean=[0., 0., 0.], std=[1., 1., 1.])
 
 
 def check_recipe(model: nn.Module,
@@ -55,7 +57,8 @@ def check_recipe(model: nn.Module,
         wrong = {
             place: (value, recipe[key])
             for key, (place, value) in found.items()
-            if not _same(value, recipe[key])
+            if not _same(_RAW.get(key) if value is None else value,
+                         recipe[key])
         }
         if wrong:
             raise UserError(
@@ -123,6 +126,29 @@ def recipe_of(meta: Any) -> dict[str, Any]:
         found['style'] = backbone.get('style', 'pytorch')
     found.update((key, meta[key]) for key in RECIPE if key in meta)
     return {k: v for k, v in found.items() if _plausible(k, v)}
+
+
+def pixels_of(meta: Any) -> tuple[list[float], list[float], str]:
+    """Describe the pixels that a network was trained with.
+
+    Args:
+        meta (Any): As of :func:`recipe_of`.
+
+    Returns:
+        tuple[list[float], list[float], str]: Mean and standard deviation of
+        the channels, of 0 to 255, and their order, ``'RGB'`` or ``'BGR'``.
+        What ``meta`` does not contain is that of this package's recipes.
+    """
+    recipe = {**RECIPE, **recipe_of(meta)}
+    order = 'RGB' if recipe['to_rgb'] else 'BGR'
+    return list(recipe['mean']), list(recipe['std']), order
+
+
+def pixels_line(meta: Any) -> str:
+    """Say in a line what pixels a network expects."""
+    mean, std, order = pixels_of(meta)
+    return (f'It expects {order} pixels of 0 to 255, normalised with mean '
+            f'{mean} and standard deviation {std}')
 
 
 def backbone_type(meta: dict[str, Any]) -> str | None:

@@ -41,6 +41,13 @@ RECIPES = dict(
         type='mmpretrain.VisionTransformer', arch='deit-small', patch_size=16,
         out_indices=(2, 5, 8, 11), out_type='featmap'), [384] * 4))
 
+# Those with a recipe for their own detectors: files of configs/transfer.
+DETECTORS = dict(
+    rtmdet_tiny=('rtmdet_tiny', 'rtmdet-ins_tiny'),
+    rtmdet_s=('rtmdet_s', ),
+    yolox_s=('yolox_s', ))
+WIDTHS = dict(rtmdet_tiny=672, rtmdet_s=896, yolox_s=896)
+
 
 def small(name, folder):
     """The recipe on four pictures, with small views and narrow heads."""
@@ -84,18 +91,16 @@ def detector_config(folder, backbone, channels, file, prefix):
     return str(path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', RECIPES)
-def test_from_a_step_to_a_detector(name, tmp_path, call):
-    stride, width, backbone, channels = RECIPES[name]
-    runner = Runner.from_cfg(small(name, tmp_path))
+def pretrain(name, folder, stride, width):
+    """Train, look at a mask round and the gradients; give the weights."""
+    runner = Runner.from_cfg(small(name, folder))
     model = runner.model
     before = {k: v.clone() for k, v in model.backbone.named_parameters()}
     runner.train()
     state = {k: v.clone() for k, v in model.backbone.state_dict().items()}
     assert any(not torch.equal(state[k], v) for k, v in before.items())
 
-    bank = MaskBank.open(str(tmp_path / 'run' / 'masks' / 'round_0000'))
+    bank = MaskBank.open(str(folder / 'run' / 'masks' / 'round_0000'))
     assert len(bank) == 4
     for key in bank.keys():
         labels = bank.label_map(key)
@@ -109,6 +114,22 @@ def test_from_a_step_to_a_detector(name, tmp_path, call):
     lacking = [key for key, value in model.backbone.named_parameters()
                if value.grad is None]
     assert not lacking
+    return state
+
+
+def assert_equal(backbone, state):
+    loaded = backbone.state_dict()
+    assert loaded.keys() == state.keys()
+    for key, value in state.items():
+        if 'num_batches' not in key:
+            assert torch.equal(loaded[key], value), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', RECIPES)
+def test_from_a_step_to_a_detector(name, tmp_path, call):
+    stride, width, backbone, channels = RECIPES[name]
+    state = pretrain(name, tmp_path, stride, width)
 
     out = call(publish_backbone, tmp_path / 'run' / 'epoch_1.pth')
     file = out.split()[-1]
@@ -123,11 +144,7 @@ def test_from_a_step_to_a_detector(name, tmp_path, call):
     init_default_scope(cfg.default_scope)
     detector = MODELS.build(cfg.model)
     detector.init_weights()
-    loaded = detector.backbone.state_dict()
-    assert loaded.keys() == state.keys()
-    for key, value in state.items():
-        if 'num_batches' not in key:
-            assert torch.equal(loaded[key], value), key
+    assert_equal(detector.backbone, state)
     detector.eval()
     with torch.no_grad():
         levels = detector.extract_feat(torch.zeros(1, 3, 64, 96))
@@ -136,6 +153,35 @@ def test_from_a_step_to_a_detector(name, tmp_path, call):
         (4, 6) if name == 'vit_small' else (16, 24))
 
 
+@pytest.mark.slow
+@pytest.mark.needs('ops')
+@pytest.mark.parametrize('name', DETECTORS)
+def test_from_a_step_to_its_own_detectors(name, tmp_path, call, monkeypatch):
+    """With mmdet's own prefix and pictures, all tensors equal."""
+    state = pretrain(name, tmp_path, 8, WIDTHS[name])
+    out = call(publish_backbone, tmp_path / 'run' / 'epoch_1.pth')
+    file = out.split()[-1]
+    monkeypatch.setenv('BACKBONE', file)
+    counted = sum('num_batches' not in key for key in state)
+    for detector in DETECTORS[name]:
+        config = osp.join(ROOT, 'configs', 'transfer',
+                          f'{detector}_cyborgs-pre_300e_coco.py')
+        said = call(check_backbone, config, '--no-data')
+        assert f'{counted} of {counted} tensors were loaded' in said
+        assert f'bgr_to_rgb: as {file} was trained.\n' in said
+        cfg = Config.fromfile(config)
+        init_default_scope(cfg.default_scope)
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        assert_equal(model.backbone, state)
+    with pytest.raises(SystemExit) as caught:
+        call(check_backbone, config, '--no-data', '--cfg-options',
+             'model.data_preprocessor.bgr_to_rgb=True')
+    assert ('model.data_preprocessor.bgr_to_rgb is True, set it to False'
+            in str(caught.value))
+
+
 def test_none_is_forgotten():
     files = glob.glob(osp.join(FOLDER, '*.py'))
-    assert {osp.basename(file)[:-len('.py')] for file in files} == set(RECIPES)
+    assert {osp.basename(file)[:-len('.py')] for file in files} == {
+        *RECIPES, *DETECTORS}

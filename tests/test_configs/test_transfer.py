@@ -13,6 +13,8 @@ from mmengine.runner import Runner
 
 from cyborgs_plugin.engine import PretrainedCheckHook
 from cyborgs_plugin.transfer.annotation_check import check_annotations
+from cyborgs_plugin.transfer.backbone_file import write_backbone
+from cyborgs_plugin.transfer.recipe_check import check_recipe
 
 from ..helpers import ROOT, checkpoint, published, trained, write_photo
 
@@ -26,6 +28,8 @@ FILES = sorted(
 MAIN = [name for name in FILES if '_cyborgs-pre_' in name]
 # those of mmseg have a file of their own, test_segmentation.py
 OTHERS = [name for name in MAIN if not name.startswith(('fcn', 'fpn'))]
+# whose backbones are no ResNets
+YOLO = [name for name in OTHERS if name.startswith(('rtmdet', 'yolox'))]
 R50 = [name for name in OTHERS if 'r50' in name or 'resnet50' in name]
 
 
@@ -195,6 +199,25 @@ def test_mmengine_itself_refuses_what_is_no_resnet50(files):
         part.init_cfg.prefix = 'resnet50.'
 
 
+@pytest.fixture(scope='module')
+def csp_file(tmp_path_factory):
+    """Publish the backbone of a config, with weights of its own."""
+
+    def publish(cfg):
+        torch.manual_seed(7)
+        tensors = DETECTORS.build(
+            dict(cfg.model.backbone, init_cfg=None)).state_dict()
+        images = cfg.model.data_preprocessor
+        raw = dict(mean=[0.] * 3, std=[1.] * 3)
+        made = dict(source='csp', to_rgb=False, **{
+            key: images.get(key) or raw[key] for key in raw})
+        file, _ = write_backbone(
+            tensors, made, str(tmp_path_factory.mktemp('csp')), 'csp-backbone')
+        return file, tensors
+
+    return publish
+
+
 def boxes(number):
     return [[4. + number, 5., 30., 24.], [40., 20., 36., 30.]]
 
@@ -285,6 +308,14 @@ def shrink(node):
             node.scale = (96, 64)
         elif kind == 'RandomCrop':
             node.crop_size = (40, 48)
+        elif kind in ('CachedMosaic', 'CachedMixUp', 'Mosaic', 'MixUp'):
+            node.img_scale = (64, 64)
+        elif kind == 'RandomAffine':
+            node.border = (-32, -32)
+        elif kind == 'RandomResize':
+            node.scale = (128, 128)
+        elif kind == 'Pad' and 'size' in node:
+            node.size = (96, 96)
         elif kind in ('RandomResizedCrop', 'ResizeEdge'):
             node.scale = 64
         elif kind == 'CenterCrop':
@@ -307,6 +338,12 @@ def reduce(cfg, work_dir):
         cfg.model.num_queries = 20
         cfg.model.dn_cfg.group_cfg.num_dn_queries = 4
         cfg.model.encoder.num_layers = cfg.model.decoder.num_layers = 2
+    elif cfg.model.type in ('RTMDet', 'YOLOX'):
+        # or it may find nothing
+        cfg.model.test_cfg.update(score_thr=0., min_bbox_size=-1)
+        if cfg.model.type == 'YOLOX':
+            resize, = cfg.model.data_preprocessor.batch_augments
+            resize.update(random_size_range=(64, 96), interval=1)
     elif cfg.default_scope == 'mmdet':
         cfg.model.train_cfg.rpn_proposal.update(nms_pre=60, max_per_img=20)
         cfg.model.train_cfg.rcnn.sampler.num = 16
@@ -324,6 +361,8 @@ EVALUATED = {
     'voc': 'pascal_voc/AP75',
     'lvis': 'lvis/segm_AP',
     'dino': 'coco/bbox_mAP_75',
+    'rtmdet_': 'coco/bbox_mAP_75',
+    'yolox': 'coco/bbox_mAP_75',
     'imagenet': 'accuracy/top1'
 }
 
@@ -331,11 +370,15 @@ EVALUATED = {
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [
     name for name in OTHERS if not name.endswith('_toy.py')])
-def test_two_iterations_and_an_evaluation(name, tmp_path, files,
+def test_two_iterations_and_an_evaluation(name, tmp_path, files, csp_file,
                                           monkeypatch):
     """From the published file, on tiny data written here."""
     arch = 'resnet18' if 'r18' in name else 'resnet50'
-    monkeypatch.setenv('BACKBONE', files[arch])
+    if name in YOLO:
+        file, before = csp_file(config(name))
+    else:
+        file, before = files[arch], trained(int(arch[6:])).state_dict()
+    monkeypatch.setenv('BACKBONE', file)
     for variable in ('COCO', 'LVIS', 'VOC', 'IMAGENET'):
         monkeypatch.setenv(f'{variable}_ROOT', str(tmp_path / 'data'))
     register_all_modules()
@@ -371,12 +414,11 @@ def test_two_iterations_and_an_evaluation(name, tmp_path, files,
     }
     wanted = next(value for key, value in EVALUATED.items()
                   if name.startswith(key) or key in name.rsplit('_', 1)[1]
-                  and not name.startswith('dino'))
+                  and not name.startswith(('dino', 'rtmdet_', 'yolox')))
     assert np.isfinite(metrics[f'val/{wanted}'])
     assert np.isfinite(metrics['train/loss'])
 
     # what is to learn has learnt, and what is frozen has not
-    before = trained(int(arch[6:])).state_dict()
     after = runner.model.state_dict()
     changed = {
         key for key, value in before.items()
@@ -385,6 +427,10 @@ def test_two_iterations_and_an_evaluation(name, tmp_path, files,
     }
     if 'linear' in name:
         assert not changed
+    elif name in YOLO:
+        check_recipe(runner.model, cfg)  # the pictures are the file's
+        assert len(changed) > 0.9 * len(before) - sum(
+            'num_batches' in key for key in before)
     else:
         for key in ('conv1.weight', 'bn1.weight', 'bn1.running_mean',
                     'layer1.0.conv1.weight', 'layer3.0.bn1.running_var'):

@@ -259,6 +259,19 @@ def test_detectron2(tmp_path, model, call):
         atol=1e-5)
 
 
+def test_the_pixels_travel_along(tmp_path, call):
+    """Whoever loads the file elsewhere learns what it was trained with."""
+    made = dict(source='x', mean=[1., 2., 3.], std=[4., 5., 6.], to_rgb=False)
+    source, _ = write_backbone(
+        trained(18).state_dict(), made, str(tmp_path), 'x-backbone')
+    for tool in (to_torchvision, to_timm):
+        assert ('BGR pixels of 0 to 255, normalised with mean [1.0, 2.0, 3.0] '
+                'and standard deviation [4.0, 5.0, 6.0]') in call(tool, source)
+    said = call(to_detectron2, source)
+    assert 'FORMAT: BGR' in said and 'PIXEL_MEAN: [1.0, 2.0, 3.0]' in said
+    assert 'PIXEL_STD: [4.0, 5.0, 6.0]' in said
+
+
 def test_detectron2_name_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match='stem'):
         to_detectron2.detectron2_name('stem.0.weight')

@@ -477,12 +477,14 @@ PUBLISHED = 'f/net_online-backbone-89abcdef.pth'
 @pytest.mark.parametrize('task', [
     'coco-1x', 'coco-2x', 'coco-c4', 'lvis', 'voc', 'dino', 'coco-mini',
     'imagenet-linear', 'voc-seg', 'voc-seg-d16', 'cityscapes',
-    'cityscapes-d16', 'ade', 'own-masks'
+    'cityscapes-d16', 'ade', 'own-masks', 'rtmdet-tiny', 'rtmdet-s',
+    'rtmdet-ins-tiny', 'yolox-s'
 ])
 @pytest.mark.parametrize('start', [PUBLISHED, 'random', 'supervised'])
 def test_one_command_a_task(shell, task, start):
     done, calls = shell(task, start, SEED='3')
-    if start == 'supervised' and task in ('coco-mini', 'own-masks'):
+    if start == 'supervised' and task.startswith(
+            ('coco-mini', 'own-masks', 'rtmdet', 'yolox')):
         assert done.returncode == 2 and 'has no config' in done.stderr
         return
     assert done.returncode == 0, done.stderr
@@ -495,7 +497,7 @@ def test_one_command_a_task(shell, task, start):
     out = train[train.index('--work-dir') + 1]
     assert out.startswith(f'work_dirs/transfer/{task}/')
     assert out.endswith('/seed3') and 'randomness.seed=3' in train
-    coco = task.startswith('coco') or task == 'dino'
+    coco = task.startswith(('coco', 'dino', 'rtmdet', 'yolox'))
     assert (f'val_evaluator.outfile_prefix={out}/detections' in train) == coco
     assert train[-2] == f'B={PUBLISHED if start == PUBLISHED else ""}'
     assert table[1:3] == ['tools/benchmarks/collect.py', 'work_dirs/transfer']

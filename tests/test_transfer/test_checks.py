@@ -504,6 +504,16 @@ def test_files_trained_otherwise(file):
     assert "style is 'pytorch', set it to 'caffe'" in str(error.value)
 
 
+def test_pixels_as_they_are(file):
+    """A model that normalises nothing, as YOLOX, is told by 0 and 1."""
+    raw = dict(mean=[0.] * 3, std=[1.] * 3, to_rgb=False)
+    assert check_recipe(Network(file(raw), ImgDataPreprocessor(), 18))
+    assert check_recipe(
+        Network(file(raw), ImgDataPreprocessor([0.] * 3, [1.] * 3), 18))
+    with pytest.raises(ValueError, match='std is .*set it to .1.0, 1.0'):
+        check_recipe(Network(file(raw), ImgDataPreprocessor(**IMAGES), 18))
+
+
 def test_the_key_of_mmpretrains_configs(file):
     images = dict(mean=RECIPE['mean'], std=RECIPE['std'])
     model = Network(file(None), ClsDataPreprocessor(**images))

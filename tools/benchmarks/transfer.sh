@@ -2,6 +2,7 @@
 # One downstream task from one checkpoint, from start to table:
 #   bash tools/benchmarks/transfer.sh TASK CHECKPOINT [GPUS [ARGUMENTS]]
 # TASK        coco-1x coco-2x coco-c4 lvis voc dino coco-mini imagenet-linear
+#             rtmdet-tiny rtmdet-s rtmdet-ins-tiny yolox-s
 #             voc-seg voc-seg-d16 cityscapes cityscapes-d16 ade own-masks,
 #             or frozen: voc07-svm imagenet-knn probes
 # CHECKPOINT  a training checkpoint or a published backbone (.pth), or
@@ -58,6 +59,8 @@ case $TASK in
     lvis) config=mask-rcnn_r50_fpn_${start}_2x_lvis-v1 ;;
     voc) config=faster-rcnn_r50-c4_${start}_24k_voc0712 ;;
     dino) config=dino-4scale_r50_${start}_12e_coco ;;
+    rtmdet-tiny | rtmdet-s | rtmdet-ins-tiny | yolox-s)
+        config=${TASK//-/_}; config=${config/rtmdet_ins/rtmdet-ins}_${start}_300e_coco ;;
     coco-mini) config=mask-rcnn_r18_fpn_${start}_coco-mini ;;
     imagenet-linear) config=resnet50_${start}_linear_imagenet package=mmpretrain ;;
     voc-seg) config=fcn_r50-d8_${start}_20k_voc12aug package=mmseg ;;
@@ -79,7 +82,7 @@ if [ -n "$config" ]; then
     "$PYTHON" "$root/tools/model_converters/check_backbone.py" "$config"
     options=(randomness.seed="$SEED")
     case $TASK in  # pycocotools scores these again
-        coco-* | dino) options+=(val_evaluator.outfile_prefix="$out/detections") ;;
+        coco-* | dino | rtmdet-* | yolox-*) options+=(val_evaluator.outfile_prefix="$out/detections") ;;
     esac
     # --cfg-options may be given once: put ours behind the user's first one
     arguments=()

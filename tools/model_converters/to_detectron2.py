@@ -33,17 +33,18 @@ from cyborgs_plugin.transfer.backbone_file import (
     stem_of,
     write_hashed,
 )
+from cyborgs_plugin.transfer.recipe_check import pixels_of
 
 PREFIXES = dict(fpn='backbone.bottom_up.', c4='backbone.')
 SETTINGS = """\
 MODEL:
   WEIGHTS: {file}
-  PIXEL_MEAN: [123.675, 116.28, 103.53]
-  PIXEL_STD: [58.395, 57.12, 57.375]
+  PIXEL_MEAN: {mean}
+  PIXEL_STD: {std}
   BACKBONE: {{FREEZE_AT: 0}}
   RESNETS: {{DEPTH: {depth}, NORM: SyncBN, STRIDE_IN_1X1: False}}
   FPN: {{NORM: SyncBN}}
-INPUT: {{FORMAT: RGB}}"""
+INPUT: {{FORMAT: {order}}}"""
 
 
 def detectron2_name(key: str, model: str = 'fpn') -> str:
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument(
         '--out-dir', help="folder of the file (default: the backbone's)")
     args = parser.parse_args()
-    tensors, _, arch = read_backbone(args.backbone)
+    tensors, made, arch = read_backbone(args.backbone)
     build_resnet(tensors, arch, args.backbone)  # whole and finite
     content: dict[str, Any] = {
         'model': {
@@ -108,8 +109,10 @@ def main() -> None:
     file = write_hashed(
         args.out_dir or osp.dirname(args.backbone),
         f'{stem_of(args.backbone)}_detectron2-{args.model}', '.pkl', write)
+    mean, std, order = pixels_of(made)
     print(f'Wrote {file}: {len(content["model"])} arrays. Use it with:\n' +
-          SETTINGS.format(file=file, depth=arch[len('resnet'):]))
+          SETTINGS.format(file=file, depth=arch[len('resnet'):], mean=mean,
+                          std=std, order=order))
 
 
 if __name__ == '__main__':

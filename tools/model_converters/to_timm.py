@@ -18,6 +18,7 @@ from cyborgs_plugin.transfer.backbone_file import (
     stem_of,
     write_hashed,
 )
+from cyborgs_plugin.transfer.recipe_check import pixels_line
 
 
 @reported()
@@ -34,7 +35,7 @@ def main() -> None:
         raise MissingPackageError(
             'The conversion is compared with timm itself, which is missing '
             f'({error}): pip install timm') from error
-    tensors, _, arch = read_backbone(args.backbone)
+    tensors, made, arch = read_backbone(args.backbone)
     # timm's resnet* have torchvision's names as well, its resnet*d have not.
     model: Any = timm.create_model(arch, num_classes=0)
     try:
@@ -51,7 +52,7 @@ def main() -> None:
         lambda path: save_file(tensors, path, {'format': 'pt'}))
     print(f'Wrote {file}: {arch}, features equal to {difference:.1e}\n'
           f'Use it: timm.create_model({arch!r}, num_classes=0, '
-          f'checkpoint_path={file!r})')
+          f'checkpoint_path={file!r})\n{pixels_line(made)}')
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ from cyborgs_plugin.transfer.backbone_file import (
     stem_of,
     write_hashed,
 )
+from cyborgs_plugin.transfer.recipe_check import pixels_line
 
 
 @reported()
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument(
         '--out-dir', help="folder of the file (default: the backbone's)")
     args = parser.parse_args()
-    tensors, _, arch = read_backbone(args.backbone)
+    tensors, made, arch = read_backbone(args.backbone)
     # The toolbox took over torchvision's names: there is nothing to rename.
     model = torchvision.models.get_model(arch)
     missing, superfluous = model.load_state_dict(tensors, strict=False)
@@ -47,7 +48,8 @@ def main() -> None:
         lambda path: torch.save(tensors, path))
     print(f'Wrote {file}: {arch}, features equal to {difference:.1e}\n'
           f'Use it: torchvision.models.{arch}().load_state_dict(torch.load('
-          f'{file!r}), strict=False), which misses fc.* alone')
+          f'{file!r}), strict=False), which misses only fc.*\n'
+          f'{pixels_line(made)}')
 
 
 if __name__ == '__main__':

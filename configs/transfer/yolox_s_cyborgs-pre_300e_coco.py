@@ -1,0 +1,21 @@
+"""COCO YOLOX-s, 300 epochs, from a published backbone.
+
+This is mmdet's recipe. Only the start and the place of the data differ.
+"""
+_base_ = ['mmdet::yolox/yolox_s_8xb8-300e_coco.py', '_base_/protocol.py']
+
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint=_base_.pretrained.checkpoint,
+            prefix='backbone.')))
+
+data_root = _base_.coco_root
+train_dataset = dict(dataset=dict(data_root=data_root))
+train_dataloader = dict(dataset=dict(dataset=dict(data_root=data_root)))
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    ann_file=data_root + 'annotations/instances_val2017.json')
+test_evaluator = val_evaluator

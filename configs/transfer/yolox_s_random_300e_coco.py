@@ -1,0 +1,4 @@
+"""The twin that starts from random weights."""
+_base_ = 'yolox_s_cyborgs-pre_300e_coco.py'
+
+model = dict(backbone=dict(init_cfg=None))
