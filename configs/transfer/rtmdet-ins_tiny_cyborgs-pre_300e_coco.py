@@ -2,7 +2,9 @@
 
 This is mmdet's recipe. Only the start and the place of the data differ.
 """
-_base_ = ['mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py', '_base_/protocol.py']
+_base_ = [
+    'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py', '_base_/protocol.py'
+]
 
 model = dict(
     backbone=dict(init_cfg=dict(checkpoint=_base_.pretrained.checkpoint)))

@@ -14,6 +14,7 @@ import torchvision
 from mmpretrain.models import RegNet, ResNet, ResNeXt, SEResNet
 from torch import nn
 
+from cyborgs_plugin.transfer.backbone_file import write_backbone
 from cyborgs_plugin.transfer.published_weights import _ArraysOnly
 
 from ..helpers import LINEAR, ROOT, checkpoint, published, trained
