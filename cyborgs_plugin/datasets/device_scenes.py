@@ -292,7 +292,8 @@ class DeviceLoader:
 
     def _read_masks(self) -> None:
         """Copy the label maps of a new round to the device."""
-        scenes = list(scene_datasets(self.dataset))
+        scenes = [part for part in scene_datasets(self.dataset)
+                  if part.with_masks]
         banks = [part.mask_bank for part in scenes]
         if not scenes or banks == self._banks:
             return

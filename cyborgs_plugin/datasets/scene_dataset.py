@@ -81,6 +81,9 @@ class SceneDataset(BaseDataset):
         reduced_decoding (bool): Decode a large JPEG at 1/2, 1/4 or 1/8 of its
             sides if the smallest crop still has twice the pixels of a view's
             side. Mask rounds read it in full. Defaults to True.
+        with_masks (bool): Whether samples carry a label map. False is for
+            models that need none (``model.in_step_masks``).
+            Defaults to True.
 
     Raises:
         FileNotFoundError: If the folder or the json is missing.
@@ -101,7 +104,8 @@ class SceneDataset(BaseDataset):
                  indices: int | Sequence[int] | None = None,
                  max_pixels: int = MAX_PIXELS,
                  depth_scaling: str = 'range',
-                 reduced_decoding: bool = True) -> None:
+                 reduced_decoding: bool = True,
+                 with_masks: bool = True) -> None:
         self.extensions = None if extensions is None else _endings(extensions)
         self.backend_args = backend_args
         check_options(max_pixels, depth_scaling)
@@ -116,7 +120,11 @@ class SceneDataset(BaseDataset):
         self._broken = 0
         self.held_image: Callable[[str], np.ndarray | None] | None = None
         """What gives decoded images by path, if they are held in memory."""
-        self._bank = None if mask_bank is None else MaskBank.open(mask_bank)
+        self.with_masks = with_masks
+        self._bank: MaskBank | None = None
+        if mask_bank is not None:
+            self._expect_with_masks(f'mask_bank={mask_bank!r}')
+            self._bank = MaskBank.open(mask_bank)
         self._teacher: tuple[TeacherBank, int] | None = None
         super().__init__(
             ann_file=ann_file,
@@ -160,8 +168,10 @@ class SceneDataset(BaseDataset):
             bank (MaskBank): The round.
 
         Raises:
-            ValueError: If it lacks images of this data set.
+            UserError: If it lacks images of this data set, or samples carry
+                no label map.
         """
+        self._expect_with_masks('MaskUpdateHook')
         lacking = [key for key, _ in self.images() if key not in bank]
         if lacking:
             raise UserError(
@@ -171,6 +181,13 @@ class SceneDataset(BaseDataset):
                 f'{lacking[:_NAMED]}: make one for these images by '
                 + command('generate_masks', 'CONFIG', 'CHECKPOINT'))
         self._bank = bank
+
+    def _expect_with_masks(self, given: str) -> None:
+        """Refuse masks that no sample would carry."""
+        if not self.with_masks:
+            raise UserError(
+                'train_dataloader.dataset.with_masks=False: nothing would '
+                f'read the masks of {given}. Leave out one of the two')
 
     def use_teacher(self, bank: TeacherBank, grid_stride: int) -> None:
         """Give each sample what a teacher sees in its views from now on.
@@ -319,7 +336,8 @@ class SceneDataset(BaseDataset):
             raise RuntimeError(
                 'SceneDataset has no masks: add mask_update=dict('
                 "type='MaskUpdateHook') to default_hooks, or give a bank by "
-                'train_dataloader.dataset.mask_bank')
+                'train_dataloader.dataset.mask_bank; a model that needs none '
+                'takes with_masks=False')
         return self._bank
 
     def label_maps(self, key: str) -> list[np.ndarray]:
@@ -341,12 +359,13 @@ class SceneDataset(BaseDataset):
             dict or None: The output of the pipeline; None for a broken image,
             which is reported and replaced by another one.
         """
-        bank = self._masks()
         info = self.get_data_info(idx)
-        number = bank.num_clusterings
-        info['gt_seg_map'] = bank.label_map(
-            info['key'], np.random.randint(number) if number > 1 else 0)
-        info['seg_fields'] = ['gt_seg_map']
+        if self.with_masks:
+            bank = self._masks()
+            number = bank.num_clusterings
+            info['gt_seg_map'] = bank.label_map(
+                info['key'], np.random.randint(number) if number > 1 else 0)
+            info['seg_fields'] = ['gt_seg_map']
         if self._teacher is not None:
             info['teacher'] = partial(_seen, info['key'], *self._teacher)
         info['image_options'] = dict(

@@ -53,7 +53,10 @@ class MaskedRandomResizedCrop(FastRandomResizedCrop):
     The result is the same as if it had first been enlarged to the image by
     nearest sampling.
 
-    **Required Keys:** ``img``, ``gt_seg_map`` (integer, (h, w))
+    **Required Keys:** ``img``
+
+    **Optional Keys:** ``gt_seg_map`` (integer, (h, w)), absent where a model
+    needs no masks
 
     **Modified Keys:** ``img``, ``img_shape``, ``gt_seg_map`` (now of the
     output size)
@@ -75,8 +78,10 @@ class MaskedRandomResizedCrop(FastRandomResizedCrop):
         sides = 2 * image.shape[:2]
         results['view_box'] = tuple(
             part / side for part, side in zip(box, sides))
-        results['gt_seg_map'] = crop_label_map(
-            results['gt_seg_map'], image.shape[:2], box, tuple(self.scale))
+        if 'gt_seg_map' in results:
+            results['gt_seg_map'] = crop_label_map(
+                results['gt_seg_map'], image.shape[:2], box,
+                tuple(self.scale))
         results['img'] = self.crop(image, box)
         results['img_shape'] = results['img'].shape[:2]
         return results
@@ -86,16 +91,16 @@ class MaskedRandomResizedCrop(FastRandomResizedCrop):
 class MaskedMultiView(MultiView):
     """Make several views, each with its label map.
 
-    **Required Keys:** ``img``, ``gt_seg_map``
+    **Required Keys:** ``img``
 
-    **Optional Keys:** ``teacher`` (Callable): gives what a teacher sees of
-    the image in a view, by its box, size and flip
+    **Optional Keys:** ``gt_seg_map``; ``teacher`` (Callable): gives what a
+    teacher sees of the image in a view, by its box, size and flip
 
     **Modified Keys:** ``img`` (list of V images), ``teacher`` (float16,
     (V, C, h, w))
 
     **Added Keys:** ``mask`` (integer, (V, H, W)), which ``PackInputs`` puts
-    into the data sample
+    into the data sample; not without ``gt_seg_map``
 
     Args:
         transforms (list[list[dict]]): A pipeline for each kind of view.
@@ -108,10 +113,11 @@ class MaskedMultiView(MultiView):
         views = [pipeline(_copy(results, pipeline.transforms[:1]))
                  for pipeline in self.transforms]
         results['img'] = [view['img'] for view in views]
-        mask = np.stack([view['gt_seg_map'] for view in views])
-        # torch can store uint16 but hardly compute with it.
-        results['mask'] = (
-            mask.astype(np.int32) if mask.dtype == np.uint16 else mask)
+        if 'gt_seg_map' in results:
+            mask = np.stack([view['gt_seg_map'] for view in views])
+            # torch can store uint16 but hardly compute with it.
+            results['mask'] = (
+                mask.astype(np.int32) if mask.dtype == np.uint16 else mask)
         if teacher is not None:
             results['teacher'] = np.stack([
                 teacher(view['view_box'], view['img'].shape[:2],

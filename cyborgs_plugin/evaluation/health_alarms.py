@@ -112,8 +112,9 @@ RULES = (
     Rule(
         'one_region', _one_region, 'most images are a single region',
         'Regions within an image cannot be contrasted: raise '
-        'default_hooks.mask_update.source.num_clusters, or a lower '
-        'model.neck.grid_stride if only views have one'),
+        'default_hooks.mask_update.source.num_clusters (or that of '
+        'model.in_step_masks), or a lower model.neck.grid_stride if only '
+        'views have one'),
     Rule(
         'nothing_matched', lambda entry, bands: _below(
             entry, 'matched_regions', bands['matched_regions']),
@@ -121,7 +122,8 @@ RULES = (
         'one as well',
         'The others teach nothing: let crops be larger '
         '(crop_ratio_range of the views), or regions fewer '
-        '(default_hooks.mask_update.source.num_clusters)'),
+        '(default_hooks.mask_update.source.num_clusters, or that of '
+        'model.in_step_masks)'),
     Rule(
         'masks_stopped', lambda entry, bands: _above(
             entry, 'agreement', bands['agreement']),

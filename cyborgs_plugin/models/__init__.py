@@ -10,6 +10,7 @@ from .distillation import (
 from .feature_anchor_loss import FeatureAnchorLoss
 from .foreach_ema import ForeachEMA
 from .frozen_target import FrozenTarget
+from .in_step_masks import InStepMasks
 from .mask_contrast_head import MaskContrastHead
 from .mask_contrastive_loss import MaskContrastiveLoss, mask_contrastive_loss
 from .mask_grounded_neck import MaskGroundedNeck
@@ -20,8 +21,8 @@ from .vmf_loss import VMFSegmentationLoss
 __all__ = [
     'CYBORGS', 'CellDistillationLoss', 'ColourDataPreprocessor',
     'DistillationHead', 'FeatureAnchorLoss', 'ForeachEMA',
-    'FrozenTarget', 'FrozenTeacher', 'MaskContrastHead', 'MaskContrastiveLoss',
-    'MaskGroundedNeck', 'PublishedMaskContrastHead',
+    'FrozenTarget', 'FrozenTeacher', 'InStepMasks', 'MaskContrastHead',
+    'MaskContrastiveLoss', 'MaskGroundedNeck', 'PublishedMaskContrastHead',
     'PublishedMaskGroundedNeck', 'RegionDistillation',
     'SceneDataPreprocessor', 'VMFSegmentationLoss', 'mask_contrastive_loss'
 ]

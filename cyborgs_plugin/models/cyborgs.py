@@ -28,7 +28,7 @@ class CYBORGS(BaseSelfSupervisor):
 
     ``TargetUpdateHook`` calls :meth:`update_target` once per optimiser step,
     so that the target network follows the online one. The masks come with the
-    data; ``MaskUpdateHook`` renews them.
+    data, and ``MaskUpdateHook`` renews them; or ``in_step_masks`` makes them.
 
     Args:
         backbone (dict): Config of the backbone. Its outputs must include all
@@ -48,6 +48,9 @@ class CYBORGS(BaseSelfSupervisor):
             maps, with channels last in memory, which is faster on many
             processors. Initial weights are drawn in another order; otherwise
             values differ only by rounding. Defaults to False.
+        in_step_masks (dict, optional): Config of what makes masks in the step
+            itself, such as ``dict(type='InStepMasks')``; the data then carry
+            none. Defaults to None: the masks come with the data.
         init_cfg (dict or list[dict], optional): Initialization config.
             Defaults to None.
     """
@@ -60,6 +63,7 @@ class CYBORGS(BaseSelfSupervisor):
                  pretrained: str | None = None,
                  data_preprocessor: dict | None = None,
                  channels_last: bool = False,
+                 in_step_masks: dict | None = None,
                  init_cfg: list[dict] | dict | None = None) -> None:
         refuse_moved_keys('neck', neck)
         refuse_moved_keys('head', head)
@@ -76,6 +80,8 @@ class CYBORGS(BaseSelfSupervisor):
         freeze_unused(self.backbone, self.neck)
         self.target_net: BaseAveragedModel = MODELS.build(
             target_ema, default_args=dict(model=self._online()))
+        self.in_step_masks = MODELS.build(
+            in_step_masks) if in_step_masks else None
         self._losses_since_update = 0
 
     def _online(self) -> nn.Module:
@@ -99,42 +105,77 @@ class CYBORGS(BaseSelfSupervisor):
         Args:
             inputs (list[Tensor]): Views 1 and 2, each (B, 3, H, W), float32.
             data_samples (list[DataSample]): B samples; the ``mask`` of each
-                holds the label maps of both views, (2, H, W), integer.
+                holds the label maps of both views, (2, H, W), integer. With
+                ``in_step_masks`` they hold nothing.
             **kwargs: Not used.
 
         Returns:
-            dict[str, Tensor]: See :meth:`MaskContrastHead.loss`.
+            dict[str, Tensor]: See :meth:`MaskContrastHead.loss`; and with
+            ``in_step_masks`` the largest number of regions of an image,
+            ``num_clusters``.
 
         Raises:
-            ValueError: If there are not two views or a sample has no mask.
+            UserError: If there are not two views or a sample has no mask; or
+                it has one that nothing would read.
             RuntimeError: If the target network is never updated.
         """
-        label_maps = stack_label_maps(inputs, data_samples)
+        _expect_two(inputs)
         self._expect_updates()
-        cells = [self.neck.cells(label_map) for label_map in label_maps]
+        if self.in_step_masks is None:
+            # Drawn while the device has nothing to do yet, because the host
+            # waits here.
+            drawn = self._draw([
+                self.neck.cells(label_map)
+                for label_map in stack_label_maps(inputs, data_samples)])
+        elif any('mask' in sample for sample in data_samples):
+            raise UserError(
+                'model.in_step_masks makes the masks, but the data samples '
+                'carry a `mask`, which nothing would read: take '
+                'MaskUpdateHook out of default_hooks, and the masks out of '
+                'the data as configs/cyborgs_in_step.py does')
         target_backbone, target_neck = self.target_net.module
-        # Drawn while the device has nothing to do yet, because the host waits
-        # here.
-        ids = [neck.sample(cell) for neck in (self.neck, target_neck)
-               for cell in cells]
-        rows = used_rows(*ids)
-
         # First, before the online network's outputs are kept for its gradient.
-        target, target_feats = [], []
         with torch.no_grad():
-            for view, *regions in zip(inputs, cells, ids[2:], rows[2:]):
-                feats = target_neck.channels_first(target_backbone(view))
-                target.append(target_neck(feats, *regions))
-                target_feats.append(feats if self.head.uses_feats else ())
-                del feats
+            feats = [target_neck.channels_first(target_backbone(view))
+                     for view in inputs]
+            if self.in_step_masks is not None:
+                drawn = self._draw(self.in_step_masks(
+                    feats, [self.neck.grid_size(view) for view in inputs]))
+            cells, ids, rows = drawn
+            target = [target_neck(*regions)
+                      for regions in zip(feats, cells, ids[2:], rows[2:])]
+        target_feats = feats if self.head.uses_feats else [(), ()]
+        del feats
         # One after the other, so that the backward pass finishes and frees
         # view 2 before the gradient of the neck in view 1.
         online, online_feats = [], []
         for view, *regions in zip(inputs, cells, ids[:2], rows[:2]):
             online_feats.append(self.neck.channels_first(self.backbone(view)))
             online.append(self.neck(online_feats[-1], *regions))
-        return self.head.loss(online, target, online_feats, target_feats,
-                              rows[:2])
+        losses = self.head.loss(online, target, online_feats, target_feats,
+                                rows[:2])
+        if self.in_step_masks is not None:
+            losses['num_clusters'] = torch.full(
+                (), float(self.in_step_masks.clusters_now()),
+                device=inputs[0].device)
+        return losses
+
+    def _draw(self, cells: list[Tensor]) -> tuple[
+            list[Tensor], list[Tensor], tuple[Tensor, ...]]:
+        """Draw the regions of each branch.
+
+        Args:
+            cells (list[Tensor]): Labels of the cells of views 1 and 2, each
+                (B, h, w), int64.
+
+        Returns:
+            tuple: The cells; region ids of online views 1 and 2 and of target
+            views 1 and 2, (B, N), int64; and their :func:`used_rows`.
+        """
+        ids = [neck.sample(cell)
+               for neck in (self.neck, self.target_net.module[1])
+               for cell in cells]
+        return cells, ids, used_rows(*ids)
 
     def _expect_updates(self) -> None:
         self._losses_since_update += 1
@@ -160,12 +201,17 @@ def stack_label_maps(inputs: Sequence[Tensor],
     Raises:
         UserError: If there are not two views or a sample has no mask.
     """
-    if len(inputs) != 2:
-        raise UserError(
-            f'Two views are contrasted, but there are {len(inputs)}: give '
-            'MaskedMultiView two pipelines')
+    _expect_two(inputs)
     if not all('mask' in sample for sample in data_samples):
         raise UserError(
             'A data sample carries no `mask`: load with SceneDataset and '
             'put MaskedMultiView before PackInputs in the pipeline')
     return torch.stack([sample.mask for sample in data_samples], 1)
+
+
+def _expect_two(inputs: Sequence[Tensor]) -> None:
+    """Refuse another number of views."""
+    if len(inputs) != 2:
+        raise UserError(
+            f'Two views are contrasted, but there are {len(inputs)}: give '
+            'MaskedMultiView or MultiView two pipelines')

@@ -64,9 +64,20 @@ class MaskGroundedNeck(BaseModule):
             Tensor: The label of each cell, shape (B, ceil(H / grid_stride),
             ceil(W / grid_stride)), int64.
         """
+        return cell_labels(label_maps, self.grid_size(label_maps))
+
+    def grid_size(self, view: Tensor) -> tuple[int, int]:
+        """The grid of a view.
+
+        Args:
+            view (Tensor): Shape (..., H, W).
+
+        Returns:
+            tuple[int, int]: ceil(H / grid_stride), ceil(W / grid_stride).
+        """
         height, width = (-(-size // self.grid_stride)
-                         for size in label_maps.shape[1:])
-        return cell_labels(label_maps, (height, width))
+                         for size in view.shape[-2:])
+        return height, width
 
     def sample(self, cells: Tensor) -> Tensor:
         """Draw the regions of one branch.

@@ -45,8 +45,8 @@ class Budget(NamedTuple):
         return 3 * phase % self.phases == 0
 
 
-METHODS = ('cyborgs', 'detcon-fh', 'byol', 'densecl', 'cyborgs-oracle',
-           'cyborgs-annotated')
+METHODS = ('cyborgs', 'cyborgs-in-step', 'detcon-fh', 'byol', 'densecl',
+           'cyborgs-oracle', 'cyborgs-annotated')
 ON_DEMAND = ('distill', 'start', 'continue')
 """Not among all methods: they need a file, TEACHER=FILE or START=FILE."""
 _UNTRAINED = dict(random='cyborgs', start='continue')
@@ -194,6 +194,7 @@ class Trainings:
                 update.source.ann_file = self.annotations('instances', 'train')
             if self.args.amp and update.source.type == 'NetworkMasks':
                 update.source.dtype = 'bfloat16'
+        if 'grid_stride' in cfg.model.neck:
             cfg.model.neck.grid_stride = self.args.grid_stride
         if self.args.depth == 50:
             _widen(cfg)
