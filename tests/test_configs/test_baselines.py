@@ -24,8 +24,9 @@ def cfg(request):
 
 
 def test_there_are_all():
-    assert sorted(NAMES) == ['byol', 'continue', 'cyborgs', 'cyborgs-oracle',
-                             'densecl', 'detcon-fh', 'distill']
+    assert sorted(NAMES) == ['byol', 'continue', 'cyborgs', 'cyborgs-in-step',
+                             'cyborgs-oracle', 'densecl', 'detcon-fh',
+                             'distill']
 
 
 def test_budget_and_optimiser_are_shared(cfg):
@@ -81,3 +82,12 @@ def test_only_the_source_of_masks_differs():
         if name != 'cyborgs':
             assert update['interval'] == -1
             assert update['source']['type'] != 'NetworkMasks'
+
+
+def test_masks_in_the_step_change_nothing_else():
+    base = SHARED.to_dict()
+    cfg = Config.fromfile(FILES[NAMES.index('cyborgs-in-step')]).to_dict()
+    assert cfg['model'].pop('in_step_masks')['type'] == 'InStepMasks'
+    assert cfg['train_dataloader']['dataset'].pop('with_masks') is False
+    assert base['default_hooks'].pop('mask_update')
+    assert cfg == base

@@ -29,8 +29,8 @@ def test_smoke(tmp_path):
     assert first.returncode == 0, first.stdout[-4000:]
     results = json.loads((work / 'results.json').read_text())
     assert {run['method'] for run in results['runs'].values()} == {
-        'random', 'cyborgs', 'detcon-fh', 'byol', 'densecl',
-        'cyborgs-oracle', 'cyborgs-annotated'
+        'random', 'cyborgs', 'cyborgs-in-step', 'detcon-fh', 'byol',
+        'densecl', 'cyborgs-oracle', 'cyborgs-annotated'
     }
     for name, found in results['runs'].items():
         last = found['points'][str(found['epochs'][-1])]

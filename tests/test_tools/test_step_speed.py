@@ -82,12 +82,17 @@ def test_it_counts_waits_and_prints_a_table(tmp_path):
         env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=ROOT),
         cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    waits = dict(re.findall(r'(\w+): the host waits (\d+) times', done.stdout))
-    assert waits.keys() == {'byol', 'cyborgs', 'published'}
+    waits = dict(re.findall(
+        r'([\w-]+): the host waits (\d+) times', done.stdout))
+    assert waits.keys() == {'byol', 'cyborgs', 'in-step', 'published'}
+    assert int(waits['in-step']) <= int(waits['cyborgs'])
     assert int(waits['cyborgs']) <= 8 < int(waits['published'])
     gain, = re.findall(r'outside of the backbones: ([\d.]+)', done.stdout)
     assert float(gain) > 1.3
     assert '| optimizer |' in done.stdout
+    assert '| masks in the step |' in done.stdout
+    part, = re.findall(r'making them is ([\d.]+)% of', done.stdout)
+    assert 0 < float(part) < 20
     assert 'peak memory, MiB' in done.stdout
 
 

@@ -3,8 +3,8 @@
 Run: python tools/benchmarks/step_speed.py
      python tools/benchmarks/step_speed.py --depth 18 --size 128 --batch 32
 
-BYOL by its own config, CYBORGS by ours, and CYBORGS in the form of the
-published code make steps in turn; on a CPU in one thread, by CPU time. Printed
+BYOL by its own config, CYBORGS by ours, CYBORGS with masks made in the step,
+and CYBORGS in the form of the published code make steps in turn; on a CPU in one thread, by CPU time. Printed
 are the ratio of steps next to each other, that of the peaks of memory, and
 where the time goes; and how often the host waits for the device in a step, and
 how many kernels it starts, which are counted on a pretended device. Views and
@@ -47,7 +47,7 @@ RECIPE = osp.join(ROOT, 'configs', 'cyborgs_coco.py')
 BYOL = 'mmpretrain::byol/byol_resnet50_16xb256-coslr-200e_in1k.py'
 CHANNELS = {18: (128, 256, 512), 50: (512, 1024, 2048)}
 """Of the stages 2, 3 and 4."""
-METHODS = ('byol', 'cyborgs', 'published')
+METHODS = ('byol', 'cyborgs', 'in-step', 'published')
 BACKBONES = ('online backbone', 'target backbone', 'backward of backbone')
 
 
@@ -111,6 +111,8 @@ def config_of(method: str, depth: int, size: int) -> Config:
     else:
         cfg = Config.fromfile(RECIPE)
         cfg.model.neck.grid_stride = 32 if size > 160 else 16
+    if method == 'in-step':
+        cfg.model.in_step_masks = dict(type='InStepMasks')
     if method == 'published':
         cfg.model.neck.type = 'PublishedFormNeck'
         cfg.model.head.type = 'PublishedMaskContrastHead'
@@ -138,7 +140,7 @@ class Trainer:
     """Makes steps of a method, as the runner and its hooks do.
 
     Args:
-        method (str): 'byol', 'cyborgs' or 'published'.
+        method (str): Of :data:`METHODS`.
         depth (int): Of the ResNet, 18 or 50. Defaults to 50.
         size (int): Side of a view. Defaults to 224.
         batch (int): Images. Defaults to 8.
@@ -173,7 +175,10 @@ class Trainer:
                 else dict(type='BFloat16OptimWrapper'))
         self.wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         self.data = draw_batch(batch, size, ids)
-        self.log = LoggedScalarsHook() if method == 'cyborgs' else None
+        if method == 'in-step':  # K of the first step: the most regions
+            self.data['data_samples'] = [DataSample() for _ in range(batch)]
+        self.log = LoggedScalarsHook() if method in (
+            'cyborgs', 'in-step') else None
         self.device = device
         self.follows = hasattr(self.model, 'update_target')
         if self.follows:
@@ -220,6 +225,8 @@ class Trainer:
             if self.follows:
                 self._time(neck, 'cells', 'cells and draws')
                 self._time(neck, 'sample', 'cells and draws')
+        if getattr(model, 'in_step_masks', None) is not None:
+            self._time(model.in_step_masks, 'forward', 'masks in the step')
         self._time(model.head.predictor, 'forward', 'predictor')
         self._time(model.head, 'loss', 'loss')
         self._time(self.wrapper, 'backward', 'backward of backbone')
@@ -285,9 +292,10 @@ def in_turn(trainers: dict[str, Trainer], rounds: int,
     return {name: np.array(spent) for name, spent in seconds.items()}
 
 
-def compared(seconds: dict[str, np.ndarray]) -> float:
-    """CYBORGS over BYOL: median of the ratios of steps next to each other."""
-    return float(np.median(seconds['cyborgs'] / seconds['byol']))
+def compared(seconds: dict[str, np.ndarray], ours: str = 'cyborgs',
+             theirs: str = 'byol') -> float:
+    """One over another: median of the ratios of steps next to each other."""
+    return float(np.median(seconds[ours] / seconds[theirs]))
 
 
 def peak_mib(trainer: Trainer) -> float:
@@ -354,7 +362,7 @@ def count(method: str, depth: int, batch: int) -> tuple[Counter, Counter]:
     has computed a gradient.
 
     Args:
-        method (str): 'byol', 'cyborgs' or 'published'.
+        method (str): Of :data:`METHODS`.
         depth (int): Of the ResNet, 18 or 50.
         batch (int): Images.
 
@@ -474,6 +482,11 @@ def main() -> None:
               for name, spent in seconds.items()))
     print(f'CYBORGS / BYOL: {compared(seconds):.3f}; with the same time for '
           f'the backbones: {compared_by_parts(trainers):.3f}')
+    making = trainers['in-step'].parts['masks in the step'] / args.rounds
+    print('masks in the step / masks given: '
+          f'{compared(seconds, "in-step", "cyborgs"):.3f}; / BYOL: '
+          f'{compared(seconds, "in-step"):.3f}; making them is '
+          f'{making / np.median(seconds["byol"]):.2%} of a step of BYOL')
     ours, theirs = (outside(trainers[name].parts)
                     for name in ('cyborgs', 'published'))
     print(f'published / CYBORGS, outside of the backbones: '
