@@ -29,7 +29,7 @@ def by_loops(points, count, num_iters, seed):
     for one in points:
         centres = {k: one[place].clone()
                    for k, place in enumerate(start[:count])}
-        for step in range(num_iters + 1):
+        for _ in range(num_iters + 1):
             labels = [min(centres, key=lambda k: (point - centres[k])
                           .square().sum().item()) for point in one]
             centres = {k: torch.stack([point for point, label in zip(

@@ -4,11 +4,12 @@ Run: python tools/benchmarks/step_speed.py
      python tools/benchmarks/step_speed.py --depth 18 --size 128 --batch 32
 
 BYOL by its own config, CYBORGS by ours, CYBORGS with masks made in the step,
-and CYBORGS in the form of the published code make steps in turn; on a CPU in one thread, by CPU time. Printed
-are the ratio of steps next to each other, that of the peaks of memory, and
-where the time goes; and how often the host waits for the device in a step, and
-how many kernels it starts, which are counted on a pretended device. Views and
-label maps are drawn, and all slots hold a region. See docs/performance.md.
+and CYBORGS in the form of the published code make steps in turn; on a CPU in
+one thread, by CPU time. Printed are the ratio of steps next to each other,
+that of the peaks of memory, and where the time goes; and how often the host
+waits for the device in a step, and how many kernels it starts, counted on a
+pretended device. Views and label maps are drawn, and all slots hold a region.
+See docs/performance.md.
 """
 import argparse
 import logging
