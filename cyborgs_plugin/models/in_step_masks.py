@@ -21,9 +21,8 @@ class InStepMasks(nn.Module):
     The cells of both views of an image are clustered together, so that a
     cluster that reaches into both is one region of both; each image is
     clustered alone. A cell is represented by one stage of the target network.
-    The mean of a view is subtracted from its cells first, or else clusters
-    would tell the views apart, by the changes of their colours, rather than
-    what is in them.
+    The mean of a view is subtracted from its cells first, so that a change of
+    all of a view, such as of its colours, tells no cells apart.
 
     The number of clusters falls from the first to the last of ``num_clusters``
     along half a cosine, from the first step of a run to the last: from small
@@ -40,7 +39,7 @@ class InStepMasks(nn.Module):
             cells. Defaults to (16, 4).
         num_iters (int): Iterations of k-means. Defaults to 5.
         in_index (int): Index of the backbone's output to cluster. Cells of a
-            later one have seen most of their view, so that clusters tell the
+            later one have seen most of their view, and clusters may tell the
             views apart. Defaults to 1, stage 3 of a ResNet.
     """
 
