@@ -293,10 +293,9 @@ def in_turn(trainers: dict[str, Trainer], rounds: int,
     return {name: np.array(spent) for name, spent in seconds.items()}
 
 
-def compared(seconds: dict[str, np.ndarray], ours: str = 'cyborgs',
-             theirs: str = 'byol') -> float:
-    """One over another: median of the ratios of steps next to each other."""
-    return float(np.median(seconds[ours] / seconds[theirs]))
+def compared(seconds: dict[str, np.ndarray]) -> float:
+    """CYBORGS over BYOL: median of the ratios of steps next to each other."""
+    return float(np.median(seconds['cyborgs'] / seconds['byol']))
 
 
 def peak_mib(trainer: Trainer) -> float:
@@ -387,13 +386,14 @@ def outside(parts: dict[str, float]) -> float:
                if part not in BACKBONES)
 
 
-def compared_by_parts(trainers: dict[str, Trainer]) -> float:
-    """CYBORGS over BYOL, the backbones taken to need the same time.
+def compared_by_parts(trainers: dict[str, Trainer], one: str = 'cyborgs',
+                      other: str = 'byol') -> float:
+    """One over another, the backbones taken to need the same time.
 
     They are the same network on the same pixels, and by far the most of a
     step: on a busy machine their noise is more than all that differs.
     """
-    ours, theirs = trainers['cyborgs'].parts, trainers['byol'].parts
+    ours, theirs = trainers[one].parts, trainers[other].parts
     shared = sum(ours[part] + theirs[part] for part in BACKBONES) / 2
     return (shared + outside(ours)) / (shared + outside(theirs))
 
@@ -484,10 +484,11 @@ def main() -> None:
     print(f'CYBORGS / BYOL: {compared(seconds):.3f}; with the same time for '
           f'the backbones: {compared_by_parts(trainers):.3f}')
     making = trainers['in-step'].parts['masks in the step'] / args.rounds
-    print('masks in the step / masks given: '
-          f'{compared(seconds, "in-step", "cyborgs"):.3f}; / BYOL: '
-          f'{compared(seconds, "in-step"):.3f}; making them is '
-          f'{making / np.median(seconds["byol"]):.2%} of a step of BYOL')
+    print('Masks made in the step / given, with the same time for the '
+          'backbones: '
+          f'{compared_by_parts(trainers, "in-step", "cyborgs"):.3f}; making '
+          f'them is {making / np.median(seconds["byol"]):.2%} of a step of '
+          'BYOL')
     ours, theirs = (outside(trainers[name].parts)
                     for name in ('cyborgs', 'published'))
     print(f'published / CYBORGS, outside of the backbones: '
