@@ -148,6 +148,8 @@ RUN = {
     Run(replace={'--num-images 64': '--num-images 4'}, says=('ratio: ', )),
     'docs/mask_update.md: python tools/benchmarks/mask_update_growth.py':
     Run(replace={'--num-images 32': '--num-images 2'}, says=('bytes/image', )),
+    'docs/mask_update.md: python tools/train.py configs/cyborgs_in_step.py':
+    Run(options={'tools/train.py': SMALL}, says=('num_clusters', )),
     'docs/mask_update.md: python -c "':
     Run(says=('torch.bfloat16', )),
     'docs/performance.md: python tools/benchmarks/gpu_proof.py train --mi':
