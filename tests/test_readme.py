@@ -104,6 +104,9 @@ RUN = {
         'backbone_speed.py': 'backbone_speed.py --view-size 64 --batch 2 '
         '--steps 1 configs/backbones/mobilenetv2.py'
     }, says=('mobilenetv2.py: ', 'times cyborgs_coco.py')),
+    'docs/backbones.md: python tools/train.py configs/backbones/timm.py':
+    Run(options={'--cfg-options': SMALL},
+        says=('256 + 512 + 1024 channels', 'loss_contrast')),
     # A run of its own is test_a_run_ends_and_is_resumed.
     'docs/cli.md: cyborgs pretrain /path/to/photos':
     Run(replace={

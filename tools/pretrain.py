@@ -42,6 +42,7 @@ from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.photo_survey import Survey, survey
 from cyborgs_plugin.engine.work_dir_hook import latest_checkpoint, writing_to
 from cyborgs_plugin.errors import MissingFileError, UserError, reported
+from cyborgs_plugin.timm_cache import PREFIX, find_cached
 
 _LOOKED_AT = 500
 """Photographs that are decoded before the run: it reports the others."""
@@ -63,13 +64,13 @@ def parse_args() -> argparse.Namespace:
         help='folder of the run: config, log, masks, checkpoints')
     parser.add_argument(
         '--backbone', metavar='NAME',
-        help='resnet18, resnet50, or a recipe of configs/backbones such as '
-        'convnext_tiny (default: that of --start; else resnet50 on a GPU, '
-        'resnet18 without)')
+        help='resnet18, resnet50, a recipe of configs/backbones such as '
+        'convnext_tiny, or any network of timm as timm:NAME (default: that of '
+        '--start; else resnet50 on a GPU, resnet18 without)')
     parser.add_argument(
         '--start', metavar='FILE',
-        help='weights to start from, of any common source; far better than '
-        'none')
+        help='weights to start from, of any common source, or as timm:NAME '
+        'those that timm has on this machine; far better than none')
     parser.add_argument(
         '--gpus', type=at_least(1), default=1, metavar='N',
         help='how many to train on (default: 1); without GPUs so many '
@@ -130,9 +131,13 @@ def make(args: argparse.Namespace, folder: str, out: str,
     if machine.gpus and args.gpus > len(machine.gpus):
         raise UserError(f'--gpus {args.gpus}: this machine has '
                         f'{len(machine.gpus)}')
-    start = args.start and osp.abspath(osp.expanduser(args.start))
+    start, backbone = args.start, args.backbone
+    if start and start.startswith(PREFIX):
+        start, backbone = find_cached(start), backbone or start
+    elif start:
+        start = osp.abspath(osp.expanduser(start))
     if start:
-        network, how = network_of(start, args.backbone)
+        network, how = network_of(start, backbone)
     else:
         network = Network(args.backbone or (
             'resnet50' if machine.gpus else 'resnet18'))

@@ -8,51 +8,66 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import nn
 from torch.hub import get_dir
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config_path import find_config, load_config
+from ..engine.timm_option import use_timm
 from ..errors import UserError
 from ..safe_load import Tensors
 from ..start_file import fit_names, read_start
+from ..timm_cache import PREFIX
 
 _DEPTHS = dict(resnet18=18, resnet50=50)
+_WITHOUT_NORMS = 'cyborgs_plugin::backbones/convnext_tiny.py'
+_TIMM = 'timm.py'
+"""The recipe of all networks of timm."""
 
 
 def known_networks() -> list[str]:
-    """Names that there are: ResNets, and the recipes of backbones/."""
-    folder = osp.dirname(find_config(
-        'cyborgs_plugin::backbones/convnext_tiny.py'))
+    """Names that there are: ResNets, and the recipes of backbones/.
+
+    Those of timm go by ``timm:`` and their name.
+    """
+    folder = osp.dirname(find_config(_WITHOUT_NORMS))
     return [*_DEPTHS, *sorted(
         osp.splitext(name)[0] for name in os.listdir(folder)
-        if name.endswith('.py'))]
+        if name.endswith('.py') and name != _TIMM)]
 
 
 class Network:
     """A backbone and what goes with it.
 
     Args:
-        name (str): One of :func:`known_networks`.
+        name (str): One of :func:`known_networks`, or ``timm:`` and a name in
+            timm.
 
     Raises:
         UserError: If it is another.
     """
 
     def __init__(self, name: str) -> None:
-        if name not in known_networks():
+        in_timm = name.startswith(PREFIX)
+        if not in_timm and name not in known_networks():
             raise UserError(
                 f'--backbone {name}: unknown; there are '
-                f'{", ".join(known_networks())}. For any other, write a '
-                'config (docs/backbones.md)')
+                f'{", ".join(known_networks())}, and {PREFIX}NAME for those '
+                'of timm. For any other, write a config (docs/backbones.md)')
         self.name = name
         self.depth = _DEPTHS.get(name)
         """Of a ResNet that the recipes have already; None of others."""
         self._recipe: Config | None = None
+        self._file = _TIMM if in_timm else f'{name}.py'
         if self.depth is None:
-            self._recipe = load_config(f'cyborgs_plugin::backbones/{name}.py')
+            self._recipe = load_config(f'cyborgs_plugin::backbones/'
+                                       f'{self._file}')
+        if in_timm and self._recipe is not None:
+            self._recipe.timm_name = name.removeprefix(PREFIX)
+            use_timm(self._recipe)
 
     @property
     def recipe(self) -> str | None:
         """Its config below ``configs/``; None of a plain ResNet."""
-        return None if self._recipe is None else f'backbones/{self.name}.py'
+        return None if self._recipe is None else f'backbones/{self._file}'
 
     @property
     def published(self) -> bool:
@@ -80,13 +95,40 @@ class Network:
         return self._recipe.default_hooks.mask_update.source.get('layer')
 
     def optimizer(self) -> dict[str, Any] | None:
-        """What an AdamW of its own recipe has; None of the recipes'."""
+        """What an AdamW of its own recipe has; None of the recipes'.
+
+        A foreign network without batch norms is trained as a ConvNeXt.
+        """
         if self._recipe is None or self._recipe.model.backbone.type in (
                 'ResNet', 'ResNeXt', 'RegNet', 'MobileNetV2'):
             return None
-        wrapper = self._recipe.optim_wrapper.to_dict()
+        recipe = self._recipe
+        if self.is_foreign:
+            if any(isinstance(part, _BatchNorm)
+                   for part in self.build().modules()):
+                return None
+            recipe = load_config(_WITHOUT_NORMS)
+        wrapper = recipe.optim_wrapper.to_dict()
         return {key: wrapper[key] for key in
                 ('optimizer', 'clip_grad', 'paramwise_cfg')}
+
+    @property
+    def rate_recipe(self) -> str | None:
+        """The config below ``configs/`` whose rate :meth:`optimizer` has."""
+        return (_WITHOUT_NORMS.partition('::')[2] if self.is_foreign else
+                self.recipe)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a network of another library."""
+        return self.backbone()['type'] in ('TimmNetwork', 'ModuleBackbone')
+
+    def colours(self) -> dict[str, Any]:
+        """Mean and standard deviation of images, where it has its own."""
+        if self._recipe is None or not self.is_foreign:
+            return {}
+        own = self._recipe.model.data_preprocessor
+        return dict(mean=list(own.mean), std=list(own.std))
 
     def keeps_norms(self) -> bool:
         """Whether batch norms, if it has any, can be held as they are."""

@@ -86,16 +86,20 @@ def config_text(plan: Plan) -> str:
         optim['paramwise_cfg'].pop('_delete_', None)
     notes['optim_wrapper.optimizer.lr'] = (
         f'in proportion to the batch: {row.rate:g} for {row.batch}'
-        if own is None else f'of {network.recipe}, in proportion to the batch')
-    settings = dict(train_dataloader=loader, model=model, optim_wrapper=optim,
-                    train_cfg=dict(max_epochs=plan.epochs),
-                    auto_scale_lr=dict(base_batch_size=plan.batch),
-                    default_hooks=hooks)
+        if own is None else
+        f'of {network.rate_recipe}, in proportion to the batch')
+    settings: dict[str, Any] = dict(
+        train_dataloader=loader, model=model, optim_wrapper=optim,
+        train_cfg=dict(max_epochs=plan.epochs),
+        auto_scale_lr=dict(base_batch_size=plan.batch),
+        default_hooks=hooks)
     notes['train_cfg.max_epochs'] = (
         f'what the budget allows; the table has {plan.most_epochs}'
         if plan.epochs < plan.most_epochs else 'of the table')
     if not settings['model']:
         del settings['model']
+    if network.backbone()['type'] == 'TimmNetwork':
+        settings['sync_bn'] = None  # it has its own, which keeps activations
     parts += [f'{name} = {_write(value, name, notes)}\n'
               for name, value in settings.items()]
     warm_up = _warm_up(plan)
@@ -161,6 +165,9 @@ def _model(plan: Plan, notes: dict[str, str]) -> dict[str, Any]:
         backbone.pop('init_cfg', None)
         model['neck'] = dict(in_indices=network.in_indices())
         notes['model.backbone'] = f'that of {network.recipe}'
+        if network.colours():
+            model['data_preprocessor'] = network.colours()
+            notes['model.data_preprocessor'] = 'as its weights have them'
         if plan.start and network.keeps_norms():
             backbone['norm_eval'] = True
     if plan.start:

@@ -61,7 +61,7 @@ _READERS = {
 RUNNER_KEYS = _READERS['']
 # Short options for settings deep in the config, see config_options.py.
 SHORT_OPTIONS = ('colours_on_device', 'data', 'data_on_device', 'data_root',
-                 'view_size')
+                 'timm_name', 'view_size')
 # The smallest valid numbers of the run.
 _LEAST = {
     'train_cfg.max_epochs': 1,

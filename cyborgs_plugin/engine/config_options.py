@@ -11,10 +11,9 @@ from mmengine.utils import import_modules_from_strings
 from ..datasets.view_laws import COLOURS, colour_law
 from ..errors import UserError
 from .config_checks import check_options
-from .view_crops import view_crops
+from .timm_option import use_timm
+from .view_crops import MIN_CELLS, view_crops
 
-# Cells on each side of a view's grid, below which it has too few regions.
-MIN_CELLS = 5
 _COLOURS = tuple(kind.__name__ for kind in COLOURS)
 
 
@@ -28,9 +27,10 @@ def merge_options(cfg: Config,
         cfg (Config): The config; changed in place.
         options (dict): The options of ``--cfg-options``. ``data_root`` moves
             all data sets, ``data`` is a folder of photographs to pretrain on,
-            ``view_size`` is the size of the views in pixels,
-            ``data_on_device`` keeps the photographs on the device and
-            ``colours_on_device`` changes colours there.
+            ``view_size`` is the size of the views in pixels, ``timm_name``
+            is a network of timm that becomes the backbone, ``data_on_device``
+            keeps the photographs on the device and ``colours_on_device``
+            changes colours there.
         launcher (str): The launcher of the processes. Defaults to 'none'.
         work_dir (str, optional): Folder of the run. Defaults to None, the
             folder set in the config, or else ``work_dirs/`` and the config's
@@ -43,9 +43,12 @@ def merge_options(cfg: Config,
     options = _in_full(cfg, options)
     colours = 'colours_on_device' not in cfg and _switch(
         options, 'colours_on_device')
+    if 'timm_name' in options:
+        cfg.timm_name = options.pop('timm_name')
     check_options(cfg, options)
     old_root = cfg.get('data_root')
     cfg.merge_from_dict(options)
+    use_timm(cfg, options)
     if colours:
         move_colours(cfg)
     if cfg.get('custom_imports'):  # an option may have named more

@@ -4,6 +4,9 @@ from typing import Any
 
 from mmpretrain.datasets import MultiView, RandomResizedCrop
 
+MIN_CELLS = 5
+"""Cells on each side of a view's grid, below which it has too few regions."""
+
 
 def view_crops(dataset: Any) -> dict[str, Any]:
     """Find the transforms that crop the views.

@@ -16,6 +16,7 @@ from .mask_contrastive_loss import MaskContrastiveLoss, mask_contrastive_loss
 from .mask_grounded_neck import MaskGroundedNeck
 from .published import PublishedMaskContrastHead, PublishedMaskGroundedNeck
 from .scene_data_preprocessor import SceneDataPreprocessor
+from .timm_network import TimmNetwork
 from .vmf_loss import VMFSegmentationLoss
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     'FrozenTarget', 'FrozenTeacher', 'InStepMasks', 'MaskContrastHead',
     'MaskContrastiveLoss', 'MaskGroundedNeck', 'PublishedMaskContrastHead',
     'PublishedMaskGroundedNeck', 'RegionDistillation',
-    'SceneDataPreprocessor', 'VMFSegmentationLoss', 'mask_contrastive_loss'
+    'SceneDataPreprocessor', 'TimmNetwork', 'VMFSegmentationLoss',
+    'mask_contrastive_loss'
 ]

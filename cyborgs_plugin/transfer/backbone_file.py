@@ -7,7 +7,9 @@ type='Pretrained', checkpoint=FILE, prefix='resnet50.')`` mmengine itself
 refuses any file that does not hold a complete ResNet-50; without a prefix the
 plain names are loaded. For other networks the second name begins with
 ``backbone.``, as in a detector's checkpoint, since some of mmdet's read only
-such names. ``meta`` says how the file was made.
+such names. A network of another library (``TimmNetwork``, ``ModuleBackbone``)
+has the names of that library in place of the toolbox's, without ``network.``.
+``meta`` says how the file was made.
 """
 import json
 import os
@@ -35,6 +37,8 @@ _PARTS = re.compile(
     r'(conv1|bn1|layer\d\.\d+\.((conv|bn)\d|downsample\.[01]))\.')
 OTHERS = 'backbone.'
 """Beginning of the second names of networks other than ResNets."""
+FOREIGN = 'network.'
+"""What names in a ``ForeignNetwork`` begin with, before those of its own."""
 
 
 def read_backbone(path: str) -> tuple[Tensors, dict[str, Any], str]:
@@ -130,6 +134,25 @@ def prefix_of(tensors: Tensors) -> str:
     """
     arch = find_arch(tensors)
     return f'{arch}.' if arch else OTHERS
+
+
+def own_names(tensors: Tensors) -> Tensors:
+    """Give the tensors of another library's network that library's names.
+
+    Args:
+        tensors (Tensors): By the toolbox's names.
+
+    Returns:
+        Tensors: Those of any other backbone as they are.
+    """
+    if not is_foreign(tensors):
+        return tensors
+    return {key[len(FOREIGN):]: value for key, value in tensors.items()}
+
+
+def is_foreign(tensors: Tensors) -> bool:
+    """Whether these are the tensors of a ``ForeignNetwork``."""
+    return all(key.startswith(FOREIGN) for key in tensors)
 
 
 def build_resnet(tensors: Tensors, arch: str, source: str) -> ResNet:
@@ -241,7 +264,8 @@ def write_backbone(tensors: Tensors, made: dict[str, Any], folder: str,
     """
     arch = find_arch(tensors)
     tensors = {key: value.contiguous() for key, value in tensors.items()}
-    state = dict(tensors)
+    own = own_names(tensors)
+    state = dict(own)
     _expect_finite(tensors, made['source'])
     if arch is not None:
         build_resnet(tensors, arch, made['source'])
@@ -252,7 +276,7 @@ def write_backbone(tensors: Tensors, made: dict[str, Any], folder: str,
         write_hashed(folder, stem, '.pth', lambda path: torch.save(
             dict(state_dict=state, meta=made), path)),
         write_hashed(folder, stem, '.safetensors',
-                     lambda path: _save_safetensors(tensors, made, path))
+                     lambda path: _save_safetensors(own, made, path))
     ]
 
 

@@ -151,11 +151,12 @@ def pixels_line(meta: Any) -> str:
             f'{mean} and standard deviation {std}')
 
 
-def backbone_type(meta: dict[str, Any]) -> str | None:
-    """Name of the backbone's class in a checkpoint's config, if any."""
+def backbone_settings(meta: dict[str, Any]) -> dict[str, str]:
+    """Type and name of the backbone in a checkpoint's config, if any."""
     settings = read_settings(meta.get('config') or meta.get('cfg'))
-    kind = _as_dict(settings.get('model', {}).get('backbone')).get('type')
-    return kind if isinstance(kind, str) else None
+    backbone = _as_dict(settings.get('model', {}).get('backbone'))
+    return {key: backbone[key] for key in ('type', 'model_name')
+            if isinstance(backbone.get(key), str)}
 
 
 def read_settings(text: Any) -> dict[str, dict]:

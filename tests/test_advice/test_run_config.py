@@ -1,4 +1,6 @@
 """The configs that are written, read again and examined."""
+from importlib.util import find_spec
+
 import pytest
 from mmengine.config import Config
 
@@ -22,6 +24,10 @@ CASES = dict(
     two_epochs=dict(number=3000, budget=600.),
     start=dict(number=3000, start='/w.pth'))
 
+NETWORKS = known_networks() + [
+    f'timm:{name}' for name in ('hgnetv2_b0', 'convnext_atto')
+    if find_spec('timm')]
+
 
 def plan(case, network='resnet50'):
     return plan_of(**dict(dict(machine=CPU), **CASES[case]), network=network)
@@ -36,7 +42,7 @@ def read(text, folder):
 
 
 @pytest.mark.parametrize('case, network', [
-    (case, network) for network in known_networks() for case in CASES
+    (case, network) for network in NETWORKS for case in CASES
     if network in ('resnet18', 'resnet50')
     or case in ('some', 'published', 'start')])
 def test_the_doctor_finds_nothing_in_what_is_written(case, network, tmp_path):
@@ -71,6 +77,23 @@ def test_a_backbone_of_a_recipe_comes_with_what_it_needs(tmp_path):
     assert cfg.default_hooks.mask_update.source.smooth == 32
     assert cfg.optim_wrapper.clip_grad.max_norm == 3
     assert cfg.optim_wrapper.optimizer.weight_decay == 0.05
+
+
+def test_a_network_of_timm_comes_with_what_it_needs(tmp_path):
+    pytest.importorskip('timm')
+    cfg = read(config_text(plan('start', 'timm:convnext_atto')), tmp_path)
+    assert cfg.model.backbone == dict(
+        type='TimmNetwork', model_name='convnext_atto', norm_eval=True,
+        out_indices=(1, 2, 3),
+        init_cfg=dict(type='Pretrained', checkpoint='/w.pth'))
+    assert cfg.default_hooks.mask_update.source.layer == 'network.stages.1'
+    assert cfg.optim_wrapper.clip_grad.max_norm == 3 and cfg.sync_bn is None
+    cfg = read(config_text(plan('some', 'timm:vit_tiny_patch16_224')),
+               tmp_path)
+    assert cfg.model.data_preprocessor.mean == [127.5] * 3
+    assert cfg.model.neck.in_indices == (0, 1, 2, 3)
+    cfg = read(config_text(plan('some', 'timm:hgnetv2_b0')), tmp_path)
+    assert 'clip_grad' not in cfg.optim_wrapper  # it has batch norms
 
 
 @pytest.mark.parametrize('network', ['resnet18', 'resnet50', 'mobilenetv2',

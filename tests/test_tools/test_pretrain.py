@@ -121,6 +121,8 @@ def test_a_run_goes_on_by_its_own_plan(call, photos, tmp_path, idle, option):
     (['--budget', 'soon'], 'with its unit'),
     (['--backbone', 'resnet9'], 'there are resnet18, resnet50, convnext'),
     (['--start', 'nowhere.pth'], 'no such file'),
+    (['--backbone', 'timm:resnet9'], 'has no network .resnet9.'),
+    (['--start', 'timm:resnet9'], 'timm has no model of this name'),
     (['--resume'], 'there is no .*config.py'),
     (['--budget', '21s'], 'more than the 21 s')])
 def test_mistakes_are_named(call, photos, tmp_path, idle, words, said):

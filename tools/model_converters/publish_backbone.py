@@ -22,14 +22,21 @@ from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.files import sha256
 from cyborgs_plugin.safe_load import Tensors, load_weights, tensors_of
 from cyborgs_plugin.start_file import read_start
-from cyborgs_plugin.transfer.backbone_file import prefix_of, write_backbone
+from cyborgs_plugin.transfer.backbone_file import (
+    is_foreign,
+    prefix_of,
+    write_backbone,
+)
 from cyborgs_plugin.transfer.blending import (
     MIN_PICTURES,
     blend,
     centre,
     recalibrated,
 )
-from cyborgs_plugin.transfer.recipe_check import backbone_type, recipe_of
+from cyborgs_plugin.transfer.recipe_check import (
+    backbone_settings,
+    recipe_of,
+)
 from cyborgs_plugin.version import __version__
 
 PREFIXES = dict(online='backbone.', target='target_net.module.0.')
@@ -83,6 +90,15 @@ def read_pictures(folder: str, number: int) -> list[np.ndarray]:
         except BrokenImageError as error:
             print(f'Left out: {error}')
     return pictures
+
+
+def in_its_library(file: str, timm_name: str | None) -> str:
+    """Say how another library's network takes the file."""
+    if timm_name:
+        return (f'Use it in timm: timm.create_model({timm_name!r}, '
+                f'num_classes=0, checkpoint_path={file!r})')
+    return ('Use it in the network itself: module.load_state_dict('
+            f'safetensors.torch.load_file({file!r}), strict=False)')
 
 
 @reported()
@@ -158,7 +174,10 @@ def main() -> None:
         except UserError as error:
             raise UserError(f'--recalibrate {args.recalibrate}: {error}'
                             ) from error
-    made['backbone'] = backbone_type(meta)
+    backbone = backbone_settings(meta)
+    made['backbone'] = backbone.get('type')
+    if backbone.get('type') == 'TimmNetwork':
+        made['timm_name'] = backbone.get('model_name')
     # what a fine-tuning must do alike: mean, std, to_rgb, style
     made.update(recipe_of(meta))
     folder = args.out_dir or osp.dirname(path)
@@ -175,7 +194,10 @@ def main() -> None:
     options = ' '.join(
         shlex.quote(f'{key}.{name}={value}') for name, value in init.items())
     print(f'Use it in mmdet or mmpretrain: {key}=dict({words}) in a config, '
-          f'or\n--cfg-options {options}\n{file}')
+          f'or\n--cfg-options {options}')
+    if is_foreign(tensors):
+        print(in_its_library(osp.abspath(files[1]), made.get('timm_name')))
+    print(file)
 
 
 if __name__ == '__main__':
