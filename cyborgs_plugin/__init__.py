@@ -19,10 +19,12 @@ from . import (  # noqa: E402
     models,
     segmentation,
 )
+from .api import Result, pretrain  # noqa: E402
 from .config_path import resolve_own_configs  # noqa: E402
 
 __all__ = [
-    '__version__', 'datasets', 'engine', 'evaluation', 'models', 'segmentation'
+    'Result', '__version__', 'datasets', 'engine', 'evaluation', 'models',
+    'pretrain', 'segmentation'
 ]
 
 resolve_own_configs()

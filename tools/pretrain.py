@@ -65,8 +65,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--backbone', metavar='NAME',
         help='resnet18, resnet50, a recipe of configs/backbones such as '
-        'convnext_tiny, or any network of timm as timm:NAME (default: that of '
-        '--start; else resnet50 on a GPU, resnet18 without)')
+        'convnext_tiny, any network of timm as timm:NAME, or one of your own '
+        'as package.module:function (default: that of --start; else resnet50 '
+        'on a GPU, resnet18 without)')
+    parser.add_argument(
+        '--outputs', nargs='+', metavar='LAYER',
+        help='of a network of your own: the submodules whose outputs are '
+        'maps, from fine to coarse')
+    for option, what in (('--mean', 'mean'), ('--std', 'standard deviation')):
+        parser.add_argument(
+            option, nargs=3, type=float, metavar=tuple('RGB'),
+            help=f'of a network of your own: {what} by which it expects '
+            "images to be normalised, 0 to 255 (default: ImageNet's)")
     parser.add_argument(
         '--start', metavar='FILE',
         help='weights to start from, of any common source, or as timm:NAME '
@@ -136,12 +146,14 @@ def make(args: argparse.Namespace, folder: str, out: str,
         start, backbone = find_cached(start), backbone or start
     elif start:
         start = osp.abspath(osp.expanduser(start))
-    if start:
-        network, how = network_of(start, backbone)
     else:
-        network = Network(args.backbone or (
-            'resnet50' if machine.gpus else 'resnet18'))
-        how = ''
+        backbone = backbone or ('resnet50' if machine.gpus else 'resnet18')
+    colours = {key: value for key in ('mean', 'std')
+               if (value := getattr(args, key))}
+    if (args.outputs or colours) and not backbone:
+        raise UserError('--outputs, --mean and --std go with --backbone')
+    wanted = backbone and Network(backbone, args.outputs, colours)
+    network, how = network_of(start, wanted) if start else (wanted, '')
     print('Looking at the photographs ...', flush=True)
     seen = survey(folder, _LOOKED_AT)
     print(describe_photographs(seen))
@@ -240,7 +252,8 @@ def check_resume(args: argparse.Namespace, path: str, folder: str) -> None:
     Raises:
         UserError: Says what is there, or which option makes a new plan.
     """
-    for option in ('backbone', 'start', 'budget', 'dry_run'):
+    for option in ('backbone', 'outputs', 'mean', 'std', 'start', 'budget',
+                   'dry_run'):
         if getattr(args, option):
             raise UserError(
                 f'--{option.replace("_", "-")} is for a new plan, but '

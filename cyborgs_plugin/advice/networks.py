@@ -2,6 +2,7 @@
 import inspect
 import os
 import os.path as osp
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -19,6 +20,8 @@ from ..timm_cache import PREFIX
 
 _DEPTHS = dict(resnet18=18, resnet50=50)
 _WITHOUT_NORMS = 'cyborgs_plugin::backbones/convnext_tiny.py'
+_ANY = 'cyborgs_small_data.py'
+"""The recipe that any other network is put into."""
 _TIMM = 'timm.py'
 """The recipe of all networks of timm."""
 
@@ -38,36 +41,57 @@ class Network:
     """A backbone and what goes with it.
 
     Args:
-        name (str): One of :func:`known_networks`, or ``timm:`` and a name in
-            timm.
+        name (str): One of :func:`known_networks`, ``timm:`` and a name in
+            timm, or a factory of a network
+            (:class:`~cyborgs_plugin.models.ModuleBackbone`).
+        outputs (Sequence[str], optional): Submodules of what the factory
+            makes. Defaults to None.
+        colours (dict, optional): ``mean`` and ``std`` of images as the network
+            of the factory expects them. Defaults to None, ImageNet's.
 
     Raises:
-        UserError: If it is another.
+        UserError: If it is another, or a factory has no outputs.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self,
+                 name: str,
+                 outputs: Sequence[str] | None = None,
+                 colours: dict[str, list[float]] | None = None) -> None:
         in_timm = name.startswith(PREFIX)
-        if not in_timm and name not in known_networks():
+        made = ':' in name and not in_timm
+        if not made and (outputs or colours):
+            raise UserError(
+                f'--outputs, --mean and --std are for --backbone '
+                f'package.module:function, but it is {name}')
+        if made and not outputs:
+            raise UserError(
+                f'--backbone {name} needs --outputs: the submodules whose '
+                'outputs are maps, from fine to coarse, such as layer2 layer3 '
+                'layer4')
+        if not (in_timm or made) and name not in known_networks():
             raise UserError(
                 f'--backbone {name}: unknown; there are '
-                f'{", ".join(known_networks())}, and {PREFIX}NAME for those '
-                'of timm. For any other, write a config (docs/backbones.md)')
+                f'{", ".join(known_networks())}, {PREFIX}NAME for those of '
+                'timm, and package.module:function for one of your own. For '
+                'any other, write a config (docs/backbones.md)')
         self.name = name
         self.depth = _DEPTHS.get(name)
         """Of a ResNet that the recipes have already; None of others."""
         self._recipe: Config | None = None
-        self._file = _TIMM if in_timm else f'{name}.py'
+        self._file = (_ANY if made else
+                      f'backbones/{_TIMM if in_timm else name + ".py"}')
         if self.depth is None:
-            self._recipe = load_config(f'cyborgs_plugin::backbones/'
-                                       f'{self._file}')
-        if in_timm and self._recipe is not None:
-            self._recipe.timm_name = name.removeprefix(PREFIX)
-            use_timm(self._recipe)
+            self._recipe = load_config(f'cyborgs_plugin::{self._file}')
+            if in_timm:
+                self._recipe.timm_name = name.removeprefix(PREFIX)
+                use_timm(self._recipe)
+            elif made:
+                _use_module(self._recipe, name, list(outputs or ()), colours)
 
     @property
     def recipe(self) -> str | None:
         """Its config below ``configs/``; None of a plain ResNet."""
-        return None if self._recipe is None else f'backbones/{self._file}'
+        return None if self._recipe is None else self._file
 
     @property
     def published(self) -> bool:
@@ -140,12 +164,25 @@ class Network:
         return MODELS.build(self.backbone())
 
 
-def network_of(path: str, wanted: str | None) -> tuple[Network, str]:
+def _use_module(cfg: Config, factory: str, outputs: list[str],
+                colours: dict[str, list[float]] | None) -> None:
+    """Make what a factory makes the backbone of a config."""
+    cfg.merge_from_dict({
+        'model.backbone': dict(
+            _delete_=True, type='ModuleBackbone', factory=factory,
+            outputs=outputs),
+        'model.neck.in_indices': tuple(range(len(outputs))),
+        **{f'model.data_preprocessor.{key}': value
+           for key, value in (colours or {}).items()}
+    })
+
+
+def network_of(path: str, wanted: Network | None) -> tuple[Network, str]:
     """Find the network that a file of weights is of.
 
     Args:
         path (str): As :func:`~cyborgs_plugin.start_file.read_start` takes it.
-        wanted (str, optional): Its name, if it is known.
+        wanted (Network, optional): The network, if it is known.
 
     Returns:
         tuple[Network, str]: The network, and how its tensors are called in
@@ -156,8 +193,7 @@ def network_of(path: str, wanted: str | None) -> tuple[Network, str]:
     """
     found = read_start(path)
     if wanted is not None:
-        network = Network(wanted)
-        return network, _fit(network, found, path)
+        return wanted, _fit(wanted, found, path)
     for name in _DEPTHS:
         network = Network(name)
         try:

@@ -160,11 +160,13 @@ def _model(plan: Plan, notes: dict[str, str]) -> dict[str, Any]:
     if network.depth is not None:
         if network.depth != usual:
             backbone = dict(depth=network.depth)
-    elif _base(plan) != network.recipe:
+    elif network.is_foreign or _base(plan) != network.recipe:
         backbone = dict(_delete_=True, **network.backbone())
         backbone.pop('init_cfg', None)
         model['neck'] = dict(in_indices=network.in_indices())
-        notes['model.backbone'] = f'that of {network.recipe}'
+        notes['model.backbone'] = (
+            'of your own' if ':' in network.name and not network.name
+            .startswith('timm:') else f'that of {network.recipe}')
         if network.colours():
             model['data_preprocessor'] = network.colours()
             notes['model.data_preprocessor'] = 'as its weights have them'

@@ -14,6 +14,7 @@ from .in_step_masks import InStepMasks
 from .mask_contrast_head import MaskContrastHead
 from .mask_contrastive_loss import MaskContrastiveLoss, mask_contrastive_loss
 from .mask_grounded_neck import MaskGroundedNeck
+from .module_backbone import ModuleBackbone
 from .published import PublishedMaskContrastHead, PublishedMaskGroundedNeck
 from .scene_data_preprocessor import SceneDataPreprocessor
 from .timm_network import TimmNetwork
@@ -24,6 +25,8 @@ __all__ = [
     'DistillationHead', 'FeatureAnchorLoss', 'ForeachEMA',
     'FrozenTarget', 'FrozenTeacher', 'InStepMasks', 'MaskContrastHead',
     'MaskContrastiveLoss', 'MaskGroundedNeck', 'PublishedMaskContrastHead',
+    'FrozenTarget', 'FrozenTeacher', 'MaskContrastHead', 'MaskContrastiveLoss',
+    'MaskGroundedNeck', 'ModuleBackbone', 'PublishedMaskContrastHead',
     'PublishedMaskGroundedNeck', 'RegionDistillation',
     'SceneDataPreprocessor', 'TimmNetwork', 'VMFSegmentationLoss',
     'mask_contrastive_loss'

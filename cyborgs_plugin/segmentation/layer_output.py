@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..layer_outputs import outputs_of
 
 SIDES = (32, 64, 128, 224)
 """Numbers that sides may have to be multiples of; 224 is 7 windows of 32."""
@@ -19,10 +20,6 @@ _ADVICE = (
 
 class LayerError(ValueError):
     """The output of a layer is not a map, or not for this image size."""
-
-
-class _LayerReached(Exception):
-    """Stops a forward once the layer's output is known."""
 
 
 def run_to_layer(network: nn.Module, layer: str, images: Tensor) -> Any:
@@ -39,23 +36,15 @@ def run_to_layer(network: nn.Module, layer: str, images: Tensor) -> Any:
     Raises:
         LayerError: If the forward does not use the layer.
     """
-    outputs: list[Any] = []
-
-    def stop(module: nn.Module, inputs: Any, output: Any) -> None:
-        outputs.append(output)
-        raise _LayerReached
-
-    handle = network.get_submodule(layer).register_forward_hook(stop)
     try:
-        network(images)
-    except _LayerReached:
-        return outputs[0]
-    finally:
-        handle.remove()
-    raise LayerError(
-        f'default_hooks.mask_update.source.layer={layer!r} is never called '
-        f'in the forward of the backbone {type(network).__name__}: name a '
-        'submodule that is')
+        return outputs_of(network, [layer], images)[0]
+    except LookupError as error:
+        if error.args != (layer, ):
+            raise
+        raise LayerError(
+            f'default_hooks.mask_update.source.layer={layer!r} is never '
+            f'called in the forward of the backbone {type(network).__name__}: '
+            'name a submodule that is') from error
 
 
 class Layout(NamedTuple):

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from cyborgs_plugin.advice import plan
 from cyborgs_plugin.advice.machine import Machine
-from cyborgs_plugin.advice.networks import network_of
+from cyborgs_plugin.advice.networks import Network, network_of
 from cyborgs_plugin.advice.trial import Trial
 from cyborgs_plugin.errors import UserError
 
@@ -138,7 +138,7 @@ def test_the_network_of_a_file_is_found(tmp_path):
     network, how = network_of(path, None)
     assert network.name == 'resnet18' and how
     with pytest.raises(UserError, match='does not fit'):
-        network_of(path, 'resnet50')
+        network_of(path, Network('resnet50'))
     torch.save(dict(state_dict={'x.weight': torch.ones(3)}), path)
     with pytest.raises(UserError, match='name its network with --backbone'):
         network_of(path, None)
