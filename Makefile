@@ -18,7 +18,7 @@ SOURCES := cyborgs_plugin configs docs tools tests setup.py
 TEXTS := $(wildcard *.md .ci Makefile)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-openmmlab gpu-check lint docs dist clean distclean
+.PHONY: help setup demo test test-fast test-openmmlab test-interop gpu-check lint docs dist clean distclean
 
 help:  ## list the targets
 	@echo 'Usage: make TARGET'
@@ -64,6 +64,17 @@ test-openmmlab:  ## run what applies beside the original OpenMMLab packages
 	@FAMILY=openmmlab bash tools/setup_env.sh
 	@$(PYTEST) -rsfE $(ARGS)
 
+# Their licence (AGPL) keeps them out of what this package needs. The rest is
+# found in the environment of `make setup`.
+PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+test-interop: setup  ## fine-tune by Ultralytics from a published file
+	@$(RUN) -m venv .venv-interop
+	@$(RUN) $(PURELIB) > "$$(.venv-interop/bin/python $(PURELIB))/setup.pth"
+	@.venv-interop/bin/python -m pip install --quiet \
+		-r requirements/interop.txt
+	@OMP_NUM_THREADS=1 .venv-interop/bin/python -m pytest -q -s \
+		tests/test_interop.py $(ARGS)
+
 gpu-check: setup  ## check a machine with a GPU: right, how fast, fed by what
 	@$(RUN) tools/benchmarks/gpu_check.py $(ARGS)
 
@@ -88,4 +99,4 @@ clean:  ## remove what builds, tests and tools leave behind
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove the environment (work_dirs/ stays)
-	rm -rf $(VENV) .venv-openmmlab cyborgs_plugin/.mim
+	rm -rf $(VENV) .venv-openmmlab .venv-interop cyborgs_plugin/.mim

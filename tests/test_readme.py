@@ -238,6 +238,8 @@ CONFIGS = {
     "README.md: _base_ = 'cyborgs_plugin::cyborgs_coco.py'": SMALL,
     "docs/backbones.md: _base_ = 'cyborgs_plugin::cyborgs_small_data.py'":
     SMALL,
+    "docs/backbones.md (2): _base_ = 'cyborgs_plugin::cyborgs_small_data.py'":
+    SMALL,
     "docs/configs.md: _base_ = 'cyborgs_plugin::cyborgs_coco.py'": SMALL,
     "docs/configs.md: _base_ = 'cyborgs_plugin::ablations/masks_layer3.py'":
     SMALL,
@@ -251,8 +253,16 @@ CONFIGS = {
 NOT_RUN = {
     'README.md: pip install torch':
     'installs gigabytes; make setup, by which CI begins, runs the same files',
+    'docs/backbones.md: from cyborgs_plugin import pretrain':
+    'test_api.py calls it so, in the same three ways',
+    'docs/backbones.md: model = fasterrcnn_resnet50_fpn(':
+    'test_the_body_of_torchvisions_detector does so, with small images',
+    'docs/backbones.md: yolo = ultralytics.YOLO(':
+    'make test-interop does so, in an environment of its own',
     'docs/compatibility.md: pip install torch==2.1.2':
     'another environment of gigabytes; what was run in it stands below',
+    'docs/compatibility.md: make test-interop':
+    'installs a package; its result stands below',
     'docs/health.md: python tools/benchmarks/mini_coco.py --budget full':
     'trains and probes nine times; test_health_correlation runs the second '
     'command, test_mini_coco the first',

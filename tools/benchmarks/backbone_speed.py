@@ -23,6 +23,7 @@ from step_speed import draw_batch
 
 from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.config_path import load_config
+from cyborgs_plugin.engine.timm_option import use_timm
 from cyborgs_plugin.errors import reported
 from cyborgs_plugin.segmentation.layer_choice import choose_layer
 
@@ -82,7 +83,9 @@ def main() -> None:
     base()  # what is made once
     for path in args.configs or sorted(glob(
             osp.join(CONFIGS, 'backbones', '*.py'))):
-        step, what = steps_of(load_config(path), data)
+        cfg = load_config(path)
+        use_timm(cfg)
+        step, what = steps_of(cfg, data)
         step()
         ratios = [step() / base() for _ in range(args.steps)]
         print(f'{osp.basename(path)}: {statistics.median(ratios):.2f} times '
