@@ -52,10 +52,10 @@ def pretrain(photos: str,
 
     Does what ``cyborgs pretrain`` and ``cyborgs publish`` do. A network that
     is given by name is trained in a process of its own. A module is copied and
-    trained in this process, on one device; no other process can make it, so
-    that ``gpus`` must be 1, and the run is resumed by another call with the
-    same module, not from the command line. The module itself stays as it is:
-    load ``result.weights`` into it.
+    trained in this process, on one device. No other process can create it, so
+    ``gpus`` must be 1, and the run is resumed by another call with the same
+    module, not from the command line. The module itself does not change: load
+    ``result.weights`` into it.
 
     Args:
         photos (str): Folder of the photographs.
@@ -91,12 +91,13 @@ def pretrain(photos: str,
     given = None if model is None or isinstance(model, str) else model
     if given is not None and gpus > 1:
         raise UserError(
-            f'model is a {type(given).__name__}, which only this process has, '
-            f'but gpus={gpus} needs more: write a function that makes it, and '
-            "name that: model='package.module:function'")
+            f'model is an object ({type(given).__name__}), which exists only '
+            f'in this process, so gpus={gpus} is not possible: write a '
+            'function that creates it, and pass its name: '
+            "model='package.module:function'")
     if start is True and given is None:
-        raise UserError('start=True is for a module; name the file of the '
-                        'weights')
+        raise UserError('start=True needs a module as model; otherwise '
+                        'pass the path of the weights')
     words = [photos, '--out', out, '--gpus', str(gpus)]
     if given is not None:
         from .factories import HANDED_OVER, hand_over

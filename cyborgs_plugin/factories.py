@@ -43,7 +43,7 @@ def make(factory: str, **kwargs: Any) -> nn.Module:
         raise UserError(f'factory={factory!r} with factory_args={kwargs}: '
                         f'{error}') from error
     if not isinstance(network, nn.Module):
-        raise UserError(f'factory={factory!r} gives a '
+        raise UserError(f'factory={factory!r} returns a '
                         f'{type(network).__name__}; expected a torch.nn.'
                         'Module')
     return network
@@ -60,9 +60,9 @@ def _import(module: str, factory: str) -> Any:
         if error.name and not f'{module}.'.startswith(f'{error.name}.'):
             raise  # something that it imports
         raise UserError(
-            f'factory={factory!r}: Python finds no module {error.name}, also '
-            f'not in the current folder {folder}. Install it, call this from '
-            'its folder, or name that by PYTHONPATH') from error
+            f'factory={factory!r}: there is no module {error.name}, neither '
+            f'installed nor in the current folder {folder}. Install it, run '
+            'from its folder, or add that to PYTHONPATH') from error
     finally:
         if here:
             sys.path.remove(folder)
@@ -81,8 +81,9 @@ def handed_over() -> nn.Module:
     """
     if not _given:
         raise UserError(
-            'The network of this run was given to cyborgs_plugin.pretrain() '
-            'as an object, which no other process can make. Call it again '
-            'with the same model= (and resume=True), or write a function that '
-            "makes the network and name it: model='package.module:function'")
+            'The network of this run was passed to cyborgs_plugin.pretrain() '
+            'as an object, which no other process can create. Call pretrain() '
+            'again with the same module (and resume=True), or write a '
+            'function that creates the network and pass '
+            "model='package.module:function'")
     return deepcopy(_given[0])

@@ -109,7 +109,7 @@ def test_a_module_in_this_process(photos, tmp_path, short, capsys):
          '--resume'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, env=dict(os.environ, PYTHONPATH=ROOT))
     assert done.returncode == 1
-    assert 'as an object, which no other process can make' in done.stdout
+    assert 'as an object, which no other process can create' in done.stdout
     again = pretrain(photos, out, network, OUTPUTS, resume=True)
     assert again.checkpoint == f'{out}/epoch_2.pth'
     assert again.weights != result.weights
@@ -142,8 +142,8 @@ def test_the_body_of_torchvisions_detector(photos, tmp_path, short):
 
 
 @pytest.mark.parametrize('given, said', [
-    (dict(model=OwnNetwork(), gpus=2), 'gpus=2 needs more: write a function'),
-    (dict(start=True), 'start=True is for a module'),
+    (dict(model=OwnNetwork(), gpus=2), 'gpus=2 is not possible'),
+    (dict(start=True), 'start=True needs a module'),
     (dict(model=OwnNetwork()), 'needs --outputs'),
 ])
 def test_mistakes_are_named(photos, tmp_path, short, given, said):

@@ -70,13 +70,13 @@ def parse_args() -> argparse.Namespace:
         'on a GPU, resnet18 without)')
     parser.add_argument(
         '--outputs', nargs='+', metavar='LAYER',
-        help='of a network of your own: the submodules whose outputs are '
-        'maps, from fine to coarse')
+        help='for a network of your own: the submodules whose outputs are '
+        'feature maps, from fine to coarse')
     for option, what in (('--mean', 'mean'), ('--std', 'standard deviation')):
         parser.add_argument(
             option, nargs=3, type=float, metavar=tuple('RGB'),
-            help=f'of a network of your own: {what} by which it expects '
-            "images to be normalised, 0 to 255 (default: ImageNet's)")
+            help=f'for a network of your own: the {what} with which it '
+            "expects images to be normalised, 0 to 255 (default: ImageNet's)")
     parser.add_argument(
         '--start', metavar='FILE',
         help='weights to start from, of any common source, or as timm:NAME '

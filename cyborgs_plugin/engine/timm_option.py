@@ -42,7 +42,7 @@ def use_timm(cfg: Config, given: Container[str] = ()) -> None:
     old = model.get('backbone') or {}
     if model.get('type') != 'CYBORGS' or not isinstance(name, str):
         raise UserError(
-            f'timm_name={name!r} in {cfg.filename}: it is the name of a '
+            f'timm_name={name!r} in {cfg.filename}: expected the name of a '
             'network, in a config whose model is CYBORGS'
             f' (here {model.get("type")})')
     ours = old.get('type') == _KIND
@@ -125,10 +125,10 @@ def _expect_views(cfg: Config, network: Any, name: str) -> None:
         fitting = [other for other in _SIDES
                    if other > side and _fails(network, other) is None]
         raise UserError(
-            f'timm_name={name}: it takes no views of {side} pixels '
+            f'timm_name={name}: it does not accept views of {side} pixels '
             f'({type(failure).__name__}: {failure}); '
             + (f'set view_size={fitting[0]}' if fitting else
-               'take another network'))
+               'choose another network'))
 
 
 @torch.no_grad()

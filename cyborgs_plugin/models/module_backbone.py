@@ -80,7 +80,7 @@ class ModuleBackbone(ForeignNetwork):
         for name, output in zip(self.outputs, found):
             if not isinstance(output, Tensor):
                 raise UserError(
-                    f'model.backbone.outputs: {name!r} gives a '
+                    f'model.backbone.outputs: {name!r} returns a '
                     f'{type(output).__name__}; expected a tensor '
                     '(B, C, H, W)')
         return tuple(found)

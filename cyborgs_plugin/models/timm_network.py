@@ -111,9 +111,9 @@ def create_network(name: str | None, **kwargs: Any) -> nn.Module:
     """
     if name is None:
         raise UserError(
-            'model.backbone.model_name is not set. tools/train.py takes '
-            'timm_name, in a config or as --cfg-options timm_name=NAME; '
-            'elsewhere set model.backbone.model_name')
+            'model.backbone.model_name is not set. tools/train.py derives it '
+            'from timm_name, in a config or as --cfg-options timm_name=NAME; '
+            'other programs need model.backbone.model_name')
     try:
         import timm
         from timm.layers import convert_sync_batchnorm
@@ -134,7 +134,7 @@ def create_network(name: str | None, **kwargs: Any) -> nn.Module:
     try:
         network = create(**kwargs)
     except (RuntimeError, TypeError) as error:  # of a tag, or an argument
-        raise UserError(f'timm does not build {name!r}: {error}') from error
+        raise UserError(f'timm cannot build {name!r}: {error}') from error
     patches = getattr(network, 'patch_embed', None)
     if getattr(patches, 'strict_img_size', False):
         for option in _ANY_SIZE:
@@ -179,6 +179,6 @@ def _feature_info(network: nn.Module, name: str) -> list[dict[str, Any]]:
     info = list(getattr(found, 'info', found) or [])
     if not info or not hasattr(network, 'forward_intermediates'):
         raise UserError(
-            f'timm gives no intermediate maps of {name!r} (feature_info, '
-            'forward_intermediates): take another network, or newer timm')
+            f'timm has no intermediate maps of {name!r} (feature_info, '
+            'forward_intermediates): choose another network, or update timm')
     return info

@@ -172,9 +172,9 @@ def test_the_key_changes_any_recipe(tmp_path):
 @pytest.mark.parametrize('options, said', [
     (dict(timm_name='mobilenetv5_small'), 'did you mean mobilenetv3_small'),
     (dict(timm_name='no_such_thing'), r'timm.list_models\(\) has all'),
-    (dict(timm_name=18), 'timm_name=18.*the name of a network'),
+    (dict(timm_name=18), 'timm_name=18.*expected the name of a network'),
     (dict(timm_name='coatnet_pico_rw_224', view_size=96),
-     'no views of 96 pixels.*set view_size=224'),
+     'not accept views of 96 pixels.*set view_size=224'),
     (dict(timm_name='hf-hub:timm/resnet18'), 'has no network'),
     (dict(timm_names='resnet18'), "did you mean timm_name"),
 ])

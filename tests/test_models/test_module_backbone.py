@@ -98,7 +98,7 @@ class Pair(nn.Module):
     ('own_network', OUTPUTS, "expected 'package.module:function'"),
     ('no_such_module:make', OUTPUTS, 'no module no_such_module.*PYTHONPATH'),
     ('tests.own_network:Own', OUTPUTS, "tests.own_network has no 'Own'"),
-    ('builtins:dict', OUTPUTS, 'gives a dict; expected a torch.nn.Module'),
+    ('builtins:dict', OUTPUTS, 'returns a dict; expected a torch.nn.Module'),
     (OWN, [], 'expected a list of different submodules'),
     (OWN, 'last', 'expected a list of different submodules'),
     (OWN, ['last', 'last'], 'expected a list of different submodules'),
@@ -115,7 +115,7 @@ def test_mistakes_are_named(factory, outputs, said, monkeypatch):
 
 @pytest.mark.parametrize('output, said', [
     ('unused', "the forward of Several never calls 'unused'"),
-    ('pair', "'pair' gives a tuple; expected a tensor"),
+    ('pair', "'pair' returns a tuple; expected a tensor"),
 ])
 def test_outputs_that_are_no_maps(output, said):
     backbone = build(f'{__name__}:Several', [output])

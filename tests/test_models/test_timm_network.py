@@ -48,7 +48,7 @@ def test_outputs_that_there_are_not(indices):
 
 
 def test_an_argument_that_it_does_not_take():
-    with pytest.raises(UserError, match="does not build 'resnet18'.*wide"):
+    with pytest.raises(UserError, match="cannot build 'resnet18'.*wide"):
         build('resnet18', wide=2)
     with pytest.raises(UserError, match='Invalid pretrained tag'):
         build('resnet18.none')
