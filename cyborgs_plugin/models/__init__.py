@@ -24,9 +24,8 @@ __all__ = [
     'CYBORGS', 'CellDistillationLoss', 'ColourDataPreprocessor',
     'DistillationHead', 'FeatureAnchorLoss', 'ForeachEMA',
     'FrozenTarget', 'FrozenTeacher', 'InStepMasks', 'MaskContrastHead',
-    'MaskContrastiveLoss', 'MaskGroundedNeck', 'PublishedMaskContrastHead',
-    'FrozenTarget', 'FrozenTeacher', 'MaskContrastHead', 'MaskContrastiveLoss',
-    'MaskGroundedNeck', 'ModuleBackbone', 'PublishedMaskContrastHead',
+    'MaskContrastiveLoss', 'MaskGroundedNeck', 'ModuleBackbone',
+    'PublishedMaskContrastHead',
     'PublishedMaskGroundedNeck', 'RegionDistillation',
     'SceneDataPreprocessor', 'TimmNetwork', 'VMFSegmentationLoss',
     'mask_contrastive_loss'
