@@ -4,13 +4,15 @@ import shlex
 
 DOOR: list[str] = []
 """What runs the tools by their names, where this program came by it."""
-SHORT = dict(
-    pretrain='pretrain',
-    doctor='doctor',
-    masks='browse_masks',
-    report='report',
-    publish='publish_backbone',
-    check='check_backbone')
+SHORT = {
+    'pretrain': 'pretrain',
+    'doctor': 'doctor',
+    'masks': 'browse_masks',
+    'report': 'report',
+    'publish': 'publish_backbone',
+    'check': 'check_backbone',
+    'compare': 'compare'
+}
 """What one types behind `cyborgs`, in the order in which one does, and the
 tool that it is."""
 _CHECKOUT = osp.dirname(osp.dirname(osp.abspath(__file__)))

@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import mmcv
 import numpy as np
@@ -51,6 +51,9 @@ _CROWD = {
 _OVERHANG = 1.05  # outlines may leave their image by a twentieth of a side
 _SIDE, _PIXELS = 65535, 10**9  # of an image; masks are drawn in its size
 _AREA = 1e15
+
+
+Item = TypeVar('Item')
 
 
 class Instances(NamedTuple):
@@ -339,7 +342,7 @@ class CocoTruth(CocoInstances):
         ]
 
 
-def evenly(names: Sequence[str], count: int | None) -> list[str]:
+def evenly(names: Sequence[Item], count: int | None) -> list[Item]:
     """Choose this many items of a list, evenly spread; None chooses all."""
     if count is None or len(names) <= count:
         return list(names)

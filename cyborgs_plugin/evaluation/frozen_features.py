@@ -156,6 +156,28 @@ class ProbeFeatures(NamedTuple):
     images: tuple[np.ndarray, np.ndarray]
     """Features (N, C) of each image, and whether each class is in it,
     (N, K), bool."""
+    numbers: tuple[np.ndarray, np.ndarray] | None = None
+    """Image (as in ``regions``) of each of the maps, and of each row of
+    ``images``, int64."""
+
+    def of_images(self, numbers: Sequence[int]) -> 'ProbeFeatures':
+        """Those of some images alone.
+
+        Args:
+            numbers (Sequence[int]): Places in the list of the images that were
+                asked for.
+        """
+        if self.numbers is None:
+            raise ValueError('It is not known which image is which')
+        of_maps, of_rows = self.numbers
+        regions = np.isin(self.regions[2], numbers)
+        rows = np.isin(of_rows, numbers)
+        kept = np.flatnonzero(np.isin(of_maps, numbers))
+        return ProbeFeatures(
+            (self.regions[0][regions], self.regions[1][regions],
+             self.regions[2][regions]), [self.maps[place] for place in kept],
+            (self.images[0][rows], self.images[1][rows]),
+            (of_maps[kept], of_rows[rows]))
 
 
 def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
@@ -187,6 +209,8 @@ def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
     maps: list[tuple[np.ndarray, np.ndarray]] = []
     vectors: list[np.ndarray] = []
     presence = []
+    of_maps: list[int] = []
+    of_rows: list[int] = []
     labelled = set(evenly(side.scenes.names, max_images))
     names = evenly(side.truth.names, max_images)
     names += sorted(labelled.difference(names))
@@ -211,10 +235,12 @@ def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
         dense, whole = features(image)
         if name in labelled:
             maps.append((dense, side.scenes.semantic(name, IGNORE)))
+            of_maps.append(number)
         if name not in side.truth:
             continue
         found = side.truth.instances(name)
         vectors.append(whole)
+        of_rows.append(number)
         presence.append(
             np.isin(np.arange(len(side.truth.classes)), found.classes))
         kept = ~found.crowd & (found.masks.sum((1, 2)) >= min_area)
@@ -250,7 +276,9 @@ def collect(features: FrozenFeatures, side: ProbeImages, min_area: int,
                         f'{min_area} pixels')
     return ProbeFeatures((np.concatenate(pooled), np.concatenate(classes),
                           np.concatenate(origins)), maps,
-                         (np.stack(vectors), np.stack(presence)))
+                         (np.stack(vectors), np.stack(presence)),
+                         (np.array(of_maps, np.int64),
+                          np.array(of_rows, np.int64)))
 
 
 def _paths(side: ProbeImages, names: Sequence[str]) -> dict[str, str]:

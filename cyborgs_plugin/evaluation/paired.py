@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 
 from ..errors import UserError
 from .frozen_features import IGNORE, ProbeFeatures
@@ -18,10 +19,12 @@ from .probes import (
     fit_linear,
     segment_linearly,
 )
+from .retrieval import retrieve_segments
 
 _COSTS = (1e-3, 1e-2)
 """Those of ``probes.COSTS`` that get chosen: takes half the time."""
 _LOCATIONS = 8000
+_FEW_LOCATIONS = 3000
 _TEMPERATURE = 0.1
 _CHUNK = 2000  # cells that are compared at a time
 
@@ -60,6 +63,48 @@ def score_split(train: ProbeFeatures,
             scores[name] = probe()
         except UserError:  # too few images, for each backbone alike
             continue
+    return scores
+
+
+def score_labels(train: ProbeFeatures, val: ProbeFeatures, num_classes: int,
+                 seed: int) -> dict[str, float]:
+    """Score a frozen backbone with few labels.
+
+    With fewer than five images, a cost is not chosen but fixed.
+
+    Args:
+        train (ProbeFeatures): Features of the labelled images.
+        val (ProbeFeatures): Features of the images to score.
+        num_classes (int): Number of classes of the pixels.
+        seed (int): Determines what the probes draw.
+
+    Returns:
+        dict[str, float]: ``regions``, accuracy over regions; ``pixels``, mIoU
+        of linear segmentation; ``retrieval``, mIoU of
+        :func:`~.retrieval.retrieve_segments`. A probe that is not possible
+        with the images is left out.
+    """
+
+    def costs(images: Sequence) -> Sequence[float]:
+        return _COSTS if len(images) >= 5 else _COSTS[-1:]
+
+    probes = dict(
+        regions=lambda: float(
+            np.mean(
+                fit_linear(
+                    *train.regions, costs(np.unique(train.regions[2])), seed).
+                predict(val.regions[0]) == val.regions[1])),
+        pixels=lambda: segment_linearly(
+            train.maps, val.maps, num_classes, _FEW_LOCATIONS, seed,
+            costs(train.maps))['mIoU'],
+        retrieval=lambda: retrieve_segments(
+            train.maps, val.maps, num_classes, seed=seed)['mIoU'])
+    scores: dict[str, float] = {}
+    for name, probe in probes.items():
+        try:
+            scores[name] = probe()
+        except UserError as error:  # too few images, for each start alike
+            print_log(f'No {name}: {error}', logger='current')
     return scores
 
 

@@ -85,11 +85,16 @@ def fit_linear(features: np.ndarray,
         Pipeline: The fitted classifier.
 
     Raises:
-        ValueError: If there are fewer than two classes or five images.
+        ValueError: If there are fewer than two classes, or fewer than five
+            images to choose from several costs on.
     """
-    _check(features, labels, images)
-    classifier = make_pipeline(StandardScaler(),
-                               LogisticRegression(max_iter=200, tol=1e-3))
+    _check(features, labels, images, least=5 if len(costs) > 1 else 1)
+    classifier = make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=costs[0], max_iter=200, tol=1e-3))
+    if len(costs) == 1:
+        with _one_thread():
+            return classifier.fit(features, labels)
     search = GridSearchCV(
         classifier, {'logisticregression__C': list(costs)},
         cv=GroupShuffleSplit(
@@ -129,7 +134,8 @@ def segment_linearly(train: Iterable[tuple[np.ndarray, np.ndarray]],
                      val: Iterable[tuple[np.ndarray, np.ndarray]],
                      num_classes: int,
                      max_locations: int = 20000,
-                     seed: int = 0) -> dict[str, float]:
+                     seed: int = 0,
+                     costs: Sequence[float] = COSTS) -> dict[str, float]:
     """Predict the class of every location from its feature (semantic classes).
 
     The classifier is trained on cells of the grid, each with the class of most
@@ -145,6 +151,8 @@ def segment_linearly(train: Iterable[tuple[np.ndarray, np.ndarray]],
             random. Defaults to 20000.
         seed (int): Determines which, and see :func:`fit_linear`. Defaults to
             0.
+        costs (Sequence[float]): See :func:`fit_linear`. Defaults to
+            :data:`COSTS`.
 
     Returns:
         dict[str, float]: ``mIoU``, mean over the classes that the scored
@@ -165,7 +173,7 @@ def segment_linearly(train: Iterable[tuple[np.ndarray, np.ndarray]],
         random = np.random.default_rng(seed)
         chosen = random.permutation(len(points))[:max_locations]
         points, kinds, origins = points[chosen], kinds[chosen], origins[chosen]
-    classifier = fit_linear(points, kinds, origins, seed=seed)
+    classifier = fit_linear(points, kinds, origins, costs, seed)
 
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     for feature, classes in val:
@@ -275,12 +283,13 @@ def _one_thread() -> threadpool_limits:
     return threadpool_limits(1)
 
 
-def _check(features: np.ndarray, labels: np.ndarray,
-           images: np.ndarray) -> None:
-    if len(np.unique(labels)) < 2 or len(np.unique(images)) < 5:
+def _check(features: np.ndarray, labels: np.ndarray, images: np.ndarray,
+           least: int) -> None:
+    kinds, origins = len(np.unique(labels)), len(np.unique(images))
+    if kinds < 2 or origins < least:
         raise UserError(
             'A linear probe needs two classes and five images to learn from, '
-            f'but got {len(np.unique(labels))} and {len(np.unique(images))}')
+            f'but got {kinds} and {origins}')
     _check_finite(features)
 
 

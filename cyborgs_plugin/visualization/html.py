@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import os.path as osp
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -71,3 +72,61 @@ def write_page(page: str, out_file: str) -> int:
     with written_aside(out_file) as partial, open(partial, 'wb') as file:
         file.write(content)
     return len(content)
+
+
+def section(name: str, body: str) -> str:
+    """A part of a page under its heading; the body is HTML."""
+    return f'<section><h2>{escape(name)}</h2>{body}</section>\n'
+
+
+def paragraph(text: str) -> str:
+    """A paragraph of plain text."""
+    return f'<p>{escape(text)}</p>' if text else ''
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table; the columns of numbers are set right."""
+    kinds = [
+        ' class="number"' if all(
+            isinstance(row[column], (int, float)) for row in rows) else ''
+        for column in range(len(head))
+    ]
+    cells = [
+        ''.join(f'<td{kind}>{escape(_said(value))}</td>'
+                for kind, value in zip(kinds, row, strict=True))
+        for row in rows
+    ]
+    top = ''.join(f'<th{kind}>{escape(name)}</th>'
+                  for kind, name in zip(kinds, head, strict=True))
+    if any(head):
+        cells.insert(0, top)
+    return ('<table>' + ''.join(f'<tr>{row}</tr>' for row in cells)
+            + '</table>')
+
+
+def _said(value: object) -> str:
+    """A value as the page writes it."""
+    if value is None:
+        return ''
+    if isinstance(value, float):
+        return f'{value:.4g}'
+    return str(value)
+
+
+def plain(text: str) -> str:
+    """Text in which matplotlib sees no formula."""
+    return text.replace('$', r'\$')
+
+
+def picture(what: str, kind: str, content: bytes) -> str:
+    """A picture in the page itself, with a line under it.
+
+    Args:
+        what (str): The line.
+        kind (str): Subtype of the format, such as 'jpeg' or 'svg+xml'.
+        content (bytes): The file.
+    """
+    text = base64.b64encode(content).decode()
+    return (f'<figure><img alt="{escape(what)}" '
+            f'src="data:image/{kind};base64,{text}"><div>{escape(what)}'
+            '</div></figure>')

@@ -1,5 +1,4 @@
 """One HTML page of a run: what was planned, what came of it, what is next."""
-import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,16 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from .html import Html, fill, write_page
+from .html import (
+    Html,
+    fill,
+    paragraph,
+    picture,
+    plain,
+    section,
+    table,
+    write_page,
+)
 
 _POINTS = 400
 """Points of a curve; of more, means of neighbours are drawn."""
@@ -81,78 +89,41 @@ def write_report(report: RunReport, out_file: str) -> int:
     """
     marks = [row['iteration'] for row in report.rounds
              if row.get('iteration') is not None]
-    parts = [_section('Plan', _table(('', ''), report.plan))]
+    parts = [section('Plan', table(('', ''), report.plan))]
     if report.verdict or report.alarms:
-        parts.append(_section('Health', _paragraph(report.verdict) + ''.join(
-            f'<div class="alarm">{_paragraph(found)}{_paragraph(advice)}'
+        parts.append(section('Health', paragraph(report.verdict) + ''.join(
+            f'<div class="alarm">{paragraph(found)}{paragraph(advice)}'
             '</div>' for found, advice in report.alarms)))
     if report.loss is not None:
-        parts.append(_section(
+        parts.append(section(
             'Loss', '<p class="note">Dashed lines: new masks.</p>'
             f'<div class="plots">{_plot(report.loss, marks)}</div>'))
     if report.curves:
-        parts.append(_section('Over time', '<div class="plots">' + ''.join(
+        parts.append(section('Over time', '<div class="plots">' + ''.join(
             _plot(curve, marks if curve.unit == 'iteration' else ())
             for curve in report.curves) + '</div>'))
     if report.rounds:
-        parts.append(_section('Mask rounds', _rounds(report.rounds)))
+        parts.append(section('Mask rounds', _rounds(report.rounds)))
     if report.sheet is not None:
         jpeg = cv2.imencode('.jpg', report.sheet[..., ::-1],
                             [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
-        parts.append(_section('Masks', _image(
+        parts.append(section('Masks', picture(
             'Photographs and their masks', 'jpeg', jpeg)))
     if report.notes:
-        parts.append(_section('Not shown', ''.join(
-            map(_paragraph, report.notes))))
-    parts.append(_section('What next', ''.join(
-        f'{_paragraph(why)}<pre>{escape(command)}</pre>'
+        parts.append(section('Not shown', ''.join(
+            map(paragraph, report.notes))))
+    parts.append(section('What next', ''.join(
+        f'{paragraph(why)}<pre>{escape(command)}</pre>'
         for why, command in report.commands)))
     return write_page(
         fill('run_report', title=report.title, body=Html(''.join(parts))),
         out_file)
 
 
-def _section(name: str, body: str) -> str:
-    return f'<section><h2>{escape(name)}</h2>{body}</section>\n'
-
-
-def _paragraph(text: str) -> str:
-    return f'<p>{escape(text)}</p>' if text else ''
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; the columns of numbers are set right."""
-    kinds = [
-        ' class="number"' if all(
-            isinstance(row[column], (int, float)) for row in rows) else ''
-        for column in range(len(head))
-    ]
-    cells = [
-        ''.join(f'<td{kind}>{escape(_said(value))}</td>'
-                for kind, value in zip(kinds, row, strict=True))
-        for row in rows
-    ]
-    top = ''.join(f'<th{kind}>{escape(name)}</th>'
-                  for kind, name in zip(kinds, head, strict=True))
-    if any(head):
-        cells.insert(0, top)
-    return ('<table>' + ''.join(f'<tr>{row}</tr>' for row in cells)
-            + '</table>')
-
-
 def _rounds(rounds: Sequence[dict]) -> str:
     names = list(dict.fromkeys(name for row in rounds for name in row))
-    return _table(names, [[row.get(name, '') for name in names]
+    return table(names, [[row.get(name, '') for name in names]
                           for row in rounds])
-
-
-def _said(value: object) -> str:
-    """A value as the page writes it."""
-    if value is None:
-        return ''
-    if isinstance(value, float):
-        return f'{value:.4g}'
-    return str(value)
 
 
 def _plot(curve: Curve, marks: Sequence[float]) -> str:
@@ -166,7 +137,7 @@ def _plot(curve: Curve, marks: Sequence[float]) -> str:
                   marker='o' if len(steps) < 30 else '', markersize=3)
         for mark in marks:
             axis.axvline(mark, linestyle='--', linewidth=0.8, color='0.6')
-        axis.set_title(_plain(curve.name), fontsize=10)
+        axis.set_title(plain(curve.name), fontsize=10)
         axis.set_xlabel(curve.unit, fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
@@ -176,12 +147,7 @@ def _plot(curve: Curve, marks: Sequence[float]) -> str:
     ends = [value for value in curve.values if math.isfinite(value)]
     said = (f': from {ends[0]:.4g} to {ends[-1]:.4g}' if ends else
             ': no finite value')
-    return _image(curve.name + said, 'svg+xml', file.getvalue())
-
-
-def _plain(text: str) -> str:
-    """Text in which matplotlib sees no formula."""
-    return text.replace('$', r'\$')
+    return picture(curve.name + said, 'svg+xml', file.getvalue())
 
 
 def _thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
@@ -197,10 +163,3 @@ def _thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
             [part.mean() for part in np.array_split(numbers, parts)])
 
     return means(steps), means(values)
-
-
-def _image(what: str, kind: str, content: bytes) -> str:
-    text = base64.b64encode(content).decode()
-    return (f'<figure><img alt="{escape(what)}" '
-            f'src="data:image/{kind};base64,{text}"><div>{escape(what)}'
-            '</div></figure>')

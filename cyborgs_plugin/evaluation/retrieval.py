@@ -1,0 +1,98 @@
+"""Segmentation by the nearest cells of other images, without training."""
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.neighbors import NearestNeighbors
+
+from ..errors import UserError
+from .frozen_features import IGNORE
+from .probes import segmentation_scores
+
+Maps = Sequence[tuple[np.ndarray, np.ndarray]]
+"""Features (C, h, w), float32, and class of each pixel (H, W), uint8."""
+
+
+def retrieve_segments(train: Maps,
+                      val: Maps,
+                      num_classes: int,
+                      neighbours: int = 30,
+                      temperature: float = 0.02,
+                      memory: int = 5000,
+                      seed: int = 0) -> dict[str, float]:
+    """Give each pixel the class of the most similar cells of other images.
+
+    The dense nearest-neighbour retrieval of `Hummingbird
+    <https://arxiv.org/abs/2306.01667>`_: a cell of a labelled image is kept
+    with the shares of the classes in it; a cell of a new image attends to the
+    nearest of them, and the classes found are enlarged bilinearly to pixels.
+    Differently from there, features are standardised before they are brought
+    to length one, since they are of several stages, and the memory is a random
+    part of the cells of images seen once.
+
+    Args:
+        train (Maps): The labelled images.
+        val (Maps): The images to score.
+        num_classes (int): Number of classes K, ids 0 to K - 1.
+        neighbours (int): Cells that a cell attends to. Defaults to 30.
+        temperature (float): Of the attention. Defaults to 0.02.
+        memory (int): Largest number of cells to keep. Defaults to 5000.
+        seed (int): Determines which. Defaults to 0.
+
+    Returns:
+        dict[str, float]: ``mIoU`` over the classes that the scored pixels
+        hold, and ``pixel_accuracy``.
+
+    Raises:
+        UserError: If no cell has a label.
+    """
+    points, shares = _remember(train, num_classes, memory, seed)
+    mean, spread = points.mean(0), points.std(0) + 1e-6
+
+    def unit(cells: np.ndarray) -> np.ndarray:
+        cells = (cells - mean) / spread
+        return cells / np.linalg.norm(cells, axis=1, keepdims=True).clip(1e-12)
+
+    index = NearestNeighbors(
+        n_neighbors=min(neighbours, len(points)), algorithm='brute')
+    index.fit(unit(points))
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    for features, classes in val:
+        cells = features.reshape(len(features), -1).T
+        distances, where = index.kneighbors(unit(cells))
+        # the cosine of unit vectors is 1 - distance^2 / 2
+        steps = distances[:, :1]**2 - distances**2
+        weights = np.exp(steps / 2 / temperature)
+        weights /= weights.sum(1, keepdims=True)
+        found = np.einsum('nk,nkc->cn', weights, shares[where])
+        maps = torch.from_numpy(
+            found.reshape(1, num_classes, *features.shape[1:])).float()
+        maps = F.interpolate(maps, classes.shape, mode='bilinear')[0]
+        known = classes != IGNORE
+        confusion += np.bincount(
+            classes[known].astype(np.int64) * num_classes
+            + maps.argmax(0).numpy()[known],
+            minlength=num_classes**2).reshape(num_classes, num_classes)
+    return segmentation_scores(confusion)
+
+
+def _remember(maps: Maps, num_classes: int, memory: int,
+              seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features (M, C) and shares of the classes (M, K) of some cells."""
+    points, shares = [], []
+    for features, classes in maps:
+        one_hot = classes[None] == np.arange(num_classes,
+                                             dtype=np.uint8)[:, None, None]
+        part = F.adaptive_avg_pool2d(
+            torch.from_numpy(one_hot).float(), features.shape[1:])
+        found = part.reshape(num_classes, -1).T.numpy()
+        labelled = found.sum(1) > 0
+        points.append(features.reshape(len(features), -1).T[labelled])
+        shares.append(found[labelled]
+                      / found[labelled].sum(1, keepdims=True))
+    cells = np.concatenate(points) if points else np.empty((0, 0))
+    if not len(cells):
+        raise UserError('There is no labelled cell to compare with')
+    chosen = np.random.default_rng(seed).permutation(len(cells))[:memory]
+    return cells[chosen], np.concatenate(shares)[chosen]
