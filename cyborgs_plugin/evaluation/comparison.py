@@ -83,7 +83,7 @@ def sentences(rows: Sequence[dict[str, Any]], against: str) -> list[str]:
         where = f'with {row["labels"]:g} %'
         text = f'{step["verdict"]} {where} ({step["mean"]:+.3f}'
         if step['low'] is None:
-            text += '; no interval from one draw of the labels'
+            text += '; no interval without a spread of seeds'
         else:
             text += (f', 95 % interval {step["low"]:+.3f} to '
                      f'{step["high"]:+.3f}')

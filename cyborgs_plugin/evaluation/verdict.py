@@ -10,6 +10,7 @@ POWER = 0.8
 """How often the number of seeds of :func:`seeds_needed` is to suffice."""
 NOT_SHOWN = 'not shown'
 _MOST = 10000
+_NOTHING = 1e-12  # a spread that is rounding alone
 
 
 class Summary(NamedTuple):
@@ -29,7 +30,7 @@ class Difference(NamedTuple):
     """Standard error; NaN for one seed."""
     low: float
     high: float
-    """The interval of :data:`LEVEL`, by Student's t; NaN for one seed."""
+    """The interval of :data:`LEVEL`, by Student's t; NaN without spread."""
     seeds: int
     verdict: str
     """'better', 'worse', or :data:`NOT_SHOWN`."""
@@ -75,12 +76,14 @@ def difference(start: Sequence[float],
 
     steps = np.asarray(end, float) - np.asarray(start, float)
     mean, error, seeds = summarise(steps)
-    reach = t.ppf((1 + LEVEL) / 2, seeds - 1) * error if seeds > 1 else np.nan
-    low, high = mean - reach, mean + reach
     spread = error * np.sqrt(seeds)
+    low = high = np.nan
     verdict = NOT_SHOWN
-    if spread > 1e-12 and (low > 0 or high < 0):
-        verdict = 'better' if low > 0 else 'worse'
+    if spread > _NOTHING:  # not NaN either
+        reach = t.ppf((1 + LEVEL) / 2, seeds - 1) * error
+        low, high = mean - reach, mean + reach
+        if low > 0 or high < 0:
+            verdict = 'better' if low > 0 else 'worse'
     return Difference(mean, error, float(low), float(high), seeds, verdict,
                       seeds_needed(float(spread), least))
 
@@ -99,7 +102,7 @@ def seeds_needed(spread: float, least: float) -> int | None:
         Optional[int]: At least 2; None if there is no spread, or if it takes
         more than 10000.
     """
-    if not spread > 1e-12:  # so is NaN
+    if not spread > _NOTHING:  # so is NaN
         return None
     low, high = 2, _MOST
     if _power(high, spread, least) < POWER:
