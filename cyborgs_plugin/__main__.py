@@ -71,7 +71,7 @@ def _listing(door: list[str], short: dict[str, Path],
     lines = ['commands:']
     for word, path in short.items():
         text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
-        lines.append(f'  {word:10}{(text or "").splitlines()[0]}')
+        lines.append(f'  {word:14}{(text or "").splitlines()[0]}')
     others = ' '.join(name for name in tools
                       if tools[name] not in short.values())
     return '\n'.join([

@@ -11,7 +11,8 @@ SHORT = {
     'report': 'report',
     'publish': 'publish_backbone',
     'check': 'check_backbone',
-    'compare': 'compare'
+    'compare': 'compare',
+    'export-masks': 'export_masks'
 }
 """What one types behind `cyborgs`, in the order in which one does, and the
 tool that it is."""

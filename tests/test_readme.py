@@ -115,6 +115,29 @@ RUN = {
     }, says=('Nothing was trained', 'masks.html')),
     'docs/cli.md: cyborgs doctor':
     Run(says=('views with their masks', '0 errors'), place='elsewhere'),
+    'docs/compare.md: cyborgs compare':
+    Run(replace={
+        'train.json val.json': ' '.join(
+            f'../main/data/coco/annotations/instances_{part}2017.json'
+            for part in ('train', 'val')),
+        '--images photos/train photos/val': '',
+        'R18.pth': '../main/R18.pth',
+        'runs/first': '../main/work_dirs/r18',
+        '1 5 10 100 --seeds 3': '50 --seeds 2 --long-side 64'
+    }, says=('cyborgs against imagenet, retrieval: ', 'compare.md'),
+        place='elsewhere'),
+    'docs/compare.md: cyborgs export-masks':
+    Run(replace={
+        '--coco masks.json': '--coco masks.json --min-score 0 --min-area 0 '
+        '--max-area 1 --max-border 1',
+        'iter_516': 'iter_1'
+    }, options={
+        'class-agnostic': 'train_cfg.max_iters=1 '
+        'train_dataloader.batch_size=2 train_dataloader.num_workers=0 '
+        'default_hooks.checkpoint.interval=1',
+        'load_from': DETECTOR
+    }, says=('model.backbone: 100 of 100', 'tensors of the model are loaded',
+             'coco/segm_mAP: ')),
     'docs/configs.md: python tools/train.py configs/cyborgs_small_data.py --c':
     Run(options={'tools/train.py': SMALL}, says=('loss_contrast', )),
     'docs/configs.md: python -m cyborgs_plugin train cyborgs_plugin::ablat':

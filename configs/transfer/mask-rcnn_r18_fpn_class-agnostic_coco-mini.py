@@ -1,0 +1,22 @@
+"""Mask R-CNN R18-FPN on the objects that a round has found, without labels.
+
+MASKS_JSON is what tools/export_masks.py writes of a run on its pictures.
+The checkpoint is a load_from for mask-rcnn_r18_fpn_random_coco-mini.py.
+Run: BACKBONE=FILE MASKS_JSON=OUT.json COCO_ROOT=data/coco_mini \\
+         python tools/train.py THIS_FILE
+"""
+_base_ = 'mask-rcnn_r18_fpn_cyborgs-pre_coco-mini.py'
+
+import os
+
+masks = dict(
+    ann_file=os.path.abspath(os.environ.get('MASKS_JSON', 'masks.json')),
+    data_prefix=dict(img=''),  # names in it begin at the data_root
+    metainfo=dict(classes=('object', )))
+model = dict(
+    roi_head=dict(
+        bbox_head=dict(num_classes=1), mask_head=dict(num_classes=1)))
+train_dataloader = dict(dataset=masks)
+# no labels to score on
+val_dataloader = val_evaluator = val_cfg = None
+test_dataloader = test_evaluator = test_cfg = None
