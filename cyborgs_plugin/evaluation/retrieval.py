@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
 
 from ..errors import UserError
 from .frozen_features import IGNORE
@@ -50,24 +50,18 @@ def retrieve_segments(train: Maps,
     points, shares = _remember(train, num_classes, memory, seed)
     mean, spread = points.mean(0), points.std(0) + 1e-6
 
-    def unit(cells: np.ndarray) -> np.ndarray:
-        cells = (cells - mean) / spread
-        return cells / np.linalg.norm(cells, axis=1, keepdims=True).clip(1e-12)
+    def unit(cells: np.ndarray) -> Tensor:
+        return F.normalize(torch.from_numpy((cells - mean) / spread), dim=1)
 
-    index = NearestNeighbors(
-        n_neighbors=min(neighbours, len(points)), algorithm='brute')
-    index.fit(unit(points))
+    # exact, by one product of matrices for each image
+    known_cells = unit(points).T
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     for features, classes in val:
-        cells = features.reshape(len(features), -1).T
-        distances, where = index.kneighbors(unit(cells))
-        # the cosine of unit vectors is 1 - distance^2 / 2
-        steps = distances[:, :1]**2 - distances**2
-        weights = np.exp(steps / 2 / temperature)
-        weights /= weights.sum(1, keepdims=True)
-        found = np.einsum('nk,nkc->cn', weights, shares[where])
-        maps = torch.from_numpy(
-            found.reshape(1, num_classes, *features.shape[1:])).float()
+        similar, where = (unit(features.reshape(len(features), -1).T)
+                          @ known_cells).topk(min(neighbours, len(points)))
+        weights = (similar / temperature).softmax(1)
+        found = torch.einsum('nk,nkc->cn', weights, shares[where])
+        maps = found.reshape(1, num_classes, *features.shape[1:])
         maps = F.interpolate(maps, classes.shape, mode='bilinear')[0]
         known = classes != IGNORE
         confusion += np.bincount(
@@ -78,7 +72,7 @@ def retrieve_segments(train: Maps,
 
 
 def _remember(maps: Maps, num_classes: int, memory: int,
-              seed: int) -> tuple[np.ndarray, np.ndarray]:
+              seed: int) -> tuple[np.ndarray, Tensor]:
     """Features (M, C) and shares of the classes (M, K) of some cells."""
     points, shares = [], []
     for features, classes in maps:
@@ -95,4 +89,4 @@ def _remember(maps: Maps, num_classes: int, memory: int,
     if not len(cells):
         raise UserError('There is no labelled cell to compare with')
     chosen = np.random.default_rng(seed).permutation(len(cells))[:memory]
-    return cells[chosen], np.concatenate(shares)[chosen]
+    return cells[chosen], torch.from_numpy(np.concatenate(shares)[chosen])

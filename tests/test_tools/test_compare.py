@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -138,6 +140,19 @@ def test_other_settings_do_not_mix(place, probed, call):
     assert 'is of other settings' in str(stopped.value)
 
 
+def test_a_detector_s_config_names_the_network_of_a_probe(place, tmp_path,
+                                                          call):
+    pytest.importorskip('mmdet')
+    call(compare, '--data', *place['jsons'], '--starts', 'random',
+         f'imagenet={place["file"]}', '--labels', '100', '--seeds', '1',
+         '--task', 'probe', '--long-side', '64', '--out', tmp_path, '--config',
+         'cyborgs_plugin::transfer/mask-rcnn_r18_fpn_random_toy.py')
+    rows = results(tmp_path)['rows']
+    assert len(rows) == 6
+    assert all(row['difference']['verdict'] == 'not shown' for row in rows
+               if row['start'] == 'random')
+
+
 @pytest.mark.parametrize('task', ['probe', 'detection'])
 def test_weights_that_do_not_fit_are_refused(place, tmp_path, call, task):
     if task == 'detection':
@@ -257,3 +272,37 @@ def test_a_killed_detection_goes_on_to_its_verdict(place, tmp_path,
         cfg.pop('experiment_name', None)
     assert configs[0].to_dict() == configs[1].to_dict()
     assert not [*tmp_path.rglob('iter_*.pth')]
+
+
+@pytest.mark.slow
+def test_segmentation_of_outlines(place, tmp_path, monkeypatch, call):
+    pytest.importorskip('mmseg')
+    monkeypatch.setattr(sys, 'executable', python())
+    said = call(
+        compare, '--data', *place['jsons'], '--starts',
+        f'cyborgs={place["run"]}', '--labels', '50', '--seeds', '1', '--task',
+        'segmentation', '--out', str(tmp_path), '--cfg-options',
+        'train_cfg.max_iters=2', 'train_cfg.val_interval=2',
+        'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False')
+    cell, = results(tmp_path)['cells']
+    assert 0 < cell['scores']['mIoU'] < 1
+    assert 'Wrote ' in said
+    # a mask has the background and the objects of the json
+    from pycocotools.coco import COCO
+    coco = COCO(place['jsons'][1])
+    image = coco.imgs[min(coco.imgs)]
+    truth = np.zeros((image['height'], image['width']), np.uint8)
+    for annotation in coco.imgToAnns[image['id']]:
+        truth[coco.annToMask(annotation) > 0] = annotation['category_id']
+    mask = cv2.imread(
+        str(tmp_path / 'semantic' / 'masks' / 'val' / '000000.png'),
+        cv2.IMREAD_UNCHANGED)
+    assert (mask == truth).all()
+    cfg = load_config(
+        str(tmp_path / 'segmentation' / 'cyborgs' / 'labels_50_s0.py'))
+    assert cfg.model.decode_head.num_classes == 7
+    log = (tmp_path / 'segmentation' / 'cyborgs' / 'labels_50_s0.log')
+    assert '100 of 100 tensors were loaded' in log.read_text()

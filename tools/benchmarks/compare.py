@@ -181,7 +181,7 @@ class Comparison:
         folder = osp.join(self.out, self.args.task, start.name, name)
         path = f'{folder}.json'
         settings = dict(
-            self.task.settings(),
+            self.task.settings,
             weights=start.checkpoint and (
                 start.checkpoint if is_address(start.checkpoint) else
                 sha256(start.checkpoint)),

@@ -52,6 +52,7 @@ class Probes:
         load_backbone(start, self._network(0), self.folder)
         return ''
 
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides the scores beside the start, labels and seed."""
         return dict(backbone=str(self.cfg.model.backbone),

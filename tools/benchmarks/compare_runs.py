@@ -6,6 +6,7 @@ import os.path as osp
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 from collect import read_run
@@ -68,10 +69,11 @@ class Trainings:
             start, model, model.backbone, osp.join(self.folder, 'starts'))
         return ''
 
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What decides the scores beside the start, labels and seed."""
-        return dict(config=hashlib.sha256(
-            self.config(None, WHOLE, 0).dump().encode()).hexdigest())
+        text = self.config(None, WHOLE, 0).dump()
+        return dict(config=hashlib.sha256(text.encode()).hexdigest())
 
     def score(self, start: Start, share: float, seed: int,
               folder: str) -> dict[str, float]:
@@ -84,11 +86,13 @@ class Trainings:
         os.makedirs(osp.dirname(folder), exist_ok=True)
         cfg = self.config(start, share, seed)
         text = cfg.dump()
-        if osp.isfile(config) and open(config, encoding='utf-8').read(
-        ) != text:
-            raise UserError(
-                f'{config} is of a run with other settings: give another '
-                f'--out, or delete {folder}')
+        if osp.isfile(config):
+            with open(config, encoding='utf-8') as file:
+                known = file.read()
+            if known != text:
+                raise UserError(
+                    f'{config} is of a run with other settings: give another '
+                    f'--out, or delete {folder}')
         with written_aside(config) as aside, open(
                 aside, 'w', encoding='utf-8') as file:
             file.write(text)

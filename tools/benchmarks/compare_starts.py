@@ -1,6 +1,7 @@
 """The weights that compare.py starts from, found and checked."""
 import glob
 import os.path as osp
+import re
 from typing import NamedTuple
 
 from mmengine.config import Config, ConfigDict
@@ -51,8 +52,7 @@ def find_start(text: str) -> Start:
         raise UserError(
             f'--starts {text!r}: expected random, or NAME=FILE, or NAME=RUN, '
             'the work_dir of a training')
-    if not set(name) <= set('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV'
-                            'WXYZ0123456789_.-') or name[0] in '.-':
+    if not re.fullmatch(r'\w[\w.-]*', name):
         raise UserError(f'--starts {text!r}: the name {name!r} is that of a '
                         'folder, too: letters, digits, ".", "_" and "-"')
     if source.startswith(PREFIX):
@@ -127,7 +127,7 @@ def _plain(path: str) -> dict:
         return {}
     start = min(found, key=len)
     return {key[len(start):]: value for key, value in tensors.items()
-            if key.startswith(start) and not key.endswith('fc.weight')}
+            if key.startswith(start)}
 
 
 def init_of(start: Start, model: nn.Module, module: nn.Module,
