@@ -41,8 +41,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--min-area', type=float, default=0.01,
         help='share of the image (default: 0.01)')
-    parser.add_argument('--max-area', type=float, default=0.5,
-                        help='default: 0.5')
+    parser.add_argument(
+        '--max-area', type=float, default=0.5,
+        help='share of the image (default: 0.5)')
     parser.add_argument(
         '--min-score', type=float, default=0.3,
         help='overlap with what other clusterings, or the round before, have '

@@ -105,7 +105,7 @@ def test_seeds_of_one_start_differ_in_their_labels_alone(probed):
     assert cells['random', 100, 0] != cells['random', 100, 1]
 
 
-def test_a_killed_probe_goes_on(place, probed, tmp_path, call):
+def test_a_killed_probe_is_resumed(place, probed, tmp_path, call):
     out = tmp_path / 'out'
     process = subprocess.Popen(
         [sys.executable, TOOL, *words(place, out)],
@@ -224,7 +224,7 @@ def test_images_that_are_not_found(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_detection_goes_on_to_its_verdict(place, tmp_path,
+def test_a_killed_detection_is_resumed(place, tmp_path,
                                                    monkeypatch, call):
     pytest.importorskip('mmdet')
     arguments = [

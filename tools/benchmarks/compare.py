@@ -6,8 +6,8 @@ Run: python tools/benchmarks/compare.py --data TRAIN.json VAL.json \
 Trains from each start on the same nested parts of the labels, with the same
 seeds, and says which differences are shown and which are not: compare.html,
 compare.md and results.json in --out. `--task probe` fits classifiers on frozen
-features instead, in minutes. A comparison that was stopped goes on by the same
-command.
+features instead, in minutes. A comparison that was stopped is resumed by the
+same command.
 """
 import argparse
 import json
@@ -62,11 +62,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--labels', type=float, nargs='+', default=[1, 5, 10, 100],
         help='shares of the labels in per cent (default: 1 5 10 100)')
-    parser.add_argument('--seeds', type=at_least(1), default=3,
-                        help='default: 3')
+    parser.add_argument(
+        '--seeds', type=at_least(1), default=3,
+        help='draws of the labels, and trainings on each (default: 3)')
     parser.add_argument(
         '--task', choices=['detection', 'segmentation', 'probe'],
-        default='detection', help='default: detection')
+        default='detection',
+        help='what is trained (default: detection); probe: classifiers on '
+        'frozen features alone')
     parser.add_argument(
         '--config',
         help='config of mmdet or mmseg to fine-tune (default: a small Mask '
@@ -82,7 +85,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--long-side', type=at_least(32), default=320,
         help='of a probe: images are resized to it (default: 320)')
-    parser.add_argument('--out', default='work_dirs/compare')
+    parser.add_argument(
+        '--out', default='work_dirs/compare',
+        help='folder of the pages, runs and splits (default: '
+        'work_dirs/compare)')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={},
         help='settings of each training, such as train_cfg.max_iters=1000')

@@ -77,7 +77,7 @@ class Trainings:
 
     def score(self, start: Start, share: float, seed: int,
               folder: str) -> dict[str, float]:
-        """Train, and read the scores; a run that was stopped goes on.
+        """Train, and read the scores; a run that was stopped is resumed.
 
         Raises:
             UserError: If it fails; the message has the end of its log.
@@ -105,8 +105,8 @@ class Trainings:
             with open(log, encoding='utf-8', errors='replace') as file:
                 tail = ''.join(file.readlines()[-_TAIL:])
             raise UserError(f'{tail}\n{config} failed with exit code {code}; '
-                            f'the whole log: {log}. After mending, the same '
-                            'command goes on from here')
+                            f'the whole log: {log}. Once it is fixed, the '
+                            'same command resumes')
         scores = self._read(folder)
         for path in glob.glob(osp.join(glob.escape(folder), '*.pth')):
             os.remove(path)  # a few hundred MB each
