@@ -175,6 +175,7 @@ def test_weights_that_do_not_fit_are_refused(place, tmp_path, call, task):
     (['a/b=x.pth'], "the name 'a/b'"),
     (['random', 'random'], 'two have the same name'),
     (['random', 'a=RUN', '--against', 'b'], 'the starts are random, a'),
+    (['a=torchvision://resnet18'], 'nothing is downloaded'),
     (['a=EMPTY'], 'holds no config')])
 def test_wrong_starts(place, tmp_path, call, starts, message):
     (tmp_path / 'empty').mkdir()
@@ -205,6 +206,33 @@ def test_a_file_alone_tells_the_network(place):
     with pytest.raises(UserError, match='give --config'):
         compare_starts.find_backbone([compare_starts.find_start('random')],
                                      None)
+
+
+def test_weights_that_timm_has_on_this_machine(place, monkeypatch):
+    monkeypatch.setattr(compare_starts, 'find_cached',
+                        lambda name: {'timm:r18': place['file']}[name])
+    start = compare_starts.find_start('imagenet=timm:r18')
+    assert start.checkpoint == place['file'] and not start.whole
+
+
+def test_a_file_with_heads_is_loaded_whole(place, tmp_path):
+    """A detector's: its backbone must fit, and what does not is said."""
+    from mmpretrain.models import ResNet
+    state = {f'backbone.{key}': value for key, value in
+             place['networks']['online'].state_dict().items()}
+    torch.save(dict(state_dict=dict(
+        state, **{'rpn_head.rpn_conv.weight': torch.ones(1)})),
+        tmp_path / 'detector.pth')
+    start = compare_starts.find_start(f'whole={tmp_path / "detector.pth"}')
+    assert start.whole
+    holder = torch.nn.Module()
+    holder.backbone = ResNet(18)
+    holder.other = torch.nn.Linear(1, 1)
+    said = compare_starts.check_whole(start, holder, holder.backbone)
+    assert 'other.weight' in said and 'only 100 of 102 tensors' in said
+    holder.backbone = ResNet(34)
+    with pytest.raises(UserError, match='does not fit'):
+        compare_starts.check_whole(start, holder, holder.backbone)
 
 
 def test_one_json_is_divided(place, tmp_path):

@@ -28,7 +28,7 @@ from cyborgs_plugin.errors import UserError, reported
 from cyborgs_plugin.evaluation.comparison import Cell, rows_of, sentences
 from cyborgs_plugin.evaluation.label_splits import WHOLE, split_name
 from cyborgs_plugin.files import sha256, written_aside
-from cyborgs_plugin.safe_load import is_address, loading_safely
+from cyborgs_plugin.safe_load import loading_safely
 from cyborgs_plugin.visualization.comparison_page import (
     ComparisonPage,
     write_comparison,
@@ -53,8 +53,8 @@ def parse_args() -> argparse.Namespace:
         'it)')
     parser.add_argument(
         '--starts', nargs='+', required=True,
-        help='random, NAME=FILE (or an address, or timm:MODEL), NAME=RUN, the '
-        'work_dir of a pretraining, or of a detector, which is loaded whole')
+        help='random, NAME=FILE (or timm:MODEL), NAME=RUN, the work_dir of a '
+        'pretraining, or of a detector, which is loaded whole')
     parser.add_argument(
         '--against', metavar='NAME',
         help='the start that others are compared with (default: the first '
@@ -188,9 +188,7 @@ class Comparison:
         path = f'{folder}.json'
         settings = dict(
             self.task.settings,
-            weights=start.checkpoint and (
-                start.checkpoint if is_address(start.checkpoint) else
-                sha256(start.checkpoint)),
+            weights=start.checkpoint and sha256(start.checkpoint),
             labels=sha256(self.data.split_json(share, seed)),
             val=sha256(self.data.val_json), seed=seed,
             options={key: str(value)

@@ -5,7 +5,6 @@ import re
 from typing import NamedTuple
 
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from cyborgs_plugin.config_path import load_config
@@ -32,7 +31,7 @@ class Start(NamedTuple):
     source: str | None
     """What was given; None: random weights."""
     checkpoint: str | None
-    """The file or address."""
+    """The file."""
     whole: bool
     """Whether it is a whole detector, loaded as such (``load_from``)."""
     config: str | None
@@ -58,7 +57,8 @@ def find_start(text: str) -> Start:
     if source.startswith(PREFIX):
         return Start(name, source, find_cached(source), False, None)
     if is_address(source):
-        return Start(name, source, source, False, None)
+        raise UserError(f'--starts {text}: nothing is downloaded; give the '
+                        'path of the file')
     source = osp.expanduser(source)
     if osp.isdir(source):
         return _of_run(name, source)
@@ -104,7 +104,7 @@ def find_backbone(starts: list[Start], config: str | None) -> Config:
         if path is not None:
             return load_config(path)
     for start in starts:
-        if start.checkpoint and osp.isfile(start.checkpoint):
+        if start.checkpoint:
             arch = find_arch(_plain(start.checkpoint))
             if arch is not None:
                 return Config(dict(
@@ -185,10 +185,7 @@ def load_backbone(start: Start, module: nn.Module, folder: str) -> None:
     if init is None:
         getattr(module, 'init_weights')()  # noqa: B009  so has BaseModule
         return
-    tensors = tensors_of(
-        CheckpointLoader.load_checkpoint(init.checkpoint, 'cpu')
-        if is_address(init.checkpoint) else load_weights(init.checkpoint),
-        init.checkpoint)
+    tensors = tensors_of(load_weights(init.checkpoint), init.checkpoint)
     wanted = module.state_dict()
     module.load_state_dict(
         {key: value for key, value in tensors.items() if key in wanted},
