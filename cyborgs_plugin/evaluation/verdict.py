@@ -10,6 +10,7 @@ POWER = 0.8
 """How often the number of seeds of :func:`seeds_needed` is to suffice."""
 NOT_SHOWN = 'not shown'
 _MOST = 10000
+_PLACES = 2000  # of an integral over the spreads
 _NOTHING = 1e-12  # a spread that is rounding alone
 
 
@@ -117,10 +118,15 @@ def seeds_needed(spread: float, least: float) -> int | None:
 
 
 def _power(seeds: int, spread: float, least: float) -> float:
-    """How often a paired t-test of so many seeds finds the difference."""
-    from scipy.stats import nct, t
+    """How often a paired t-test of so many seeds finds the difference.
 
-    edge = t.ppf((1 + LEVEL) / 2, seeds - 1)
-    shift = min(least / spread * np.sqrt(seeds), 30.)  # nct fails beyond
-    return float(nct.sf(edge, seeds - 1, shift)
-                 + nct.cdf(-edge, seeds - 1, shift))
+    The mean over the spreads that so many seeds may have; scipy's noncentral t
+    gives NaN for some large differences.
+    """
+    from scipy.stats import chi2, norm, t
+
+    shift = least / spread * np.sqrt(seeds)
+    places = (np.arange(_PLACES) + 0.5) / _PLACES
+    edges = t.ppf((1 + LEVEL) / 2, seeds - 1) * np.sqrt(
+        chi2.ppf(places, seeds - 1) / (seeds - 1))
+    return float(np.mean(norm.sf(edges - shift) + norm.cdf(-edges - shift)))

@@ -3,7 +3,7 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyborgs_plugin.datasets.coco_truth import load_coco
@@ -40,6 +40,7 @@ images = st.lists(
     st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=20)
 
 
+@settings(deadline=None)
 @given(strata, st.integers(0, 99), st.integers(0, 60))
 def test_each_beginning_has_its_share_of_each_stratum(kinds, seed, cut):
     order = nested_order(kinds, seed)
@@ -58,6 +59,7 @@ def test_seeds_draw_other_images():
     assert len(orders) > 5
 
 
+@settings(deadline=None)
 @given(images)
 def test_the_stratum_is_the_rarest_category(kinds):
     counts = Counter(kind for found in kinds for kind in {*found})
@@ -69,6 +71,7 @@ def test_the_stratum_is_the_rarest_category(kinds):
             assert counts[stratum] == min(counts[kind] for kind in found)
 
 
+@settings(deadline=None)
 @given(images, st.data())
 def test_a_part_keeps_the_annotations_of_its_images(kinds, data):
     whole = content(kinds)

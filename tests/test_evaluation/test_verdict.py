@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -18,6 +18,7 @@ numbers = st.floats(0, 1).map(lambda value: round(value, 3))
 pairs = st.lists(st.tuples(numbers, numbers), min_size=2, max_size=8)
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_interval_and_verdict_are_those_of_scipy_s_paired_test(values):
     start, end = np.array(values).T
@@ -67,6 +68,7 @@ def test_so_many_seeds_do_find_the_difference():
         assert (power > 0.79) == enough, power
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.floats(1e-5, 1))
 def test_a_larger_spread_needs_no_fewer_seeds(spread):
     few, many = (seeds_needed(each, 0.01) for each in (spread, 1.5 * spread))

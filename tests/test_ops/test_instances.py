@@ -1,7 +1,7 @@
 """Objects among regions, against scipy's and scikit-image's components."""
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from scipy import ndimage
@@ -13,6 +13,7 @@ maps = nps.arrays(np.uint8, nps.array_shapes(min_dims=2, max_dims=2,
                   elements=st.integers(0, 3))
 
 
+@settings(deadline=None)
 @given(maps)
 def test_components_are_those_of_scipy_region_by_region(ids):
     found = components(ids)
@@ -47,6 +48,7 @@ def test_sizes_and_borders_leave_the_squares():
     assert len(find_instances(blocks(), min_area=0)) == 3
 
 
+@settings(deadline=None)
 @given(maps, st.data())
 def test_the_score_is_the_best_overlap_by_a_loop(ids, data):
     others = [
