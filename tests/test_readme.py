@@ -107,6 +107,17 @@ RUN = {
     'docs/backbones.md: python tools/train.py configs/backbones/timm.py':
     Run(options={'--cfg-options': SMALL},
         says=('256 + 512 + 1024 channels', 'loss_contrast')),
+    'docs/backbones.md: python tools/train.py configs/backbones/rtmdet_ti':
+    Run(options={
+        'configs/backbones': SMALL,
+        'transfer.sh': 'train_cfg.max_epochs=1 train_cfg.val_interval=1 '
+        'train_dataloader.batch_size=2 '
+        'train_dataloader.num_workers=0 val_dataloader.num_workers=0 '
+        'train_dataloader.dataset.indices=4 val_dataloader.dataset.indices=2 '
+        'model.test_cfg.score_thr=0.0 model.test_cfg.min_bbox_size=-1'
+    }, replace={'epoch_18.pth': 'epoch_1.pth 1 --cfg-options'},
+        says=('loss_contrast', '173 of 173 tensors were loaded',
+              'results.md')),
     # A run of its own is test_a_run_ends_and_is_resumed.
     'docs/cli.md: cyborgs pretrain /path/to/photos':
     Run(replace={
@@ -300,6 +311,8 @@ NOT_RUN = {
     'test_pages_of_a_run calls both tools for a run',
     'docs/pages.md: python tools/dataset_converters/make_toy_scenes.py --out':
     'trains for minutes; the demo and the tests of its tools run the stages',
+    "docs/backbones.md: _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32":
+    'test_transfer.py trains by the config of configs/transfer that does so',
     'docs/pages.md: apt-get install chromium':
     'installs a browser; the test that it is for says why it is skipped',
     'docs/tutorials/own_photographs.md: cyborgs masks':
