@@ -123,15 +123,15 @@ class Network:
 
         A foreign network without batch norms is trained as a ConvNeXt.
         """
-        if self._recipe is None or self._recipe.model.backbone.type in (
-                'ResNet', 'ResNeXt', 'RegNet', 'MobileNetV2'):
-            return None
         recipe = self._recipe
-        if self.is_foreign:
+        if recipe is not None and self.is_foreign:
             if any(isinstance(part, _BatchNorm)
                    for part in self.build().modules()):
                 return None
             recipe = load_config(_WITHOUT_NORMS)
+        if recipe is None or 'paramwise_cfg' not in recipe.optim_wrapper or (
+                recipe.optim_wrapper.optimizer.type != 'AdamW'):
+            return None
         wrapper = recipe.optim_wrapper.to_dict()
         return {key: wrapper[key] for key in
                 ('optimizer', 'clip_grad', 'paramwise_cfg')}
@@ -148,11 +148,22 @@ class Network:
         return self.backbone()['type'] in ('TimmNetwork', 'ModuleBackbone')
 
     def colours(self) -> dict[str, Any]:
-        """Mean and standard deviation of images, where it has its own."""
-        if self._recipe is None or not self.is_foreign:
+        """Mean, std and order of channels, where it has its own."""
+        if self._recipe is None:
             return {}
+        usual = load_config(f'cyborgs_plugin::{_ANY}').model.data_preprocessor
         own = self._recipe.model.data_preprocessor
-        return dict(mean=list(own.mean), std=list(own.std))
+        found = {key: own[key] for key in ('mean', 'std', 'to_rgb')
+                 if own[key] != usual[key]}
+        return {key: list(value) if isinstance(value, (list, tuple)) else value
+                for key, value in found.items()}
+
+    def imports(self) -> list[str]:
+        """Modules that know it, besides this package and mmpretrain."""
+        if self._recipe is None:
+            return []
+        return [name for name in self._recipe.custom_imports.imports
+                if name != 'cyborgs_plugin']
 
     def keeps_norms(self) -> bool:
         """Whether batch norms, if it has any, can be held as they are."""

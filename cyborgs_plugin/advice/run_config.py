@@ -100,6 +100,9 @@ def config_text(plan: Plan) -> str:
         del settings['model']
     if network.backbone()['type'] == 'TimmNetwork':
         settings['sync_bn'] = None  # it has its own, which keeps activations
+    if network.imports():
+        settings['custom_imports'] = dict(
+            imports=['cyborgs_plugin', *network.imports()])
     parts += [f'{name} = {_write(value, name, notes)}\n'
               for name, value in settings.items()]
     warm_up = _warm_up(plan)
@@ -169,7 +172,8 @@ def _model(plan: Plan, notes: dict[str, str]) -> dict[str, Any]:
             .startswith('timm:') else f'that of {network.recipe}')
         if network.colours():
             model['data_preprocessor'] = network.colours()
-            notes['model.data_preprocessor'] = 'as its weights have them'
+            notes['model.data_preprocessor'] = (
+                'as its weights or its detector have them')
         if plan.start and network.keeps_norms():
             backbone['norm_eval'] = True
     if plan.start:

@@ -68,6 +68,15 @@ def test_the_doctor_finds_nothing_in_what_is_written(case, network, tmp_path):
                if '#' not in line)
 
 
+@pytest.mark.needs('ops')
+def test_pictures_come_as_the_detector_has_them(tmp_path):
+    cfg = read(config_text(plan('some', 'rtmdet_tiny')), tmp_path)
+    assert cfg.model.backbone.type == 'mmdet.CSPNeXt'
+    assert cfg.model.data_preprocessor.mean == [103.53, 116.28, 123.675]
+    assert cfg.model.data_preprocessor.to_rgb is False
+    assert cfg.custom_imports.imports == ['cyborgs_plugin', 'mmdet.models']
+
+
 def test_a_backbone_of_a_recipe_comes_with_what_it_needs(tmp_path):
     cfg = read(config_text(plan('some', 'convnext_tiny')), tmp_path)
     assert cfg.model.backbone.type == 'ConvNeXt' and (

@@ -78,9 +78,9 @@ def rates(run):
 
 def test_there_are_all():
     # cyborgs_distill.py stands for cyborgs_small_data.py, whose schedule it
-    # shares
+    # shares, and class-agnostic for the fine-tunes
     assert {'cyborgs_coco.py', 'cyborgs_distill.py', 'cyborgs_toy.py',
-            'transfer/mask-rcnn_r18_fpn_cyborgs-pre_toy.py'} <= set(RECIPES)
+            'transfer/mask-rcnn_r18_fpn_class-agnostic_toy.py'} <= set(RECIPES)
 
 
 @pytest.mark.parametrize('name', RECIPES)
