@@ -1,13 +1,16 @@
 """Fixtures that all tests share."""
 import logging
+import os
 import sys
 
 import pytest
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import CheckpointLoader
 from mmengine.visualization import Visualizer
 
 import cyborgs_plugin  # noqa: F401
+from cyborgs_plugin.safe_load import VARIABLES
 
 from .annotations import annotated  # noqa: F401
 from .cached_yapf import cache_yapf
@@ -40,6 +43,20 @@ def _fresh_singletons():
     for kind in (MMLogger, DefaultScope, MessageHub, Visualizer,
                  *Visualizer.__subclasses__()):
         kind._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def _own_loading():
+    """A run that fails before its first step leaves safe loading on."""
+    schemes = CheckpointLoader._schemes
+    before = {key: os.environ.get(key) for key in VARIABLES}
+    yield
+    CheckpointLoader._schemes = schemes
+    for key, value in before.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
 
 
 @pytest.fixture
