@@ -5,7 +5,7 @@ Run: python tools/train.py configs/cyborgs_in_step.py \\
 """
 _base_ = 'cyborgs_small_data.py'
 
-# docs/mask_update.md: what it does, costs and gives
+# docs/mask_update.md: what it does and costs
 model = dict(
     in_step_masks=dict(
         type='InStepMasks',

@@ -53,7 +53,7 @@ def main() -> None:
         names = list(dict.fromkeys([*short, *tools]))
         near = get_close_matches(sys.argv[1], names, 1)
         print(f'There is no tool {sys.argv[1]!r}'
-              + (f'; did you mean {near[0]!r}?' if near else '')
+              + (f'; did you mean {near[0]!r}?' if near else '.')
               + f' There are {", ".join(names)}',
               file=sys.stderr)
         sys.exit(2)

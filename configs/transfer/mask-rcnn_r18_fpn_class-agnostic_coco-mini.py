@@ -5,18 +5,12 @@ The checkpoint is a load_from for mask-rcnn_r18_fpn_random_coco-mini.py.
 Run: BACKBONE=FILE MASKS_JSON=OUT.json COCO_ROOT=data/coco_mini \\
          python tools/train.py THIS_FILE
 """
-_base_ = 'mask-rcnn_r18_fpn_cyborgs-pre_coco-mini.py'
+_base_ = [
+    'mask-rcnn_r18_fpn_cyborgs-pre_coco-mini.py', '_base_/class_agnostic.py'
+]
 
-import os
-
-masks = dict(
-    ann_file=os.path.abspath(os.environ.get('MASKS_JSON', 'masks.json')),
-    data_prefix=dict(img=''),  # names in it begin at the data_root
-    metainfo=dict(classes=('object', )))
-model = dict(
-    roi_head=dict(
-        bbox_head=dict(num_classes=1), mask_head=dict(num_classes=1)))
-train_dataloader = dict(dataset=masks)
+model = dict(roi_head=_base_.one_class)
+train_dataloader = dict(dataset=_base_.found_objects)
 # no labels to score on
 val_dataloader = val_evaluator = val_cfg = None
 test_dataloader = test_evaluator = test_cfg = None

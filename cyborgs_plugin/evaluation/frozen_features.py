@@ -156,19 +156,17 @@ class ProbeFeatures(NamedTuple):
     images: tuple[np.ndarray, np.ndarray]
     """Features (N, C) of each image, and whether each class is in it,
     (N, K), bool."""
-    numbers: tuple[np.ndarray, np.ndarray] | None = None
+    numbers: tuple[np.ndarray, np.ndarray]
     """Image (as in ``regions``) of each of the maps, and of each row of
     ``images``, int64."""
 
     def of_images(self, numbers: Sequence[int]) -> 'ProbeFeatures':
-        """Those of some images alone.
+        """Those of some images only.
 
         Args:
             numbers (Sequence[int]): Places in the list of the images that were
                 asked for.
         """
-        if self.numbers is None:
-            raise ValueError('It is not known which image is which')
         of_maps, of_rows = self.numbers
         regions = np.isin(self.regions[2], numbers)
         rows = np.isin(of_rows, numbers)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.logging import print_log
 
 from ..errors import UserError
@@ -19,7 +18,7 @@ from .probes import (
     fit_linear,
     segment_linearly,
 )
-from .retrieval import retrieve_segments
+from .retrieval import nearest, retrieve_segments
 
 _COSTS = (1e-3, 1e-2)
 """Those of ``probes.COSTS`` that get chosen: takes half the time."""
@@ -129,20 +128,16 @@ def retrieve_cells(train: Sequence[tuple[np.ndarray, np.ndarray]],
     (points, kinds), (queries, truth) = _cells(train), _cells(val)
     if not len(points) or not len(queries):
         raise UserError('There is no labelled cell to compare')
-    mean, spread = points.mean(0), points.std(0) + 1e-6
-    known, asked = (
-        F.normalize(torch.from_numpy((part - mean) / spread), dim=1)
-        for part in (points, queries))
+    search = nearest(points, neighbours)
     labels = torch.from_numpy(kinds)
     hits = 0
-    for first in range(0, len(asked), _CHUNK):
-        similar, where = (asked[first:first + _CHUNK] @ known.T).topk(
-            min(neighbours, len(known)), dim=1)
+    for first in range(0, len(queries), _CHUNK):
+        similar, where = search(queries[first:first + _CHUNK])
         votes = torch.zeros(len(similar), IGNORE + 1).scatter_add_(
             1, labels[where], (similar / _TEMPERATURE).exp())
         hits += int((votes.argmax(1).numpy() == truth[first:first +
                                                       _CHUNK]).sum())
-    return hits / len(asked)
+    return hits / len(queries)
 
 
 def paired_difference(start: Sequence[dict[str, float]],
@@ -207,11 +202,13 @@ def _part(features: ProbeFeatures,
         return np.sort(order[count:] if other else order[:count])
 
     kept = np.isin(origins, drawn(np.unique(origins)))
-    maps = [features.maps[i] for i in drawn(np.arange(len(features.maps)))]
+    places = drawn(np.arange(len(features.maps)))
     rows = drawn(np.arange(len(features.images[0])))
     return ProbeFeatures(
-        (points[kept], kinds[kept], origins[kept]), maps,
-        (features.images[0][rows], features.images[1][rows]))
+        (points[kept], kinds[kept], origins[kept]),
+        [features.maps[place] for place in places],
+        (features.images[0][rows], features.images[1][rows]),
+        (features.numbers[0][places], features.numbers[1][rows]))
 
 
 def _regions(train: ProbeFeatures, val: ProbeFeatures, split: int) -> float:

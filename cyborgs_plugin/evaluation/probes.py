@@ -288,8 +288,8 @@ def _check(features: np.ndarray, labels: np.ndarray, images: np.ndarray,
     kinds, origins = len(np.unique(labels)), len(np.unique(images))
     if kinds < 2 or origins < least:
         raise UserError(
-            'A linear probe needs two classes and five images to learn from, '
-            f'but got {kinds} and {origins}')
+            f'A linear probe needs 2 classes and {least} images to learn '
+            f'from, but got {kinds} and {origins}')
     _check_finite(features)
 
 

@@ -1,5 +1,5 @@
 """Segmentation by the nearest cells of other images, without training."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,31 @@ from .probes import segmentation_scores
 
 Maps = Sequence[tuple[np.ndarray, np.ndarray]]
 """Features (C, h, w), float32, and class of each pixel (H, W), uint8."""
+
+
+def nearest(points: np.ndarray,
+            neighbours: int) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
+    """Prepare an exact search for similar cells, by products of matrices.
+
+    Features are standardised, since they are of several stages, and brought
+    to length one.
+
+    Args:
+        points (np.ndarray): Features to search, (M, C), float32.
+        neighbours (int): Number of cells to find, at most M.
+
+    Returns:
+        Callable: Takes features (N, C), float32; gives the similarities and
+        places of the nearest, each (N, neighbours), the nearest first.
+    """
+    mean, spread = points.mean(0), points.std(0) + 1e-6
+
+    def unit(cells: np.ndarray) -> Tensor:
+        return F.normalize(torch.from_numpy((cells - mean) / spread), dim=1)
+
+    known = unit(points).T
+    count = min(neighbours, len(points))
+    return lambda cells: (unit(cells) @ known).topk(count, dim=1)
 
 
 def retrieve_segments(train: Maps,
@@ -27,9 +52,8 @@ def retrieve_segments(train: Maps,
     <https://arxiv.org/abs/2306.01667>`_: a cell of a labelled image is kept
     with the shares of the classes in it; a cell of a new image attends to the
     nearest of them, and the classes found are enlarged bilinearly to pixels.
-    Differently from there, features are standardised before they are brought
-    to length one, since they are of several stages, and the memory is a random
-    part of the cells of images seen once.
+    Differently from there, features are standardised first (:func:`nearest`),
+    and the memory is a random part of the cells of images seen once.
 
     Args:
         train (Maps): The labelled images.
@@ -48,17 +72,10 @@ def retrieve_segments(train: Maps,
         UserError: If no cell has a label.
     """
     points, shares = _remember(train, num_classes, memory, seed)
-    mean, spread = points.mean(0), points.std(0) + 1e-6
-
-    def unit(cells: np.ndarray) -> Tensor:
-        return F.normalize(torch.from_numpy((cells - mean) / spread), dim=1)
-
-    # exact, by one product of matrices for each image
-    known_cells = unit(points).T
+    search = nearest(points, neighbours)
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
     for features, classes in val:
-        similar, where = (unit(features.reshape(len(features), -1).T)
-                          @ known_cells).topk(min(neighbours, len(points)))
+        similar, where = search(features.reshape(len(features), -1).T)
         weights = (similar / temperature).softmax(1)
         found = torch.einsum('nk,nkc->cn', weights, shares[where])
         maps = found.reshape(1, num_classes, *features.shape[1:])

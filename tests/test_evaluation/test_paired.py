@@ -38,7 +38,8 @@ def collected(seed, count=30, noise=1.):
     vectors = random.normal(size=(count, 5)).astype(np.float32)
     vectors[:, :2] += 4 * presence
     return ProbeFeatures((points, kinds, np.arange(3 * count) // 3),
-                         scenes(seed, count, noise), (vectors, presence))
+                         scenes(seed, count, noise), (vectors, presence),
+                         (np.arange(count), np.arange(count)))
 
 
 def test_retrieval_equals_scikit_learn_s_neighbours():

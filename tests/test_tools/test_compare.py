@@ -17,6 +17,7 @@ from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.toy_scenes import make_toy_scenes
 from cyborgs_plugin.errors import UserError
 from cyborgs_plugin.files import sha256
+from cyborgs_plugin.transfer.backbone_file import write_backbone
 
 from ..helpers import ROOT, TOY, checkpoint, published
 from ..warm_python import python
@@ -24,6 +25,7 @@ from ..warm_python import python
 sys.path.insert(0, osp.join(ROOT, 'tools', 'benchmarks'))
 import compare  # noqa: E402
 import compare_data  # noqa: E402
+import compare_probe  # noqa: E402
 import compare_starts  # noqa: E402
 
 TOOL = osp.join(ROOT, 'tools', 'benchmarks', 'compare.py')
@@ -197,6 +199,25 @@ def test_a_run_gives_its_online_network(place, tmp_path):
     for key, value in place['networks']['online'].state_dict().items():
         if not key.endswith('num_batches_tracked'):
             assert torch.equal(network.state_dict()[key], value), key
+
+
+def test_each_start_sees_the_pixels_that_it_learnt_from(place, tmp_path):
+    from mmpretrain.models import ResNet
+    pixels = dict(mean=[1., 2., 3.], std=[4., 5., 6.], to_rgb=False)
+    other, _ = write_backbone(
+        ResNet(18).state_dict(), dict(source='x', **pixels), str(tmp_path),
+        'x-backbone')
+    starts = [compare_starts.find_start(text) for text in (
+        f'cyborgs={place["run"]}', f'other={other}', 'random')]
+    cfg = compare_starts.find_backbone(starts, None)
+    probes = compare_probe.Probes(cfg, None, 64, str(tmp_path))
+    usual = cfg.model.data_preprocessor
+    for start, wanted in zip(starts, (usual, pixels, usual)):
+        recorded = compare_starts.load_backbone(
+            start, ResNet(18), str(tmp_path))
+        found = probes._preprocessor(recorded)
+        assert found.mean.flatten().tolist() == pytest.approx(wanted['mean'])
+        assert found._channel_conversion == wanted['to_rgb']
 
 
 def test_a_file_alone_tells_the_network(place):

@@ -89,8 +89,8 @@ class Probes:
         if self._seen is None or self._seen[0] != key:
             self._seen = None  # two at a time may not fit
             network = self._network(key[1])
-            load_backbone(start, network, self.folder)
-            features = FrozenFeatures(network, self._preprocessor(),
+            recorded = load_backbone(start, network, self.folder)
+            features = FrozenFeatures(network, self._preprocessor(recorded),
                                       long_side=self.long_side)
             train, val = (collect(features, side, _MIN_AREA, None)
                           for side in self.sides)
@@ -112,11 +112,16 @@ class Probes:
         network = MODELS.build(found)
         return network.to('cuda' if torch.cuda.is_available() else 'cpu')
 
-    def _preprocessor(self) -> SelfSupDataPreprocessor | None:
-        """That of the pretraining; None: ImageNet's statistics."""
-        found = self.cfg.model.get('data_preprocessor') or self.cfg.get(
-            'data_preprocessor') or {}
-        if 'mean' not in found:
+    def _preprocessor(
+            self,
+            recorded: dict[str, Any]) -> SelfSupDataPreprocessor | None:
+        """That of the file's training, or else of the config.
+
+        None stands for ImageNet's statistics.
+        """
+        found = {**(self.cfg.model.get('data_preprocessor')
+                    or self.cfg.get('data_preprocessor') or {}), **recorded}
+        if not found.get('mean'):
             return None
         return SelfSupDataPreprocessor(
             mean=found['mean'], std=found['std'],

@@ -2,7 +2,7 @@
 import glob
 import os.path as osp
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
 from torch import nn
@@ -19,6 +19,7 @@ from cyborgs_plugin.transfer.pretrained_check import (
     check_checkpoint,
     check_files,
 )
+from cyborgs_plugin.transfer.recipe_check import recipe_of
 
 RANDOM = 'random'
 _HEADS = ('rpn_head.', 'roi_head.', 'bbox_head.', 'decode_head.')
@@ -170,7 +171,8 @@ def check_whole(start: Start, model: nn.Module, module: nn.Module) -> str:
     return check_checkpoint(model, load_weights(path), path) or ''
 
 
-def load_backbone(start: Start, module: nn.Module, folder: str) -> None:
+def load_backbone(start: Start, module: nn.Module,
+                  folder: str) -> dict[str, Any]:
     """Load a start into a network, all of its tensors.
 
     Args:
@@ -178,15 +180,21 @@ def load_backbone(start: Start, module: nn.Module, folder: str) -> None:
             ``init_weights`` gives.
         module (nn.Module): The network.
         folder (str): See :func:`init_of`.
+
+    Returns:
+        dict: The pixels that the file says it was trained with, as
+        ``recipe_of`` gives them.
     """
     holder = nn.Module()
     holder.backbone = module
     init = init_of(start, holder, module, folder)
     if init is None:
         getattr(module, 'init_weights')()  # noqa: B009  so has BaseModule
-        return
-    tensors = tensors_of(load_weights(init.checkpoint), init.checkpoint)
+        return {}
+    content = load_weights(init.checkpoint)
+    tensors = tensors_of(content, init.checkpoint)
     wanted = module.state_dict()
     module.load_state_dict(
         {key: value for key, value in tensors.items() if key in wanted},
         strict=False)
+    return recipe_of(content.get('meta'))
