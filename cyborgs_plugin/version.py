@@ -66,6 +66,7 @@ def check_requirements() -> None:
                          remedy))
         if name == 'mmcv' and _installed('openmmlab'):
             _check_beside_original()
+    _check_beside_transformers()
 
 
 @functools.cache
@@ -126,6 +127,32 @@ def _check_beside_original() -> None:
                          f'mmcv {mmcv}',
                          f'    pip install --no-build-isolation '
                          f'"{_PINS["mmcv"][1]}"'))
+
+
+def _check_beside_transformers() -> None:
+    """Check that the models of mmpretrain import.
+
+    Where transformers and pycocotools are installed, it imports its multimodal
+    models, too. They use what transformers 5 no longer has.
+    """
+    from packaging.version import Version
+    try:
+        found = metadata.version('transformers')
+    except metadata.PackageNotFoundError:
+        return
+    if Version(found) < Version('5'):
+        return
+    try:
+        with without_notice():
+            importlib.import_module('mmpretrain.models')
+    except TypeError as error:
+        raise ImportError(
+            _message(
+                'transformers < 5, or none',
+                f'transformers {found}, beside which mmpretrain does not '
+                f'import ({error})', '    pip install "transformers<5"\n'
+                'or, if nothing else needs it:\n'
+                '    pip uninstall -y transformers')) from error
 
 
 def require_mmcv_ops() -> None:

@@ -11,6 +11,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..errors import MissingFileError, UserError
+from ..ops.memory_format import forward_format
 from ..start_file import content_hash, load_start
 from .cyborgs import stack_label_maps
 from .mask_contrastive_loss import count_matches
@@ -60,10 +61,8 @@ class FrozenTeacher(BaseModule):
                 'model.teacher.backbone has weights of its own (pretrained '
                 'or init_cfg): name their file by model.teacher.checkpoint, '
                 'which is read whole and downloads nothing')
-        # A CPU is faster at depthwise convolutions with channels last.
-        self.backbone = MODELS.build(backbone).to(
-            memory_format=torch.channels_last)
-        self.backbone.requires_grad_(False)
+        self.backbone = MODELS.build(backbone).requires_grad_(False)
+        self._format: torch.memory_format | None = None
         self.checkpoint = checkpoint
         self.prefix = prefix
         self.in_indices = in_indices
@@ -127,8 +126,10 @@ class FrozenTeacher(BaseModule):
                 [round(scale * side) for side in view.shape[2:]],
                 mode='bicubic',
                 antialias=True)
-        feats = self.backbone(
-            view.contiguous(memory_format=torch.channels_last))
+        if self._format is None:  # when it is on its device
+            self._format = forward_format(self.backbone, view.device)
+            self.backbone.to(memory_format=self._format)
+        feats = self.backbone(view.contiguous(memory_format=self._format))
         chosen = range(len(feats)) if (
             self.in_indices is None) else self.in_indices
         if isinstance(feats, Tensor) or max(chosen) >= len(feats) or any(

@@ -19,6 +19,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from ..datasets.image_io import at_long_side
 from ..errors import UserError
+from ..ops.memory_format import forward_format
 from .layer_output import LayerOutput
 from .network_state import copy_of
 
@@ -113,10 +114,11 @@ class FeatureExtractor:
                 'other features',
                 logger='current')
         self._backbone = copy.to(dtype)
+        self._device = next(backbone.parameters()).device
+        self._format = forward_format(copy, self._device)
         for tensor in (*copy.parameters(), *copy.buffers()):
             if tensor.ndim == 4:  # of others there is no such format
-                tensor.data = tensor.to(memory_format=torch.channels_last)
-        self._device = next(backbone.parameters()).device
+                tensor.data = tensor.to(memory_format=self._format)
         self._data_preprocessor = data_preprocessor
         self._dtype = dtype
         self._reflect = reflect
@@ -179,7 +181,7 @@ class FeatureExtractor:
                 inputs=torch.from_numpy(images).permute(0, 3, 1, 2),
                 data_samples=None))['inputs']
         output = self._maps(self._backbone, batch.to(
-            self._device, self._dtype, memory_format=torch.channels_last))
+            self._device, self._dtype, memory_format=self._format))
         if self._reflect:
             # In cells; rounding corrects for a partial last cell.
             cut = round(self._reflect * output.shape[2] / images.shape[1])
@@ -257,6 +259,8 @@ def resized(image: np.ndarray, long_side: int | None,
 
 def _smoothed(maps: Tensor, sigma: float, size: Sequence[int]) -> Tensor:
     """Blur maps (B, C, h, w) of images of one size by ``sigma`` pixels."""
+    if maps.device.type != 'cpu':  # a depthwise convolution: forward_format
+        maps = maps.contiguous()
     for axis in (0, 1):  # one after the other is cheaper
         cells = maps.shape[2 + axis]
         width = sigma * cells / size[axis]

@@ -74,6 +74,7 @@ class RoundOrigin:
             origin = cls(**content)
             origin.source = dict(**origin.source)
             origin._check_kinds()
+            origin._to_cpu()
         except TypeError as error:
             raise UserError(
                 f'{path}: mask_origin is not what MaskUpdateHook writes '
@@ -99,6 +100,17 @@ class RoundOrigin:
                 file_marks=_is_notes(self.file_marks)).items():
             if not fits:
                 raise TypeError(f'{field} is of another type')
+
+    def _to_cpu(self) -> None:
+        """Bring tensors back from a GPU, where a resumed run loads them."""
+        for field in ('file_sizes', 'file_marks'):
+            notes = getattr(self, field)
+            if notes is not None:
+                setattr(self, field, notes.cpu())
+        if self.network is not None:
+            self.network = {
+                name: tensor.cpu() for name, tensor in self.network.items()
+            }
 
     def build(self, path: str, *configured: dict) -> MaskSource:
         """Build the source named in a file, if it is a registered one.

@@ -193,3 +193,26 @@ def test_a_network_of_a_file_is_read_once(tmp_path, monkeypatch):
     assert torch.equal(source.features(images)[0], wanted.features(images)[0])
     for name, value in network(0).state_dict().items():
         assert torch.equal(value, model.backbone.state_dict()[name])
+
+
+class _Elsewhere(torch.Tensor):
+    """On another device, as a resumed run loads it there."""
+
+    def numpy(self, *args, **kwargs):
+        raise TypeError('copy the tensor to host memory first')
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_a_checkpoint_that_lies_on_a_gpu():
+    notes = torch.arange(3).as_subclass(_Elsewhere)
+    weight = torch.ones(2, 3).as_subclass(_Elsewhere)
+    held = RoundOrigin.of_checkpoint(
+        origin() | dict(file_sizes=notes, file_marks=notes,
+                        network=dict(weight=weight)), 'x.pth')
+    assert held.file_sizes.numpy().tolist() == [0, 1, 2]
+    assert held.file_marks.numpy().tolist() == [0, 1, 2]
+    assert held._meta()['network'] == RoundOrigin.of_checkpoint(
+        origin() | dict(network=dict(weight=torch.ones(2, 3))),
+        'x.pth')._meta()['network']

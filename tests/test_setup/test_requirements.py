@@ -133,6 +133,27 @@ def test_what_does_not_fit_together(having, packages, found, remedy):
         version.check_requirements()
 
 
+def test_transformers_that_mmpretrain_does_not_import_beside(
+        having, monkeypatch):
+    ours = {name: metadata.version(name) for name in (
+        'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain')}
+    real = importlib.import_module
+
+    def fail(name, *args):
+        if name == 'mmpretrain.models':
+            raise TypeError('NoneType takes no arguments')
+        return real(name, *args)
+
+    having(**ours, transformers='5.17.0')
+    version.check_requirements()  # without pycocotools, say: it imports
+    monkeypatch.setattr(version.importlib, 'import_module', fail)
+    with pytest.raises(ImportError, match='(?s)found transformers 5.17.0, bes'
+                       'ide .*NoneType.*"transformers<5"'):
+        version.check_requirements()
+    having(**ours, transformers='4.57.1')
+    version.check_requirements()
+
+
 def test_the_original_family_needs_pkg_resources(having, monkeypatch):
     having(**ORIGINAL)
     find = importlib.util.find_spec

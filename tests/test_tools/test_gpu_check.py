@@ -36,7 +36,8 @@ def test_the_parts_of_a_mask_round(tmp_path):
     paths = [str(tmp_path / f'{i}.png') for i in range(5)]
     for i in range(5):
         write_photo(tmp_path / f'{i}.png', (96, 128), i)
-    found = gpu_check.mask_round(paths, 'cpu', 18, 'layer2.1', group_size=3)
+    found = gpu_check.mask_round(
+        paths, 'cpu', gpu_check.resnet(18), 'layer2.1', group_size=3)
     assert found.pop('images') == 5 and found.pop('decoding threads') == 2
     assert found.keys() == {'seconds per image', 'decode, alone',
                             'forward, alone', 'k-means, alone'}
@@ -59,9 +60,10 @@ def parts(monkeypatch, tmp_path):
             training='2 epochs', mmcv_ops='NMS keeps',
             mask_round={'seconds per image': 0.002},
             pipeline=dict(byol=20., ours=60., ratio=3.),
+            device_views={'images a second': 900.},
             steps=dict(bfloat16=STEP)).items():
         monkeypatch.setattr(gpu_check, name,
-                            lambda *_, value=value: value)
+                            lambda *_, value=value, **options: value)
     monkeypatch.setattr(gpu_check, 'find_photos', lambda *_: [])
     return monkeypatch
 
@@ -84,7 +86,7 @@ def test_one_table_and_one_json_that_plan_takes(parts, tmp_path, call):
 
 
 def test_a_part_that_fails_or_is_missing_does_not_end_it(parts, tmp_path):
-    def broken(*_):
+    def broken(*_, **options):
         raise RuntimeError('CUDA error:\n  no kernel')
 
     def missing(*_):

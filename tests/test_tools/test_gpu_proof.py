@@ -135,7 +135,7 @@ def test_trains_and_scores_on_a_cpu(tmp_path):
     from mini_coco_score import Scores
     settings = work.Settings(
         str(tmp_path / 'toy'), str(tmp_path / 'again'), 4, 1, 64, 8, 18, None,
-        8, False)
+        8, False, False)
     scores = Scores(work.Runs(settings))
     name, = found['runs']['cyborgs_s0']['points']
     backbone, = (runs / 'runs' / 'cyborgs_s0').glob('backbone_*.pth')

@@ -137,22 +137,31 @@ def clock(ways: dict[str, Callable[[], object]], rounds: int,
     }
 
 
+def held_scenes(recipe: str, folder: str, number: int,
+                device: torch.device) -> DeviceLoader:
+    """Hold photographs, and a label map for all, on a device."""
+    cfg = Config.fromfile(
+        osp.join(osp.dirname(__file__), '..', '..', 'configs', '_base_',
+                 'datasets', f'{recipe}_scenes.py')).train_dataloader.dataset
+    cfg.update(data_root='', indices=number,
+               data_prefix=osp.abspath(folder))
+    dataset = DATASETS.build(cfg)
+    dataset.use_masks(OneMap())
+    loader = DeviceLoader(
+        Loader(dataset), laws_of(dataset.pipeline.transforms), device,
+        1 << 16, seed=0)
+    loader.load()
+    next(iter(loader))  # reads the label maps
+    return loader
+
+
 def compare(args: argparse.Namespace, size: int, area: tuple[float, float],
             sigma: float) -> float:
     """Print a line for a kind of views; returns the ratio."""
     recipe = 'coco' if size == 224 else 'small'
-    cfg = Config.fromfile(
-        osp.join(osp.dirname(__file__), '..', '..', 'configs', '_base_',
-                 'datasets', f'{recipe}_scenes.py')).train_dataloader.dataset
-    cfg.update(data_root='', indices=args.images,
-               data_prefix=osp.abspath(args.data_root))
-    dataset = DATASETS.build(cfg)
-    dataset.use_masks(OneMap())
-    device = torch.device('cpu')
-    laws = laws_of(dataset.pipeline.transforms)
-    loader = DeviceLoader(Loader(dataset), laws, device, 1 << 16, seed=0)
-    loader.load()
-    next(iter(loader))  # reads the label maps
+    loader = held_scenes(
+        recipe, args.data_root, args.images, torch.device('cpu'))
+    dataset = loader.dataset
     images = [loader.held.image(path) for _, path in dataset.images()]
     ours = pipeline_of_f15b0f3(size, area, sigma)
     label_map = OneMap().label_map('')

@@ -6,8 +6,9 @@ Run: python tools/benchmarks/gpu_proof.py train --minutes 8 \
 
 `train` times a step of each method, plans as many steps as the minutes allow,
 the same number for each run, and trains several at a time where that is
-faster. The photographs lie on the device. Idle cores score what is done by the
-masks and frozen probes of mini_coco.py. Each result is written as it comes, so
+faster. The photographs lie on the device. Idle cores score the last network of
+each run (with --growth, those after each third) by the masks and frozen probes
+of mini_coco.py. Each result is written as it comes, so
 that an interrupted proof keeps what it has; the same command resumes. `score`
 needs neither a GPU nor, for what is scored already, the data: it compares the
 methods seed by seed and draws how scores grow with the pictures seen.
@@ -28,6 +29,7 @@ import gpu_proof_work as work
 import mini_coco_report as report
 import torch
 from gpu_proof_plan import Plan, RunSpeed, Speed, make_plan, paired_table
+from mini_coco_train import METHODS as TRAINED
 from mini_coco_train import ON_DEMAND, read, write
 
 from cyborgs_plugin.arguments import at_least
@@ -36,6 +38,7 @@ from cyborgs_plugin.errors import UserError, reported
 
 METHODS = ('cyborgs', 'detcon-fh', 'byol', 'densecl')
 _TIMED = 12  # batches that a method's speed is measured by
+_WARM = 2  # batches of the first runs, which are forgotten
 _WHOLE = Plan(1, 1, [])
 """Of which only the images matter: all of them."""
 _MOST = 4  # runs that are tried at a time
@@ -61,10 +64,11 @@ def parse_args() -> argparse.Namespace:
         help='for everything (default: %(default)s)')
     train.add_argument(
         '--methods', nargs='+', choices=[
-            *METHODS, *(name for name in ON_DEMAND if name != 'start')],
+            *TRAINED, *(name for name in ON_DEMAND if name != 'start')],
         default=[*METHODS],
-        help='distill needs TEACHER=FILE before the command, continue needs '
-        'START=FILE, whose weights are scored as well')
+        help=f'default: {" ".join(METHODS)}; distill needs TEACHER=FILE '
+        'before the command, continue needs START=FILE, whose weights are '
+        'scored as well')
     train.add_argument(
         '--seeds', type=at_least(1), default=3, help='of each (default: 3)')
     train.add_argument(
@@ -92,6 +96,10 @@ def parse_args() -> argparse.Namespace:
     train.add_argument(
         '--at-once', type=at_least(1),
         help='runs at a time (default: measured)')
+    train.add_argument(
+        '--growth', action='store_true',
+        help='score after each third of a run, which takes three times as '
+        'long')
     train.add_argument(
         '--amp', action='store_true',
         help='train in mixed precision')
@@ -170,19 +178,21 @@ class Proof:
                  name: str = '') -> work.Settings:
         """What a process is told: the plan's budget, or a short run's."""
         args = self.args
-        timed = args.batch_size * _TIMED
+        batches = _WARM if name.startswith('warm') else _TIMED
+        timed = args.batch_size * batches
         images = min(args.max_images or timed, timed)
         return work.Settings(
             data_root=args.data_root,
             folder=osp.join(args.work_dir, name),
-            steps=plan.steps if plan else _TIMED,
+            steps=plan.steps if plan else batches,
             phases=plan.phases if plan else 1,
             view_size=args.view_size,
             batch_size=args.batch_size,
             depth=args.depth,
             max_images=args.max_images if plan else images,
             max_eval_images=args.max_eval_images,
-            amp=args.amp)
+            amp=args.amp,
+            growth=args.growth)
 
     def measure(self) -> Speed:
         """Time steps and a mask round, alone and several at a time."""
@@ -212,7 +222,7 @@ class Proof:
         found, at_once = timed('together', shared, self.trainers), self.most
         if not self.args.at_once and self.most > 1:
             one = self._pool(1, True)
-            timed('first', kinds[:1], one)
+            timed('warm_one', kinds[:1], one)
             alone = timed('alone', kinds, one)
             if sum(cost.step for cost in found.values()) > self.most * sum(
                     cost.step for cost in alone.values()):
@@ -221,7 +231,9 @@ class Proof:
         if 'detcon-fh' in self.args.methods:
             found['detcon-fh'] = found['cyborgs']._replace(image=0.)
         batches, images = work.sizes(self.settings(_WHOLE))
-        return Speed(found, batches, images, at_once, score.result())
+        networks = min(3, self.args.phases) if self.args.growth else 1
+        return Speed(
+            found, batches, images, at_once, networks * score.result())
 
     def felzenszwalb(self) -> dict[str, str]:
         """Make DetCon's masks once for all seeds, on all cores."""

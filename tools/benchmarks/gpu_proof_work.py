@@ -46,6 +46,8 @@ class Settings(NamedTuple):
     max_images: int | None
     max_eval_images: int | None
     amp: bool
+    growth: bool
+    """Whether networks before the last are scored."""
 
 
 class Runs(Trainings):
@@ -59,10 +61,11 @@ class Runs(Trainings):
             argparse.Namespace(
                 budget='proof', work_dir=settings.folder, methods=None,
                 seeds=None, pretrain_on=None, grid_stride=16, gpus=1,
-                cfg_options=_DEVICE_DATA, **{
+                cfg_options=_DEVICE_DATA, probe_each_phase=not settings.growth,
+                **{
                     name: value
                     for name, value in settings._asdict().items()
-                    if name not in ('folder', 'max_images')
+                    if name not in ('folder', 'max_images', 'growth')
                 }))
 
     def config(self, method: str, seed: int) -> Config:
@@ -104,7 +107,7 @@ def _runs(settings: Settings) -> Runs:
 
 @functools.lru_cache(1)
 def _scores(settings: Settings) -> Scores:
-    return Scores(_runs(settings), 'cpu')  # the GPU trains
+    return Scores(_runs(settings))
 
 
 def sizes(settings: Settings) -> tuple[int, int]:
@@ -124,6 +127,8 @@ def train(settings: Settings, method: str, seed: int,
 def score(settings: Settings, method: str, seed: int,
           run: dict[str, Any]) -> dict[str, Any]:
     """Score a run; see ``Scores.judge``."""
+    if not settings.growth:
+        run = dict(run, phases=run['phases'][-1:], epochs=run['epochs'][-1:])
     return _scores(settings).judge(method, seed, run)
 
 
@@ -159,7 +164,7 @@ def _round_cost(folder: str) -> float:
 
 
 def time_score(settings: Settings) -> float:
-    """Seconds that the scores of one run take."""
+    """Seconds that the scores of one network take."""
     begun = time.perf_counter()
     score(settings, 'random', 0, train(settings, 'random', 0))
     return time.perf_counter() - begun
