@@ -187,6 +187,12 @@ RUN = {
     Run(replace={'--num-images 32': '--num-images 2'}, says=('bytes/image', )),
     'docs/mask_update.md: python tools/train.py configs/cyborgs_in_step.py':
     Run(options={'tools/train.py': SMALL}, says=('num_clusters', )),
+    'docs/mask_update.md: python tools/generate_masks.py configs/ablations/':
+    Run(replace={
+        'BACKBONE': 'R18.pth',
+        'data_root=data/coco_mini': 'data_root=data/coco_mini '
+        'train_dataloader.dataset.indices=2'
+    }, says=('boundary_F', )),
     'docs/mask_update.md: python -c "':
     Run(says=('torch.bfloat16', )),
     'docs/performance.md: python tools/benchmarks/gpu_proof.py train --mi':
@@ -205,8 +211,6 @@ RUN = {
     'docs/tutorials/five_minutes.md: python tools/train.py configs/cyb':
     Run(options={'tools/train.py': SMALL}, replace={'epoch_18': 'epoch_1'},
         says=('photographs of at most', 'Wrote masks.png', 'init_cfg')),
-    'docs/tutorials/five_minutes.md: python tools/benchmarks/plan.py':
-    Run(says=('| 18 | 1,674 | 0.04 |', )),
     'docs/health.md: python tools/train.py configs/cyborgs_small_data.py --cf':
     Run(replace={'unlabeled2017': 'train2017', 'indices=160': 'indices=20',
                  'max_epochs=3': 'max_epochs=1'},
@@ -300,6 +304,10 @@ NOT_RUN = {
     'docs/health.md: python tools/benchmarks/mini_coco.py --budget full':
     'trains and probes nine times; test_health_correlation runs the second '
     'command, test_mini_coco the first',
+    'docs/performance.md: python tools/benchmarks/gpu_check.py --light':
+    'takes a GPU; test_gpu_check runs its parts, test_gpu the tests it starts',
+    'docs/results.md: python tools/benchmarks/gpu_proof.py train':
+    'trains for half an hour of a GPU; that of performance.md is run',
     'CONTRIBUTING.md: make lint':
     'CI runs them all, this test among them',
     'docs/transfer.md: export MASKS_ROOT=data/own':
