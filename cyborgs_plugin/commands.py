@@ -7,6 +7,7 @@ DOOR: list[str] = []
 SHORT = {
     'pretrain': 'pretrain',
     'doctor': 'doctor',
+    'index-photos': 'index_photos',
     'masks': 'browse_masks',
     'report': 'report',
     'publish': 'publish_backbone',

@@ -24,7 +24,7 @@ from torch.utils.data import Sampler
 from ..errors import UserError
 from ..ops.batch_views import Drawn, make_views
 from ..ops.view_draws import ViewLaw, draw_views, draws
-from .image_io import BrokenImageError, read_image
+from .image_io import BrokenImageError, header_size, read_image
 from .mask_bank import MaskBank
 from .scene_dataset import scene_datasets
 
@@ -145,12 +145,10 @@ def _size(image: tuple[str, dict]) -> tuple[int, int]:
         path,
         backend_args=options.get('backend_args'),
         enable_singleton=True)
-    try:
-        if isinstance(backend, LocalBackend) and osp.isfile(path):
-            with Image.open(path) as picture:
-                return picture.size[1], picture.size[0]
-    except Exception:  # Pillow raises all kinds, and reads fewer
-        pass
+    if isinstance(backend, LocalBackend) and osp.isfile(path):
+        size = header_size(path)
+        if any(size):
+            return size
     try:
         height, width = read_image(path, **options).shape[:2]
     except BrokenImageError:

@@ -61,14 +61,13 @@ def find_files(folder: str, hidden: bool = False) -> Found:
         except OSError:
             found.unreadable.append(prefix)
             continue
-        if prefix and not hidden and _is_of_run(
+        if prefix and not hidden and is_of_run(
                 osp.basename(path), {entry.name for entry in entries}):
             found.runs.append(prefix)
             continue
         for entry in entries:
             name = prefix + entry.name
-            odd = not hidden and (entry.name.startswith('.')
-                                  or entry.name in _OF_SYSTEMS)
+            odd = not hidden and is_of_system(entry.name)
             try:
                 is_folder, is_file = entry.is_dir(), entry.is_file()
             except OSError:  # a link to itself
@@ -85,7 +84,12 @@ def find_files(folder: str, hidden: bool = False) -> Found:
     return found
 
 
-def _is_of_run(name: str, entries: set[str]) -> bool:
+def is_of_system(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or of a system."""
+    return name.startswith('.') or name in _OF_SYSTEMS
+
+
+def is_of_run(name: str, entries: set[str]) -> bool:
     """Whether a folder of this name and content belongs to a training run."""
     # The lock of tools/train.py, the pointer of mmengine's CheckpointHook, and
     # the folder of its visualizer with the config that it writes first.

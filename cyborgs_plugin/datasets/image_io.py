@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Callable
 from io import BytesIO
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import cv2
 import mmcv
@@ -18,6 +18,7 @@ from mmengine.fileio import LocalBackend, get, get_file_backend
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from .shards import MisplacedError, parse_address, read_local
 
 READS_HEIF = False
 with contextlib.suppress(ImportError):  # the extra `heif`
@@ -78,8 +79,8 @@ def read_image(path: str,
                max_pixels: int = MAX_PIXELS,
                depth_scaling: str = 'range',
                least_side: int | None = None,
-               held: Callable[[str], np.ndarray | None] | None = None
-               ) -> np.ndarray:
+               held: Callable[[str], np.ndarray | None] | None = None,
+               listed_by: str = '') -> np.ndarray:
     """Read an image as three channels of eight bits, upright.
 
     Grey, alpha, palette, CMYK and deeper images are converted, and the EXIF
@@ -88,7 +89,8 @@ def read_image(path: str,
     there are several frames, the first is read.
 
     Args:
-        path (str): Path or URI of the file.
+        path (str): Path or URI of the file; or the address of a photograph in
+            a tar file, as ``shards.address`` writes it.
         backend_args (dict, optional): Arguments of the file backend.
             Defaults to None.
         max_pixels (int): Refuse an image of more pixels, before it is
@@ -105,6 +107,8 @@ def read_image(path: str,
         held (Callable, optional): Function that returns an already decoded
             image by its path, or None for other images, which are then read.
             Defaults to None.
+        listed_by (str): What to say of a file that cannot be found: which
+            index lists it. Defaults to ''.
 
     Returns:
         np.ndarray: BGR image, shape (H, W, 3), uint8.
@@ -117,7 +121,7 @@ def read_image(path: str,
     if image is not None:
         return image
     check_options(max_pixels, depth_scaling)
-    content = _content(path, backend_args)
+    content = _content(path, backend_args, listed_by)
     try:
         return _decode(content, max_pixels, depth_scaling, least_side)
     except BrokenImageError as error:
@@ -168,6 +172,24 @@ def is_image(path: str) -> bool:
         return False
 
 
+def header_size(source: str | BinaryIO) -> tuple[int, int]:
+    """Height and width of an image by its header, upright.
+
+    Args:
+        source (str or BinaryIO): A local file, or the beginning of one.
+
+    Returns:
+        tuple[int, int]: (0, 0) if Pillow cannot read them.
+    """
+    try:
+        with Image.open(source) as picture:
+            width, height = picture.size
+            lies = _orientation(picture) in (5, 6, 7, 8)
+    except Exception:  # Pillow raises all kinds, and reads fewer than OpenCV
+        return 0, 0
+    return (width, height) if lies else (height, width)
+
+
 def at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
     """Enlarge or reduce an image to a long side, keeping its shape.
 
@@ -186,9 +208,12 @@ def at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
         interpolation='bilinear' if grows else 'area')
 
 
-def _content(path: str, backend_args: dict | None) -> bytes:
+def _content(path: str, backend_args: dict | None,
+             listed_by: str = '') -> bytes:
     """Read a regular file; a pipe would never end."""
     try:
+        if (place := parse_address(path)) is not None:
+            return read_local(place)
         local = isinstance(
             get_file_backend(
                 path, backend_args=backend_args, enable_singleton=True),
@@ -199,8 +224,11 @@ def _content(path: str, backend_args: dict | None) -> bytes:
         return get(path, backend_args=backend_args)
     except BrokenImageError:
         raise
+    except MisplacedError as error:
+        raise BrokenImageError(f'{path}: {error}{listed_by}') from error
     except OSError as error:
-        raise BrokenImageError(f'{path}: cannot be read ({error})') from error
+        raise BrokenImageError(
+            f'{path}: cannot be read ({error}){listed_by}') from error
 
 
 def _decode(content: bytes, max_pixels: int, depth_scaling: str,

@@ -25,7 +25,10 @@ from .coco_truth import load_coco
 from .image_files import Found, find_files, images_of, left_out, match_names
 from .image_folders import folders_of, prefixes_of
 from .image_io import MAX_PIXELS, BrokenImageError, check_options
+from .index_making import check_current
 from .mask_bank import MaskBank
+from .node_listing import listed_once, shares_machine
+from .photo_index import IndexedPhotos, PhotoIndex, is_round_of
 from .teacher_bank import Box, TeacherBank
 from .view_laws import decoded_side
 
@@ -84,6 +87,11 @@ class SceneDataset(BaseDataset):
         with_masks (bool): Whether samples carry a label map. False is for
             models that need none (``model.in_step_masks``).
             Defaults to True.
+        index (str, optional): An index of photographs, as ``cyborgs
+            index-photos`` writes it, which is mapped in place of listing
+            folders. It also names the folder, or the tar files, in place of
+            ``data_root`` and ``data_prefix``; keys are relative to that
+            folder. Defaults to None.
 
     Raises:
         FileNotFoundError: If the folder or the json is missing.
@@ -105,12 +113,20 @@ class SceneDataset(BaseDataset):
                  max_pixels: int = MAX_PIXELS,
                  depth_scaling: str = 'range',
                  reduced_decoding: bool = True,
-                 with_masks: bool = True) -> None:
-        self.extensions = None if extensions is None else _endings(extensions)
+                 with_masks: bool = True,
+                 index: str | None = None) -> None:
+        self.index = None if index is None else _open_index(
+            index, dict(ann_file=ann_file, extensions=extensions))
+        self.extensions = None if extensions is None else endings_of(
+            extensions)
         self.backend_args = backend_args
         check_options(max_pixels, depth_scaling)
-        self._image_options = dict(
+        self._image_options: dict[str, Any] = dict(
             max_pixels=max_pixels, depth_scaling=depth_scaling)
+        if self.index is not None:
+            self._image_options['listed_by'] = (
+                f'. The index {index} lists it: if photographs were moved or '
+                f'replaced, make it again by {self.index.again()}')
         self._prefixes = prefixes_of(data_prefix)
         if not isinstance(ann_file, str):
             raise UserError(
@@ -130,6 +146,7 @@ class SceneDataset(BaseDataset):
             ann_file=ann_file,
             data_root=data_root,
             data_prefix=dict(img_path=self._prefixes[0]),
+            serialize_data=self.index is None,  # it stays on the disk
             pipeline=list(pipeline),
             max_refetch=max_refetch,
             lazy_init=lazy_init,
@@ -140,6 +157,8 @@ class SceneDataset(BaseDataset):
     @property
     def _folders(self) -> dict[str, str]:
         """Path of each image folder by the beginning of its keys."""
+        if self.index is not None:
+            return {'': self.index.root}
         return folders_of(self._prefixes, self.data_root)
 
     @property
@@ -150,6 +169,15 @@ class SceneDataset(BaseDataset):
     def mask_bank(self) -> MaskBank | None:
         """The round that the samples read from, if any."""
         return self._bank
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the images, if an index lists exactly these."""
+        if self.index is None or len(self) != len(self.index):
+            return None
+        # A list of indices may name some images twice.
+        return (self.index.fingerprint
+                if isinstance(self.data_list, IndexedPhotos) else None)
 
     @property
     def read_args(self) -> dict[str, Any]:
@@ -172,6 +200,9 @@ class SceneDataset(BaseDataset):
                 no label map.
         """
         self._expect_with_masks('MaskUpdateHook')
+        if is_round_of(bank.manifest, self.fingerprint):
+            self._bank = bank
+            return
         lacking = [key for key, _ in self.images() if key not in bank]
         if lacking:
             raise UserError(
@@ -208,8 +239,30 @@ class SceneDataset(BaseDataset):
         """
         return _Images(self)
 
+    def full_init(self) -> None:
+        """List the images; of the processes of a machine, one does."""
+        listed = self._fully_initialized  # type: ignore[has-type]
+        if listed or self.index is not None or not shares_machine():
+            super().full_init()
+            return
+        asked = repr((self._folders, self.ann_file, self.extensions,
+                      self._indices, self.backend_args))
+        self.data_bytes, self.data_address = listed_once(asked, self._list)
+        self._fully_initialized = True
+
+    def _list(self) -> tuple[np.ndarray, np.ndarray]:
+        """List the images in this process."""
+        super().full_init()
+        return self.data_bytes, self.data_address
+
     def load_data_list(self) -> list[dict]:
         """List the images, sorted by name or in the order of ``ann_file``."""
+        if self.index is not None:
+            check_current(self.index)
+            self._check_indices(len(self.index))
+            print_log(f'{self.index.path}: {len(self.index)} photographs of '
+                      f'{self.index.root}', logger='current')
+            return IndexedPhotos(self.index)  # type: ignore[return-value]
         folders = self._folders
         names: list[str] = []
         held = []
@@ -379,6 +432,16 @@ class SceneDataset(BaseDataset):
             return None
 
 
+def _open_index(path: str, others: dict[str, Any]) -> PhotoIndex:
+    """Open an index, and refuse options that it excludes."""
+    for name, value in others.items():
+        if value:
+            raise UserError(
+                f'SceneDataset.index={path!r} lists the photographs, and so '
+                f'does {name}={value!r}: leave out one of the two')
+    return PhotoIndex(path)
+
+
 def _seen(key: str, bank: TeacherBank, stride: int, box: Box,
           size: Sequence[int], flip: str | None) -> np.ndarray:
     """What a teacher sees of an image in a view of a size (h, w)."""
@@ -386,8 +449,18 @@ def _seen(key: str, bank: TeacherBank, stride: int, box: Box,
     return bank.view(key, box, (rows, columns), flip)
 
 
-def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:
-    """File name endings in the form of ``str.endswith``: '.jpg', '.png'."""
+def endings_of(extensions: str | Sequence[str]) -> tuple[str, ...]:
+    """File name endings in the form of ``str.endswith``.
+
+    Args:
+        extensions (str or Sequence[str]): Such as 'JPG,png'.
+
+    Returns:
+        tuple[str, ...]: Such as ('.jpg', '.png').
+
+    Raises:
+        UserError: If there is none, or one is not an ending.
+    """
     given = (extensions.split(',') if isinstance(extensions, str) else
              extensions)
     endings = tuple(str(part).strip().lower() for part in given)

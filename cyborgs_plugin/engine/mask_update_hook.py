@@ -7,6 +7,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS, METRICS, TASK_UTILS
@@ -23,6 +25,7 @@ from ..datasets.mask_bank import (
     round_path,
     set_aside,
 )
+from ..datasets.photo_index import is_round_of
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
 from ..errors import MissingFileError, UserError
 from ..segmentation import MaskRoundError, MaskSource
@@ -273,7 +276,7 @@ class MaskUpdateHook(Hook):
         origin.prepare(source, get_ori_model(runner.model))
         images = self._images()
         made = origin.is_made(images, self.root, main_seed(runner.seed),
-                              self.group_size)
+                              self.group_size, self._photographs)
         if fresh:
             on_main(lambda: self._set_aside(runner, [number] if made else []))
         if made:
@@ -282,6 +285,12 @@ class MaskUpdateHook(Hook):
             bank = self._make(runner, origin, source)
 
         def note_files() -> None:
+            index = self.scenes[0].index
+            if index is not None and self._photographs is not None:
+                # In the order of the bank's keys, which are the same.
+                origin.file_sizes = torch.from_numpy(
+                    np.array(index.lengths))
+                return
             origin.file_sizes = file_sizes(bank, images)
             origin.file_marks = file_marks(bank, images)
 
@@ -309,6 +318,11 @@ class MaskUpdateHook(Hook):
         parts: list[Any] = [scenes.images() for scenes in self.scenes]
         return ConcatDataset(parts)
 
+    @property
+    def _photographs(self) -> str | None:
+        """Fingerprint of the index that lists the images, if one does."""
+        return self.scenes[0].fingerprint if len(self.scenes) == 1 else None
+
     def _make(self, runner: Runner, origin: RoundOrigin,
               source: MaskSource) -> MaskBank:
         images = self._images()
@@ -318,6 +332,7 @@ class MaskUpdateHook(Hook):
             self.root,
             main_seed(runner.seed),
             self.group_size,
+            photographs=self._photographs,
             previous=self._previous(origin.round),
             read_args=lambda index: self.scenes[bisect_right(
                 images.cumulative_sizes, index)].read_args,
@@ -400,8 +415,9 @@ class MaskUpdateHook(Hook):
             self.origin.file_sizes = self.origin.file_marks = None
         sizes = self.origin.file_sizes if self.origin else None
         marks = self.origin.file_marks if self.origin else None
-        changes = on_main(
-            lambda: changed_images(bank, self._images(), sizes, marks))
+        changes = [] if is_round_of(
+            bank.manifest, self._photographs) else on_main(
+                lambda: changed_images(bank, self._images(), sizes, marks))
         if not changes:
             self._use(runner, bank)
             return

@@ -18,6 +18,7 @@ from mmpretrain.registry import TASK_UTILS
 from torch import Tensor
 
 from ..datasets.mask_bank import MaskBank, round_path
+from ..datasets.shards import parse_address
 from ..errors import UserError
 from .mask_round import make_round
 from .network_state import copy_of, network_state
@@ -177,7 +178,7 @@ class RoundOrigin:
         source.prepare(backbone, model.data_preprocessor)
 
     def is_made(self, images: Sequence[tuple[str, str]], root: str, seed: int,
-                group_size: int) -> bool:
+                group_size: int, photographs: str | None = None) -> bool:
         """Whether an earlier start made the round before it was killed.
 
         The source must be prepared. For the arguments see :meth:`make`.
@@ -194,13 +195,14 @@ class RoundOrigin:
                           logger='current', level=logging.WARNING)
                 return False
             wanted = dict(
-                self._meta(),
+                self._meta(photographs),
                 seed=seed,
                 group_size=group_size,
                 num_images=len(images))
             return (
                 all(bank.manifest.get(k) == v for k, v in wanted.items())
-                and all(key in bank for key, _ in images))
+                and (photographs is not None
+                     or all(key in bank for key, _ in images)))
 
         same = on_main(is_same)
         if same:
@@ -210,17 +212,20 @@ class RoundOrigin:
 
     def make(self, source: MaskSource, images: Sequence[tuple[str, str]],
              root: str, seed: int, group_size: int,
-             **options: Any) -> MaskBank:
+             photographs: str | None = None, **options: Any) -> MaskBank:
         """Make the round from a source that :meth:`prepare` has prepared.
 
-        For all arguments see :func:`make_round`.
+        ``photographs`` is the fingerprint of an index of the images, if there
+        is one. For all other arguments see :func:`make_round`.
         """
         return make_round(source, images, root, self.round, seed, group_size,
-                          meta=self._meta(), **options)
+                          meta=self._meta(photographs), **options)
 
-    def _meta(self) -> dict[str, Any]:
+    def _meta(self, photographs: str | None) -> dict[str, Any]:
         """The part of it that the manifest holds."""
         meta = dict(source=self.source, epoch=self.epoch, iter=self.iter)
+        if photographs is not None:
+            meta['photographs'] = photographs
         if self.fingerprint is not None:
             meta['fingerprint'] = self.fingerprint
         if self.network is not None:
@@ -309,6 +314,8 @@ def _keys(bank: MaskBank, chosen: np.ndarray) -> list[str]:
 
 def _size(path: str) -> int:
     """Bytes of a file; -1 if it is missing or not on a local disk."""
+    if (place := parse_address(path)) is not None:
+        return place.length
     try:
         return os.stat(path).st_size
     except OSError:
