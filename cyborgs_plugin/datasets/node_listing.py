@@ -7,8 +7,8 @@ import os
 import os.path as osp
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 Arrays = tuple[np.ndarray, np.ndarray]
 _FILES = ('data_bytes.npy', 'data_address.npy')
 _HELD: dict[str, int] = {}
-"""Locks of the listings that this process maps, by folder."""
+"""Descriptors of the locks of listings that this process maps."""
 
 
 def shares_machine() -> bool:
@@ -53,22 +53,15 @@ def listed_once(asked: str, make: Callable[[], Arrays]) -> Arrays:
     _clear(root, run)
     name = hashlib.sha256(asked.encode('utf-8', 'surrogateescape'))
     folder = osp.join(root, f'{run}_{name.hexdigest()[:16]}')
-    lock = os.open(f'{folder}.lock', os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(f'{folder}.lock'):
         if not osp.isdir(folder):
             arrays = make()
             try:
                 _write(folder, arrays)
             except OSError as error:
-                os.close(lock)
                 return _unshared(lambda: arrays, error)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    except BaseException:
-        with suppress(OSError):
-            os.close(lock)
-        raise
-    _HELD[folder] = lock
+        # Held as long as this process and its data workers live.
+        _HELD[folder] = _lock(f'{folder}.used', fcntl.LOCK_SH)
     mapped = [np.load(osp.join(folder, file), mmap_mode='r')
               for file in _FILES]
     return mapped[0].view(np.ndarray), mapped[1].view(np.ndarray)
@@ -122,24 +115,44 @@ def _clear(root: str, run: str) -> None:
         folder = osp.join(root, name.removesuffix('.lock'))
         if not name.endswith('.lock') or name.startswith(run):
             continue
-        with suppress(OSError):
-            lock = os.open(f'{folder}.lock', os.O_RDWR)
-            try:
-                _remove(folder, lock)
-            finally:
-                os.close(lock)
+        _remove(folder)
 
 
-def _remove(folder: str, lock: int) -> None:
-    """Remove a listing, unless another process uses it."""
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    for part in (folder, f'{folder}.partial'):
-        shutil.rmtree(part, ignore_errors=True)
-    os.remove(f'{folder}.lock')
+def _remove(folder: str) -> None:
+    """Remove a listing, unless another process makes or uses it."""
+    with suppress(OSError), _locked(f'{folder}.lock', fcntl.LOCK_NB), _locked(
+            f'{folder}.used', fcntl.LOCK_NB):
+        for part in (folder, f'{folder}.partial'):
+            shutil.rmtree(part, ignore_errors=True)
+        os.remove(f'{folder}.used')
+        os.remove(f'{folder}.lock')
+
+
+def _lock(path: str, how: int) -> int:
+    """Lock a file; the descriptor holds the lock."""
+    file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(file, how)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+@contextmanager
+def _locked(path: str, how: int = 0) -> Iterator[None]:
+    """Lock a file against all others."""
+    file = _lock(path, fcntl.LOCK_EX | how)
+    try:
+        yield
+    finally:
+        os.close(file)
 
 
 @atexit.register
 def _leave() -> None:
-    for folder, lock in _HELD.items():
-        with suppress(OSError):
-            _remove(folder, lock)
+    """Remove what no other process uses."""
+    while _HELD:
+        folder, file = _HELD.popitem()
+        os.close(file)
+        _remove(folder)

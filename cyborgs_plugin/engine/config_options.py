@@ -8,8 +8,8 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
-from ..datasets.view_laws import COLOURS, colour_law
 from ..datasets.photo_index import is_index
+from ..datasets.view_laws import COLOURS, colour_law
 from ..errors import UserError
 from .config_checks import check_options
 from .timm_option import use_timm

@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyborgs_plugin.datasets import SceneDataset, index_making
+from cyborgs_plugin.datasets import (
+    LoadSceneImage,
+    SceneDataset,
+    index_making,
+)
 from cyborgs_plugin.datasets.index_making import index_folder
 from cyborgs_plugin.datasets.photo_index import (
     PHOTO,
@@ -47,7 +51,9 @@ def listed(photos):
 
 
 def entries(*names):
-    return [encode_key(name) for name in names], np.zeros(len(names), PHOTO)
+    photos = np.zeros(len(names), PHOTO)
+    photos['shard'] = -1
+    return [encode_key(name) for name in names], photos
 
 
 def test_lists_what_the_folder_lists(photos, made):
@@ -131,8 +137,8 @@ def test_a_round_is_recognised_by_the_fingerprint(made, tmp_path,
 
 
 def test_a_missing_photograph_is_named_with_the_index(photos, made):
-    data = SceneDataset(index=made.path, with_masks=False, pipeline=[
-        dict(type='LoadSceneImage')])
+    data = SceneDataset(index=made.path, with_masks=False,
+                        pipeline=[LoadSceneImage()])
     said = []
     data._warn = said.append
     os.remove(photos / 'a.png')
