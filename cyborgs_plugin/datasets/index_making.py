@@ -152,8 +152,8 @@ def check_current(index: PhotoIndex) -> None:
         changes = _changed_shards(index) or _changed_folders(index)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f'{index.path}: index.json is altered ({error!r}): make the index '
-            f'again by {index.again()}') from error
+            f'{index.path}: photo_index.json is altered ({error!r}): make the '
+            f'index again by {index.again()}') from error
     if changes:
         raise UserError(
             f'The index {index.path} is out of date: {changes}. Make it again '

@@ -23,7 +23,7 @@ PHOTO = np.dtype([('height', '<i4'), ('width', '<i4'), ('shard', '<i4'),
                   ('start', '<i8'), ('length', '<i8')])
 """A photograph: its size in pixels, 0 where unknown; the tar file that it lies
 in, -1 for a file of its own; its first byte there; its number of bytes."""
-_MANIFEST = 'index.json'
+_MANIFEST = 'photo_index.json'
 _ARRAYS = ('keys', 'offsets', 'photos')
 _NAMED = 5
 _STEP = 1 << 20
@@ -103,6 +103,10 @@ class PhotoIndex:
     def __reduce__(self) -> tuple:
         return PhotoIndex, (self.path, self.fingerprint)
 
+    def keys(self) -> 'Keys':
+        """All keys, read one at a time."""
+        return Keys(self)
+
     def key(self, row: int) -> str:
         """The key of a photograph: its path, relative to the root."""
         return _decode(self._bytes(row))
@@ -171,6 +175,21 @@ class PhotoIndex:
             f'{self.path}: {name} is truncated or altered: expected '
             f'{expected}, found {found}. Copy the index again, or make it '
             f'again by {self.again()}')
+
+
+class Keys(Sequence[str]):
+    """The keys of an index, read one at a time."""
+
+    def __init__(self, index: PhotoIndex) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, place: Any) -> Any:
+        rows = range(len(self))[place]
+        return self._index.key(rows) if isinstance(rows, int) else [
+            self._index.key(row) for row in rows]
 
 
 class IndexedPhotos(Sequence):

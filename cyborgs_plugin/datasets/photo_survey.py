@@ -3,20 +3,24 @@ import os
 import os.path as osp
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from mmengine.utils import ProgressBar
 from PIL import Image
 
+from ..commands import command
 from ..errors import MissingFileError, UserError
 from ..files import sha256
 from ..ops.places import evenly_spaced
 from .image_files import find_files, images_of, left_out
 from .image_io import BrokenImageError, read_image
+from .index_making import check_current
+from .photo_index import PhotoIndex, is_index
 
 TINY = 64
 """Pixels of the short side, below which two crops show hardly anything."""
@@ -28,7 +32,7 @@ class Survey:
     """What was seen of a folder."""
 
     folder: str
-    names: list[str]
+    names: Sequence[str]
     """All images, relative to the folder, sorted."""
     looked: int = 0
     """How many of them were decoded."""
@@ -75,11 +79,12 @@ def survey(folder: str,
     """Look at the photographs of a local folder.
 
     Args:
-        folder (str): The folder, which is searched with its subfolders.
+        folder (str): The folder, which is searched with its subfolders; or
+            an index.
         most (int, optional): Decode no more than so many, evenly spread.
             Defaults to None, all.
         duplicates (bool): Compare the content of files of one size, all of
-            them. Defaults to False.
+            them, but not those of an index. Defaults to False.
         bar (bool): Show on stderr how far it is, where that is a terminal.
             Defaults to True.
 
@@ -89,20 +94,7 @@ def survey(folder: str,
     Raises:
         UserError: If there is no such folder, or no image in it.
     """
-    if not osp.isdir(folder):
-        if osp.exists(folder):
-            raise UserError(f'{folder} is a file: expected the folder of the '
-                            'photographs')
-        raise MissingFileError(f'{folder}: no such folder of photographs (the '
-                               f'current folder is {os.getcwd()})')
-    found = find_files(folder)
-    names = images_of(folder, found.files, None, True)
-    rest = left_out(found, names)
-    if not names:
-        raise UserError(f'{folder} holds no photographs'
-                        + (f'; it holds {rest}' if rest else ' at all')
-                        + '. Give a folder of pictures, such as .jpg or .png '
-                        'files; subfolders are searched')
+    names, rest, path = _listed(folder)
     chosen = [
         names[place]
         for place in evenly_spaced(len(names), most or len(names))
@@ -110,7 +102,7 @@ def survey(folder: str,
     seen = Survey(folder, names, len(chosen), rest)
     shown = ProgressBar(len(chosen), file=sys.stderr) if (
         bar and sys.stderr.isatty()) else None
-    for name, one in _looks(folder, chosen):
+    for name, one in _looks(chosen, path):
         if one.size is None:
             seen.broken.append(one.broken)
         else:
@@ -123,9 +115,35 @@ def survey(folder: str,
             shown.update()
     if shown is not None:
         sys.stderr.write('\n')
-    if duplicates:
+    if duplicates and not is_index(folder):
         seen.duplicates = find_duplicates(folder, names)
     return seen
+
+
+def _listed(folder: str) -> tuple[Sequence[str], str, Callable[[str], str]]:
+    """Names of images, what else lies there, and what gives their paths."""
+    if is_index(folder):
+        index = PhotoIndex(folder)
+        check_current(index)
+        return index.keys(), '', lambda name: index.photo(index.row(name))
+    if not osp.isdir(folder):
+        if osp.exists(folder):
+            raise UserError(f'{folder} is a file: expected the folder of the '
+                            'photographs')
+        raise MissingFileError(f'{folder}: no such folder of photographs (the '
+                               f'current folder is {os.getcwd()})')
+    found = find_files(folder)
+    names = images_of(folder, found.files, None, True)
+    rest = left_out(found, names)
+    if not names:
+        tars = any(name.endswith('.tar') for name in found.files)
+        raise UserError(f'{folder} holds no photographs'
+                        + (f'; it holds {rest}' if rest else ' at all') + (
+                            '. Make an index of the tar files, and give that: '
+                            + command('index_photos', folder, '--out', 'INDEX')
+                            if tars else '. Give a folder of pictures, such '
+                            'as .jpg or .png files; subfolders are searched'))
+    return names, rest, partial(osp.join, folder)
 
 
 def find_duplicates(folder: str, names: Sequence[str]) -> list[list[str]]:
@@ -161,15 +179,14 @@ def typical_pixels(sizes: Sequence[tuple[int, int]]) -> float:
     return float(np.mean([h * w for h, w in sizes])) if sizes else 0.
 
 
-def _looks(folder: str,
-           names: Sequence[str]) -> Iterator[tuple[str, _Seen]]:
+def _looks(names: Sequence[str],
+           path: Callable[[str], str]) -> Iterator[tuple[str, _Seen]]:
     """Look at files, with two threads."""
     with ThreadPoolExecutor(2) as pool:
         # a part at a time: a pool holds a kB for each file that waits
         for first in range(0, len(names), _PART):
             part = names[first:first + _PART]
-            yield from zip(part, pool.map(
-                _look, (osp.join(folder, name) for name in part)))
+            yield from zip(part, pool.map(_look, map(path, part)))
 
 
 def _look(path: str) -> _Seen:

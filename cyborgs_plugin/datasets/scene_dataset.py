@@ -28,7 +28,7 @@ from .image_io import MAX_PIXELS, BrokenImageError, check_options
 from .index_making import check_current
 from .mask_bank import MaskBank
 from .node_listing import listed_once, shares_machine
-from .photo_index import IndexedPhotos, PhotoIndex, is_round_of
+from .photo_index import IndexedPhotos, PhotoIndex, is_index, is_round_of
 from .teacher_bank import Box, TeacherBank
 from .view_laws import decoded_side
 
@@ -91,7 +91,7 @@ class SceneDataset(BaseDataset):
             index-photos`` writes it, which is mapped in place of listing
             folders. It also names the folder, or the tar files, in place of
             ``data_root`` and ``data_prefix``; keys are relative to that
-            folder. Defaults to None.
+            folder. Defaults to None: the image folder, if it is an index.
 
     Raises:
         FileNotFoundError: If the folder or the json is missing.
@@ -115,6 +115,10 @@ class SceneDataset(BaseDataset):
                  reduced_decoding: bool = True,
                  with_masks: bool = True,
                  index: str | None = None) -> None:
+        self._prefixes = prefixes_of(data_prefix)
+        if index is None and len(self._prefixes) == 1:
+            folder, = folders_of(self._prefixes, data_root).values()
+            index = folder if is_index(folder) else None
         self.index = None if index is None else _open_index(
             index, dict(ann_file=ann_file, extensions=extensions))
         self.extensions = None if extensions is None else endings_of(
@@ -127,7 +131,6 @@ class SceneDataset(BaseDataset):
             self._image_options['listed_by'] = (
                 f'. The index {index} lists it: if photographs were moved or '
                 f'replaced, make it again by {self.index.again()}')
-        self._prefixes = prefixes_of(data_prefix)
         if not isinstance(ann_file, str):
             raise UserError(
                 'SceneDataset.ann_file must be the path of one json, but is '

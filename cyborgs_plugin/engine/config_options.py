@@ -8,7 +8,6 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
-from ..datasets.photo_index import is_index
 from ..datasets.view_laws import COLOURS, colour_law
 from ..errors import UserError
 from .config_checks import check_options
@@ -110,8 +109,6 @@ def _in_full(cfg: Config, options: dict) -> dict:
         folder = folders[0] if len(folders) == 1 else folders
         # A list of other pictures does not name the pictures of this folder.
         full = {f'{at}.{key}': folder, f'{at}.ann_file': '', **full}
-        if len(folders) == 1 and is_index(folders[0]):
-            full = {**full, f'{at}.index': full.pop(f'{at}.{key}')}
     if 'data_on_device' in full and 'data_on_device' not in cfg:
         on = _switch(full, 'data_on_device')
         if on:

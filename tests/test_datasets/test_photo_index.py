@@ -217,14 +217,14 @@ def test_truncated_arrays_are_refused(made, name):
 
 
 def test_bad_manifests_are_refused(made):
-    file = f'{made.path}/index.json'
+    file = f'{made.path}/photo_index.json'
     content = json.loads(open(file).read())
 
     def write(text):
         open(file, 'w').write(text)
 
     write(json.dumps(content)[:100])
-    with pytest.raises(UserError, match='index.json is truncated'):
+    with pytest.raises(UserError, match='photo_index.json is truncated'):
         PhotoIndex(made.path)
     for wrong in ('[]', '{}', json.dumps(dict(content, bytes=None)),
                   json.dumps(dict(content, shards=[3]))):
@@ -232,7 +232,7 @@ def test_bad_manifests_are_refused(made):
         with pytest.raises(UserError, match='index.json is truncated or'):
             PhotoIndex(made.path)
     write(json.dumps(dict(content, folders=[3])))
-    with pytest.raises(UserError, match='index.json is altered'):
+    with pytest.raises(UserError, match='photo_index.json is altered'):
         SceneDataset(index=made.path)
     write(json.dumps(dict(content, format_version=2)))
     with pytest.raises(UserError, match='index format 2, but this'):

@@ -2,6 +2,7 @@
 import os
 import os.path as osp
 import sys
+import tarfile
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from cyborgs_plugin.errors import UserError
 from ..helpers import ROOT, write_photo
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
+import index_photos  # noqa: E402
 import pretrain  # noqa: E402
 
 
@@ -142,6 +144,25 @@ def test_the_network_of_a_file_is_found(tmp_path):
     torch.save(dict(state_dict={'x.weight': torch.ones(3)}), path)
     with pytest.raises(UserError, match='name its network with --backbone'):
         network_of(path, None)
+
+
+@pytest.mark.slow
+def test_a_run_on_an_index_of_tar_files(call, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, 'epochs_for', lambda *given: 1)
+    (tmp_path / 'tars').mkdir()
+    with tarfile.open(tmp_path / 'tars' / '0.tar', 'w') as tar:
+        for path in sorted(photos.iterdir()):
+            tar.add(path, path.name)
+    with pytest.raises(SystemExit, match='Make an index of the tar files'):
+        call(pretrain, tmp_path / 'tars', '--out', tmp_path / 'run')
+    index, run = tmp_path / 'photos.index', tmp_path / 'run'
+    call(index_photos, tmp_path / 'tars', '--out', index)
+    said = call(pretrain, index, '--out', run)
+    assert 'Photographs: 14, all were read: 96x72 pixels; 1 unreadable' in said
+    assert '0.tar::broken.jpg' in said
+    assert (run / 'epoch_1.pth').is_file()
+    with pytest.raises(SystemExit, match='is of the photographs in'):
+        call(pretrain, photos, '--out', run, '--resume')
 
 
 @pytest.mark.slow
