@@ -3,12 +3,14 @@
 Run: cyborgs index-photos PHOTOS --out photos.index
 
 PHOTOS is a folder of photographs, or one of tar files (WebDataset's layout),
-searched with its subfolders; or tar files. A training takes the index as
+searched with its subfolders; or tar files, also those of a store by their URLs
+(http, s3, gs) or by the URL that they lie below. A training takes the index as
 train_dataloader.dataset.index=photos.index (docs/data.md).
 """
 import argparse
 import os.path as osp
 
+from cyborgs_plugin.datasets.far_shards import find_far, is_far
 from cyborgs_plugin.datasets.image_files import find_files, images_of
 from cyborgs_plugin.datasets.index_making import index_folder, index_shards
 from cyborgs_plugin.datasets.photo_index import PhotoIndex
@@ -51,7 +53,7 @@ def main() -> None:
     shards = find_shards(args.photographs)
     if shards:
         index = index_shards(shards, args.out, extensions, not args.no_sizes,
-                             args.shard_in_key)
+                             args.shard_in_key, args.photographs)
     else:
         index = index_folder(args.photographs[0], args.out, extensions,
                              not args.no_sizes)
@@ -67,6 +69,8 @@ def find_shards(given: list[str]) -> list[str]:
     """
     if all(path.endswith('.tar') and not osp.isdir(path) for path in given):
         return given
+    if len(given) == 1 and is_far(given[0]):
+        return find_far(given[0]) or refuse(given[0])
     if len(given) > 1:
         raise UserError(
             'PHOTOS must be one folder, or tar files (.tar), but is '
@@ -82,6 +86,13 @@ def find_shards(given: list[str]) -> list[str]:
             f'{folder} holds photographs and tar files, such as {shards[0]}: '
             'name the tar files themselves, or move them out')
     return [osp.join(folder, name) for name in shards]
+
+
+def refuse(url: str) -> list[str]:
+    """Say that there is no tar file below a URL."""
+    raise UserError(
+        f'{url} holds no tar files: photographs of a store are read from tar '
+        'files. Name these (.tar) one by one if the store cannot list them')
 
 
 def describe(index: PhotoIndex, path: str) -> str:

@@ -18,6 +18,7 @@ from mmengine.fileio import LocalBackend, get, get_file_backend
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from .far_shards import is_far, read_far
 from .shards import MisplacedError, parse_address, read_local
 
 READS_HEIF = False
@@ -80,7 +81,8 @@ def read_image(path: str,
                depth_scaling: str = 'range',
                least_side: int | None = None,
                held: Callable[[str], np.ndarray | None] | None = None,
-               listed_by: str = '') -> np.ndarray:
+               listed_by: str = '',
+               cache: dict | None = None) -> np.ndarray:
     """Read an image as three channels of eight bits, upright.
 
     Grey, alpha, palette, CMYK and deeper images are converted, and the EXIF
@@ -109,6 +111,9 @@ def read_image(path: str,
             Defaults to None.
         listed_by (str): What to say of a file that cannot be found: which
             index lists it. Defaults to ''.
+        cache (dict, optional): Where photographs of tar files in a store are
+            kept: ``cache`` and ``cache_gb`` of ``far_shards.read_far``.
+            Defaults to None, nowhere.
 
     Returns:
         np.ndarray: BGR image, shape (H, W, 3), uint8.
@@ -121,7 +126,7 @@ def read_image(path: str,
     if image is not None:
         return image
     check_options(max_pixels, depth_scaling)
-    content = _content(path, backend_args, listed_by)
+    content = _content(path, backend_args, listed_by, cache)
     try:
         return _decode(content, max_pixels, depth_scaling, least_side)
     except BrokenImageError as error:
@@ -209,11 +214,12 @@ def at_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
 
 
 def _content(path: str, backend_args: dict | None,
-             listed_by: str = '') -> bytes:
+             listed_by: str = '', cache: dict | None = None) -> bytes:
     """Read a regular file; a pipe would never end."""
     try:
         if (place := parse_address(path)) is not None:
-            return read_local(place)
+            return read_far(place, **cache or {}) if is_far(
+                place.shard) else read_local(place)
         local = isinstance(
             get_file_backend(
                 path, backend_args=backend_args, enable_singleton=True),

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 
 from ..errors import MissingFileError, UserError
 from ..ops.places import evenly_spaced
+from .far_shards import is_far, with_far
 from .image_files import (
     find_files,
     images_of,
@@ -88,18 +89,21 @@ def index_shards(shards: Sequence[str],
                  path: str,
                  extensions: tuple[str, ...] | None = None,
                  sizes: bool = True,
-                 shard_in_key: bool = False) -> PhotoIndex:
+                 shard_in_key: bool = False,
+                 given: Sequence[str] = ()) -> PhotoIndex:
     """Write the index of tar files.
 
     Args:
-        shards (Sequence[str]): Their paths.
+        shards (Sequence[str]): Their paths or URLs.
         path (str): The index to write.
         extensions (tuple[str, ...], optional): Endings of photographs.
             Defaults to None, those of ``image_io.IMG_EXTENSIONS``.
         sizes (bool): Read the beginning of each photograph for its size in
-            pixels. Defaults to True.
+            pixels, but not in a store. Defaults to True.
         shard_in_key (bool): Begin keys with the name of the tar file, without
             its ending. Defaults to False.
+        given (Sequence[str]): What the user gave for them, for a message on
+            how to make the index again. Defaults to (), the tar files.
 
     Returns:
         PhotoIndex: The index.
@@ -113,14 +117,10 @@ def index_shards(shards: Sequence[str],
     parts, known = [], []
     others: Counter[str] = Counter()
     for number, (shard, name) in enumerate(zip(shards, names)):
-        with _open(shard) as file:
-            found = scan_shard(file, shard, extensions or IMG_EXTENSIONS)
-            part = np.zeros(len(found.names), PHOTO)
-            part['shard'], part['start'] = number, found.starts
-            part['length'] = found.lengths
-            if sizes:
-                _note_sizes(file, found, part)
-            known.append([name, file.seek(0, os.SEEK_END)])
+        found, part, length = _scanned(
+            shard, extensions or IMG_EXTENSIONS, sizes)
+        part['shard'] = number
+        known.append([name, length])
         label = osp.splitext(name)[0] + '/' if shard_in_key else ''
         keys += [encode_key(label + member) for member in found.names]
         parts.append(part)
@@ -132,7 +132,7 @@ def index_shards(shards: Sequence[str],
                 others.most_common(8)), logger='current')
     return write_index(
         path, root, keys, np.concatenate([np.zeros(0, PHOTO), *parts]), known,
-        made_by=[*shards, *_options(extensions, sizes),
+        made_by=[*(given or shards), *_options(extensions, sizes),
                  *['--shard-in-key'] * shard_in_key])
 
 
@@ -166,7 +166,7 @@ def _changed_shards(index: PhotoIndex) -> str:
     for place in evenly_spaced(len(known), MOST_CHECKED):
         name, length = known[place]
         file = osp.join(index.root, name)
-        if '://' in file:
+        if is_far(file):
             return ''
         if not osp.isfile(file):
             return f'the tar file {file} is gone'
@@ -245,9 +245,23 @@ def _options(extensions: tuple[str, ...] | None, sizes: bool) -> list[str]:
             *['--no-sizes'] * (not sizes)]
 
 
-def _open(shard: str) -> BinaryIO:
+def _scanned(shard: str, extensions: tuple[str, ...],
+             sizes: bool) -> tuple[Shard, np.ndarray, int]:
+    """The photographs of a tar file, their entries, and its bytes."""
+
+    def scan(file: BinaryIO) -> tuple[Shard, np.ndarray, int]:
+        found = scan_shard(file, shard, extensions)
+        part = np.zeros(len(found.names), PHOTO)
+        part['start'], part['length'] = found.starts, found.lengths
+        if sizes and not is_far(shard):
+            _note_sizes(file, found, part)
+        return found, part, file.seek(0, os.SEEK_END)
+
+    if is_far(shard):
+        return with_far(shard, scan)
     try:
-        return open(shard, 'rb')
+        with open(shard, 'rb') as file:
+            return scan(file)
     except FileNotFoundError as error:
         raise MissingFileError(f'The tar file {shard!r} does not exist'
                                ) from error
@@ -255,7 +269,7 @@ def _open(shard: str) -> BinaryIO:
 
 def _common_root(shards: Sequence[str]) -> tuple[str, list[str]]:
     """The folder, or URL, that holds all tar files; their names in it."""
-    paths = [shard if '://' in shard else osp.abspath(shard)
+    paths = [shard if is_far(shard) else osp.abspath(shard)
              for shard in shards]
     root = osp.dirname(paths[0])
     while not all(path.startswith(f'{root}/') for path in paths):

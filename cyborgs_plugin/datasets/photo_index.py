@@ -25,7 +25,7 @@ PHOTO = np.dtype([('height', '<i4'), ('width', '<i4'), ('shard', '<i4'),
 in, -1 for a file of its own; its first byte there; its number of bytes."""
 _MANIFEST = 'photo_index.json'
 _ARRAYS = ('keys', 'offsets', 'photos')
-_NAMED = 5
+_NAMED, _MOST_WORDS = 5, 10
 _STEP = 1 << 20
 
 
@@ -136,6 +136,8 @@ class PhotoIndex:
         """The command that makes the index again."""
         made = self.manifest.get('made_by')
         words = made if isinstance(made, list) else ['PHOTOS']
+        if len(words) > _MOST_WORDS:  # of thousands of tar files
+            words = [words[0], '...', *words[1 - _MOST_WORDS:]]
         return command('index_photos', *map(str, words), '--out', self.path)
 
     def _first(self, wanted: bytes) -> int:

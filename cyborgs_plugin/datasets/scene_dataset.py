@@ -22,6 +22,7 @@ from mmpretrain.registry import DATASETS
 from ..commands import command
 from ..errors import MissingFileError, UserError
 from .coco_truth import load_coco
+from .far_shards import open_cache
 from .image_files import Found, find_files, images_of, left_out, match_names
 from .image_folders import folders_of, prefixes_of
 from .image_io import MAX_PIXELS, BrokenImageError, check_options
@@ -92,6 +93,10 @@ class SceneDataset(BaseDataset):
             folders. It also names the folder, or the tar files, in place of
             ``data_root`` and ``data_prefix``; keys are relative to that
             folder. Defaults to None: the image folder, if it is an index.
+        cache (str, optional): Folder on a local disk that keeps photographs of
+            tar files in a store, for all processes of the machine.
+            Defaults to None: nothing is kept.
+        cache_gb (float): The most that it takes, in GB. Defaults to 50.
 
     Raises:
         FileNotFoundError: If the folder or the json is missing.
@@ -114,7 +119,9 @@ class SceneDataset(BaseDataset):
                  depth_scaling: str = 'range',
                  reduced_decoding: bool = True,
                  with_masks: bool = True,
-                 index: str | None = None) -> None:
+                 index: str | None = None,
+                 cache: str | None = None,
+                 cache_gb: float = 50.) -> None:
         self._prefixes = prefixes_of(data_prefix)
         if index is None and len(self._prefixes) == 1:
             folder, = folders_of(self._prefixes, data_root).values()
@@ -127,6 +134,10 @@ class SceneDataset(BaseDataset):
         check_options(max_pixels, depth_scaling)
         self._image_options: dict[str, Any] = dict(
             max_pixels=max_pixels, depth_scaling=depth_scaling)
+        if cache is not None:
+            open_cache(cache, cache_gb)  # finds what is wrong with it early
+            self._image_options['cache'] = dict(
+                cache=cache, cache_gb=cache_gb)
         if self.index is not None:
             self._image_options['listed_by'] = (
                 f'. The index {index} lists it: if photographs were moved or '

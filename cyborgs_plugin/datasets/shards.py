@@ -9,7 +9,15 @@ _ADDRESS = re.compile(r'(.+)::(.+)@(\d+)\+(\d+)', re.DOTALL)
 
 
 class MisplacedError(ValueError):
-    """A tar file has no such photograph where an index says so."""
+    """A tar file has no such photograph where an index says so.
+
+    Attributes:
+        short (bool): Whether too few bytes were read.
+    """
+
+    def __init__(self, message: str, short: bool = False) -> None:
+        super().__init__(message)
+        self.short = short
 
 
 class Address(NamedTuple):
@@ -61,7 +69,7 @@ def check_member(content: bytes, place: Address) -> bytes:
     if len(content) < expected:
         raise MisplacedError(
             f'the tar file is truncated: expected {expected} bytes at '
-            f'{place.start - _BLOCK}, found {len(content)}')
+            f'{place.start - _BLOCK}, found {len(content)}', short=True)
     try:
         header = tarfile.TarInfo.frombuf(content[:_BLOCK], 'utf-8',
                                          'surrogateescape')
@@ -75,12 +83,16 @@ def check_member(content: bytes, place: Address) -> bytes:
     return content[_BLOCK:expected]
 
 
+def span(place: Address) -> tuple[int, int]:
+    """First byte of a photograph's header in the tar file, and its end."""
+    return place.start - _BLOCK, place.start + place.length
+
+
 def read_local(place: Address) -> bytes:
     """Read a photograph of a tar file on a local or mounted disk."""
+    start, stop = span(place)
     descriptor = os.open(place.shard, os.O_RDONLY)
     try:
-        first = place.start - _BLOCK
-        return check_member(
-            os.pread(descriptor, _BLOCK + place.length, first), place)
+        return check_member(os.pread(descriptor, stop - start, start), place)
     finally:
         os.close(descriptor)
