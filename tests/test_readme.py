@@ -124,6 +124,12 @@ RUN = {
         '--budget 30m': '--dry-run',
         'masks runs/first': 'masks work_dirs/cyborgs_coco'
     }, says=('Nothing was trained', 'masks.html')),
+    'docs/data.md: cyborgs index-photos':
+    Run(options={'cyborgs train': SMALL},
+        says=('photographs of ', 'loss_contrast'), place='elsewhere'),
+    'docs/scaling.md: python tools/benchmarks/index_speed.py':
+    Run(options={'index_speed.py': '--num-images 1000'},
+        says=('| 1000 | ', )),
     'docs/cli.md: cyborgs doctor':
     Run(says=('views with their masks', '0 errors'), place='elsewhere'),
     'docs/compare.md: cyborgs compare':

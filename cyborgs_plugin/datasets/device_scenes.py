@@ -27,6 +27,7 @@ from ..ops.view_draws import ViewLaw, draw_views, draws
 from .image_io import BrokenImageError, header_size, read_image
 from .mask_bank import MaskBank
 from .scene_dataset import scene_datasets
+from .shards import parse_address
 
 _NAMED = 5  # number of files in a message
 
@@ -141,11 +142,12 @@ class HeldImages:
 def _size(image: tuple[str, dict]) -> tuple[int, int]:
     """Height and width of an image, which may lie on its side."""
     path, options = image
-    backend = get_file_backend(
-        path,
-        backend_args=options.get('backend_args'),
-        enable_singleton=True)
-    if isinstance(backend, LocalBackend) and osp.isfile(path):
+    # A file of its own on a local disk, where the header is enough.
+    if parse_address(path) is None and isinstance(
+            get_file_backend(
+                path,
+                backend_args=options.get('backend_args'),
+                enable_singleton=True), LocalBackend) and osp.isfile(path):
         size = header_size(path)
         if any(size):
             return size

@@ -15,7 +15,6 @@ from random import SystemRandom
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-import fsspec
 from mmengine.logging import print_log
 
 from ..errors import MissingFileError, MissingPackageError, UserError
@@ -177,6 +176,7 @@ def _read(place: Address) -> bytes:
 
 def _file_system(url: str) -> tuple[Any, str]:
     """Fsspec's file system of a URL, which it keeps, and the path in it."""
+    import fsspec  # not before a run needs it
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:

@@ -109,6 +109,9 @@ def _in_full(cfg: Config, options: dict) -> dict:
         folder = folders[0] if len(folders) == 1 else folders
         # A list of other pictures does not name the pictures of this folder.
         full = {f'{at}.{key}': folder, f'{at}.ann_file': '', **full}
+    if full.get(f'{at}.index'):  # the dumped config serves other folders, too
+        full[f'{at}.index'] = osp.abspath(
+            osp.expanduser(str(full[f'{at}.index'])))
     if 'data_on_device' in full and 'data_on_device' not in cfg:
         on = _switch(full, 'data_on_device')
         if on:

@@ -60,6 +60,8 @@ def test_lists_what_the_folder_lists(photos, made):
     data = SceneDataset(index=made.path)
     assert list(data.images()) == list(listed(photos))
     assert len(data.images()) == 7
+    in_place = SceneDataset(data_prefix=dict(img_path=made.path))
+    assert list(in_place.images()) == list(data.images())
     assert made.lengths.tolist() == [
         os.path.getsize(path) for _, path in data.images()]
     assert made.sizes.tolist() == [

@@ -4,8 +4,10 @@ import os.path as osp
 import subprocess
 import sys
 import tarfile
+from os.path import relpath
 
 import pytest
+from mmengine.config import Config
 
 from cyborgs_plugin import __main__ as door
 from cyborgs_plugin.datasets import SceneDataset
@@ -88,11 +90,13 @@ def test_training_by_it(call, photo_root, tmp_path):
     done = run(
         osp.join(ROOT, 'tools', 'train.py'), TOY, '--work-dir',
         tmp_path / 'run', '--cfg-options',
-        f'train_dataloader.dataset.index={tmp_path / "p.index"}',
+        f'train_dataloader.dataset.index={relpath(tmp_path / "p.index")}',
         'train_cfg.max_epochs=1', 'train_dataloader.batch_size=4',
         'train_dataloader.num_workers=1')
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
+    config = Config.fromfile(tmp_path / 'run' / 'cyborgs_toy.py')
+    assert config.train_dataloader.dataset.index == str(tmp_path / 'p.index')
     assert 'p.index: 12 photographs of' in done.stdout + done.stderr
 
 
