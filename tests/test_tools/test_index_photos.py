@@ -42,12 +42,12 @@ def test_a_folder(call, photo_root, tmp_path, monkeypatch):
     assert keys(path) == [f'train2017/{number:02d}.png'
                           for number in range(12)]
     # The front door has it, too, with a dash.
+    monkeypatch.setattr('cyborgs_plugin.commands.DOOR', [])
     monkeypatch.setattr(sys, 'argv', [
         'cyborgs', 'index-photos', str(photo_root), '--out', str(path),
         '--extensions', 'jpg'])
     with pytest.raises(SystemExit, match='No image in .*: 12 .png'):
         door.main()
-    monkeypatch.setattr('cyborgs_plugin.commands.DOOR', [])
 
 
 def test_a_folder_of_tar_files(call, photo_root, tmp_path):
