@@ -147,7 +147,7 @@ def test_a_missing_photograph_is_named_with_the_index(photos, made):
     place = [key for key, _ in data.images()].index('a.png')
     assert data.prepare_data(place) is None
     assert 'a.png: cannot be read' in said[0] and made.path in said[0]
-    assert f'tools/index_photos.py {photos} --out {made.path}' in said[0]
+    assert f'{photos} --out {made.path}' in said[0]
 
 
 @pytest.mark.parametrize('change, found', [
