@@ -128,7 +128,7 @@ RUN = {
     Run(options={'cyborgs train': SMALL},
         says=('photographs of ', 'loss_contrast'), place='elsewhere'),
     'docs/scaling.md: python tools/benchmarks/index_speed.py':
-    Run(options={'index_speed.py': '--num-images 1000'},
+    Run(replace={'index_speed.py': 'index_speed.py --num-images 1000'},
         says=('| 1000 | ', )),
     'docs/cli.md: cyborgs doctor':
     Run(says=('views with their masks', '0 errors'), place='elsewhere'),
