@@ -125,6 +125,7 @@ def make_masks(runner: Runner, hook: MaskUpdateHook, checkpoint: dict[str,
         raise UserError(
             f'{args.checkpoint} does not fit the model of {args.config}; '
             f'expected a checkpoint of its training: {error}') from error
+    hook.after_load_checkpoint(runner, checkpoint)  # the format of its rounds
     meta = checkpoint.get('meta', {})
     hub = checkpoint.get('message_hub', {}).get('runtime_info', {})
     return hook.make(runner,

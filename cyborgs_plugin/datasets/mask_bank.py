@@ -1,6 +1,7 @@
 """MaskBank: the label maps of one mask round, memory-mapped and read-only.
 
-The only file that knows how label maps are stored; see docs/mask_bank.md.
+Here are the bank, the folders of its rounds, and format 1; mask_blocks.py is
+format 2. Only these know how label maps are stored; see docs/mask_bank.md.
 """
 import hashlib
 import json
@@ -10,7 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from logging import WARNING
 from typing import Any
 
@@ -22,9 +23,22 @@ from ..commands import command
 from ..errors import MissingFileError, UserError
 from ..files import sha256 as file_sha256
 from ..files import sync
+from .mask_blocks import Block, Blocks, Layout, check_blocks, contents
+from .mask_files import (
+    Path,
+    altered,
+    beside,
+    decode,
+    different_clusterings,
+    encode,
+    explained,
+    local,
+    same_key,
+    stored_map,
+)
 
-Path = str | os.PathLike[str]
-FORMAT_VERSION = 1
+FORMATS = 1, 2
+"""Format versions that can be read and written; see docs/mask_bank.md."""
 _ARRAYS = ('labels', 'offsets', 'sizes', 'keys')
 
 
@@ -42,49 +56,45 @@ class MaskBank:
     Attributes:
         path (str): The round's folder.
         round (int): The round's number.
+        format_version (int): How it is stored, one of :data:`FORMATS`.
         num_clusterings (int): Label maps per image.
-        hash (str): SHA-256 of the manifest, which contains those of the
-            arrays.
+        hash (str): SHA-256 of the round: of the manifest, which contains those
+            of the data. In format 2 it does not depend on how the data are
+            divided into files.
         manifest (dict): See docs/mask_bank.md.
     """
 
     def __init__(self, path: Path, verify: bool = False) -> None:
-        self.path = _local(path)
+        self.path = local(path)
         content = fileio.get(_manifest_path(self.path))
-        self.hash = hashlib.sha256(content).hexdigest()
         try:
             self.manifest: dict[str, Any] = json.loads(content)
             version = self.manifest['format_version']
             self.round: int = self.manifest['round']
             self.num_clusterings = int(self.manifest['num_clusterings'])
-            files = [self.manifest['files'][f'{name}.npy'] for name in _ARRAYS]
-            expected = [(file['bytes'], file['sha256']) for file in files]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise self._altered('manifest.json', 'JSON of a mask round',
-                                repr(error)) from error
-        if version != FORMAT_VERSION:
+            kind = _Arrays if version == 1 else Blocks
+            if version in FORMATS:
+                stored: _Arrays | Blocks = kind(self.path, self.manifest)
+        except (ValueError, KeyError, TypeError, AttributeError,
+                RecursionError) as error:
+            raise altered(self.path, 'manifest.json', 'JSON of a mask round',
+                          repr(error)) from error
+        if version not in FORMATS:
             raise UserError(
                 f'{self.path} has mask bank format {version!r}, but this '
-                f'cyborgs_plugin reads format {FORMAT_VERSION}: use the '
+                f'cyborgs_plugin reads formats {FORMATS}: use the '
                 'version that wrote it, or make the round again by '
                 + command('generate_masks', 'CONFIG', 'CHECKPOINT'))
-        labels, offsets, sizes, keys = (
-            self._load(f'{name}.npy', size, sha256 if verify else None)
-            for name, (size, sha256) in zip(_ARRAYS, expected, strict=True))
-        found = [(array.dtype.str, array.shape)
-                 for array in (labels, offsets, sizes, keys)]
-        num = keys.size
-        if (found[0][0] not in ('|u1', '<u2') or keys.dtype.kind != 'S'
-                or found[1:3] != [('<i8', (num + 1, )), ('<i4', (num, 2))]
-                or offsets[-1] != labels.size):
-            raise self._altered('*.npy', 'arrays that fit each other', found)
-        self._labels, self._offsets = labels, offsets
-        self._sizes, self._keys = sizes, keys
+        self.format_version: int = version
+        self.hash = hashlib.sha256(
+            content if version == 1 else contents(self.manifest)).hexdigest()
+        stored.open(verify)
+        self._stored = stored
 
     @classmethod
     def open(cls, path: Path, verify: bool = False) -> 'MaskBank':
         """Open a round's folder, or the newest round in a bank's root."""
-        path = _local(path)
+        path = local(path)
         if not os.path.isfile(_manifest_path(path)):
             rounds = list_rounds(path)
             if not rounds:
@@ -108,7 +118,8 @@ class MaskBank:
                 Defaults to None, all.
         """
         step = -(-len(self) // limit) if limit else 1
-        return [_decode(key) for key in self._keys[::step].tolist()]
+        return [decode(key)
+                for key in self._stored.sorted_keys()[::step].tolist()]
 
     def label_map(self, key: str, clustering: int = 0) -> np.ndarray:
         """Read one label map of an image.
@@ -134,16 +145,15 @@ class MaskBank:
             raise KeyError(
                 f'No label map for {key!r} in {self.path} with its '
                 f'{len(self)} keys; the nearest is {self._nearest(key)!r}')
-        start, stop = self._offsets[row:row + 2].tolist()
-        height, width = self._sizes[row].tolist()
-        if height * width * self.num_clusterings != stop - start:
-            raise self._altered(
-                'offsets.npy or sizes.npy', f'{self.num_clusterings} x '
-                f'{height} x {width} labels of {key!r}', stop - start)
-        return self._labels[start:stop].reshape(-1, height, width)
+        return self._stored.maps(row)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all label maps and their index on the disk."""
+        return self._stored.num_bytes
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._stored)
 
     def __contains__(self, key: str) -> bool:
         return self.row(key) >= 0
@@ -152,44 +162,109 @@ class MaskBank:
         return MaskBank.open, (self.path, )
 
     def row(self, key: str) -> int:
-        """Index of a key in the order of :meth:`keys`, -1 if absent."""
-        wanted = _encode(key)
+        """Place of an image in the round, in 0..len - 1; -1 if absent.
+
+        It is the same for any number of ranks. In format 1 the order is that
+        of :meth:`keys`.
+        """
+        return self._stored.find(encode(key))
+
+    def key_of(self, row: int) -> str:
+        """The key of the image at a place, as :meth:`row` gives it."""
+        return decode(self._stored.key(row))
+
+    def _nearest(self, key: str) -> str:
+        """A key with the same file name, else the next one in the order."""
+        wanted, keys = encode(key), self._stored.sorted_keys()
+        same = np.flatnonzero(
+            np.char.endswith(keys, wanted.split(b'/')[-1]))
+        row = same[0] if same.size else keys.searchsorted(wanted)
+        return decode(keys[min(row, len(self) - 1)])
+
+
+class _Arrays:
+    """The data of a round of format 1: four arrays that hold all images.
+
+    Args:
+        folder (str): The round's folder.
+        manifest (dict): Its manifest.
+    """
+
+    def __init__(self, folder: str, manifest: dict[str, Any]) -> None:
+        self._folder = folder
+        self._num_clusterings = int(manifest['num_clusterings'])
+        files = [manifest['files'][f'{name}.npy'] for name in _ARRAYS]
+        self._expected = [(int(file['bytes']), file['sha256'])
+                          for file in files]
+
+    def open(self, verify: bool) -> None:
+        """Map the arrays, and check that they fit each other."""
+        labels, offsets, sizes, keys = (
+            self._load(f'{name}.npy', size, sha256 if verify else None)
+            for name, (size, sha256) in zip(_ARRAYS, self._expected,
+                                            strict=True))
+        found = [(array.dtype.str, array.shape)
+                 for array in (labels, offsets, sizes, keys)]
+        num = keys.size
+        if (found[0][0] not in ('|u1', '<u2') or keys.dtype.kind != 'S'
+                or found[1:3] != [('<i8', (num + 1, )), ('<i4', (num, 2))]
+                or offsets[-1] != labels.size):
+            raise altered(self._folder, '*.npy',
+                          'arrays that fit each other', found)
+        self._labels, self._offsets = labels, offsets
+        self._sizes, self._keys = sizes, keys
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files but the manifest."""
+        return sum(size for size, _ in self._expected)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, wanted: bytes) -> int:
+        """The row of a key; -1 if absent."""
         # Truncated to the array's width; otherwise numpy would widen a copy of
         # all keys.
         row = int(self._keys.searchsorted(np.array(wanted, self._keys.dtype)))
         return row if row < len(self) and self._keys[row] == wanted else -1
 
-    def _nearest(self, key: str) -> str:
-        """A key with the same file name, else the next one in the order."""
-        wanted = _encode(key)
-        same = np.flatnonzero(
-            np.char.endswith(self._keys, wanted.split(b'/')[-1]))
-        row = same[0] if same.size else self._keys.searchsorted(wanted)
-        return _decode(self._keys[min(row, len(self) - 1)])
+    def key(self, row: int) -> bytes:
+        """The key of a row."""
+        return bytes(self._keys[row])
+
+    def sorted_keys(self) -> np.ndarray:
+        """All keys, (n, ) 'S', sorted."""
+        return self._keys
+
+    def maps(self, row: int) -> np.ndarray:
+        """The label maps (V, h, w) of a row."""
+        start, stop = self._offsets[row:row + 2].tolist()
+        height, width = self._sizes[row].tolist()
+        if height * width * self._num_clusterings != stop - start:
+            raise altered(
+                self._folder, 'offsets.npy or sizes.npy',
+                f'{self._num_clusterings} x {height} x {width} labels of '
+                f'{decode(self.key(row))!r}', stop - start)
+        return self._labels[start:stop].reshape(-1, height, width)
 
     def _load(self, name: str, size: int, sha256: str | None) -> np.ndarray:
-        file = fileio.join_path(self.path, name)
+        file = fileio.join_path(self._folder, name)
         found = os.path.getsize(file) if os.path.isfile(file) else 'no file'
         if found != size:
-            raise self._altered(name, f'{size} bytes', found)
+            raise altered(self._folder, name, f'{size} bytes', found)
         if sha256 is not None and (digest := file_sha256(file)) != sha256:
-            raise self._altered(name, f'SHA-256 {sha256}', digest)
+            raise altered(self._folder, name, f'SHA-256 {sha256}', digest)
         try:
             array = np.load(file, mmap_mode='r', allow_pickle=False)
         except ValueError as error:
-            raise self._altered(name, 'a numpy array', error) from error
+            raise altered(self._folder, name, 'a numpy array',
+                          error) from error
         return array.view(np.ndarray)  # As np.memmap, slicing is 3x slower.
-
-    def _altered(self, name: str, expected: str, found: object) -> ValueError:
-        return ValueError(
-            f'{self.path}: {name} is altered or damaged: expected {expected}, '
-            f'found {found}. Make the round again from a checkpoint that goes '
-            'on with it: ' + command('generate_masks', 'CONFIG', 'CHECKPOINT',
-                                     '--again'))
 
 
 class MaskBankWriter:
-    """Write one rank's label maps of a round, invisible to readers.
+    """Write one rank's label maps of a round of format 1, unseen by readers.
 
     Before the ranks write, rank 0 calls :func:`clear_leftovers` while all
     wait. When all have closed, rank 0 calls :func:`publish_round`.
@@ -201,14 +276,14 @@ class MaskBankWriter:
     """
 
     def __init__(self, root: Path, number: int, rank: int = 0) -> None:
-        self._folder, self._rank = _beside(root, number, 'partial'), rank
+        self._folder, self._rank = beside(root, number, 'partial'), rank
         self._shard = fileio.join_path(self._folder, f'rank_{rank:05d}')
         self._records: list[tuple] = []
         if os.path.exists(f'{self._shard}.labels'):
             raise FileExistsError(
                 f'{self._shard}.labels is of another attempt: rank 0 must '
                 'call clear_leftovers(root) before any rank writes')
-        with _explained(self._folder):
+        with explained(self._folder):
             os.makedirs(self._folder, exist_ok=True)
             self._labels = open(f'{self._shard}.labels', 'xb')
 
@@ -221,26 +296,13 @@ class MaskBankWriter:
             label_map (np.ndarray): (h, w) integers in 0..65535, or (V, h, w)
                 if each image of the round has V clusterings.
         """
-        label_map = np.asarray(label_map)
-        if (label_map.ndim not in (2, 3) or not label_map.size
-                or not np.issubdtype(label_map.dtype, np.integer)
-                or label_map.min() < 0 or label_map.max() > 65535):
-            span = (f' from {label_map.min()} to {label_map.max()}'
-                    if label_map.size else '')
-            raise UserError(
-                f'The label map of {key!r} must be (h, w) or (V, h, w) '
-                f'integers in 0..65535, found {label_map.shape} '
-                f'{label_map.dtype}{span}')
-        if not key or '\0' in key:
-            raise UserError('A key must be a path relative to data_root, '
-                            f'without NUL; found {key!r}')
-        dtype = np.dtype('u1' if label_map.max() < 256 else '<u2')
-        shape = (1, *label_map.shape)[-3:]
-        self._records.append((index, _encode(key), *shape, dtype.itemsize,
-                              self._rank, self._labels.tell()))
-        with _explained(self._folder):
+        stored = stored_map(key, label_map)
+        self._records.append((index, encode(key), *stored.shape,
+                              stored.dtype.itemsize, self._rank,
+                              self._labels.tell()))
+        with explained(self._folder):
             try:
-                self._labels.write(label_map.astype(dtype).tobytes())
+                self._labels.write(stored.tobytes())
             except OSError:
                 # Whoever holds the error holds the file, too, and while it
                 # is open, deleting it gives a full disk no room back.
@@ -251,7 +313,7 @@ class MaskBankWriter:
     def close(self) -> None:
         """Write the shard to disk; its index comes last."""
         width = max((len(record[1]) for record in self._records), default=1)
-        with _explained(self._folder):
+        with explained(self._folder):
             with self._labels:
                 self._labels.flush()
                 os.fsync(self._labels.fileno())
@@ -263,7 +325,7 @@ class MaskBankWriter:
 def give_up_round(root: Path, number: int) -> None:
     """Tell the other ranks that this one cannot write its part of a round."""
     with suppress(OSError):  # The disk may have failed: they notice later.
-        os.makedirs(_beside(root, number, 'partial'), exist_ok=True)
+        os.makedirs(beside(root, number, 'partial'), exist_ok=True)
         with open(_gave_up(root, number), 'w'):
             pass
 
@@ -292,46 +354,102 @@ def publish_round(root: Path, number: int, num_images: int,
     Returns:
         MaskBank: The published round.
     """
-    root, final = _local(root), round_path(root, number)
-    partial, merged, replaced = (_beside(root, number, kind) for kind in
-                                 ('partial', 'merged', 'replaced'))
-    manifest = dict(format_version=FORMAT_VERSION, round=number,
-                    num_images=num_images, num_clusterings=1, files={})
-    if taken := manifest.keys() & meta.keys():
-        raise UserError(f'meta must not set {sorted(taken)}: publish_round '
-                        'writes them to the manifest itself')
-    json.dumps(meta, sort_keys=True)  # Fails before the work, not after it.
-    with _explained(root):
+    root = local(root)
+    round_path(root, number)  # refuses a wrong number
+    partial, merged = (beside(root, number, kind)
+                       for kind in ('partial', 'merged'))
+    manifest = _manifest(meta, dict(
+        format_version=1, round=number, num_images=num_images,
+        num_clusterings=1, files={}))
+    with explained(root):
         records = _read_records(partial, num_images)
         if os.path.exists(merged):
             _remove(merged)
         files = _merge(partial, merged, records)
-        manifest.update(meta, files=files,
+        manifest.update(files=files,
                         num_clusterings=int(records['clusterings'][0]))
-        fileio.put_text(json.dumps(manifest, indent=2, sort_keys=True) + '\n',
-                        _manifest_path(merged))
+        _write_manifest(merged, manifest)
         for name in (*os.listdir(merged), ''):
             sync(fileio.join_path(merged, name))
         MaskBank(merged, verify=True)
-        if os.path.exists(final):
-            os.rename(final, replaced)
-        os.rename(merged, final)
-        sync(root)
-        for folder in filter(os.path.exists, (replaced, partial)):
-            _discard(folder)
-    return MaskBank(final)
+        _put_in_place(root, number, merged)
+        _discard(partial)
+    return MaskBank(round_path(root, number))
+
+
+def publish_blocks(root: Path, number: int, layout: Layout,
+                   blocks: Iterable[Block], meta: dict[str, Any]) -> MaskBank:
+    """Publish the ranks' files as they are, as one round of format 2.
+
+    Nothing is copied or read again: a manifest that lists the blocks is added,
+    and the folder renamed. For when to call it, and for an existing round of
+    that number, see :func:`publish_round`.
+
+    Args:
+        root (str): The bank's root.
+        number (int): The new round.
+        layout (Layout): How the images are dealt to blocks.
+        blocks (Iterable[Block]): What ``BlockWriter.close`` returned on all
+            ranks, in any order.
+        meta (dict): As in :func:`publish_round`.
+
+    Returns:
+        MaskBank: The published round.
+    """
+    root = local(root)
+    round_path(root, number)  # refuses a wrong number
+    partial = beside(root, number, 'partial')
+    manifest = _manifest(meta, dict(
+        format_version=2, round=number, num_images=layout['num_images'],
+        num_clusterings=1, itemsize=1, salt=layout['salt'],
+        parts=layout['parts'], blocks_per_part=layout['blocks_per_part'],
+        blocks=[]))
+    with explained(root):
+        manifest.update(check_blocks(partial, layout, blocks))
+        _write_manifest(partial, manifest)
+        for name in ('manifest.json', ''):
+            sync(fileio.join_path(partial, name))
+        MaskBank(partial)
+        _put_in_place(root, number, partial)
+    return MaskBank(round_path(root, number))
+
+
+def _manifest(meta: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Join both parts of a manifest; fails before the work, not after it."""
+    if taken := own.keys() & meta.keys():
+        raise UserError(f'meta must not set {sorted(taken)}: they are written '
+                        'to the manifest when the round is published')
+    json.dumps(meta, sort_keys=True)
+    return own | meta
+
+
+def _write_manifest(folder: str, manifest: dict[str, Any]) -> None:
+    fileio.put_text(json.dumps(manifest, indent=2, sort_keys=True) + '\n',
+                    _manifest_path(folder))
+
+
+def _put_in_place(root: str, number: int, folder: str) -> None:
+    """Give a complete, synced folder the name of its round."""
+    final, replaced = round_path(root, number), beside(root, number,
+                                                       'replaced')
+    if os.path.exists(final):
+        os.rename(final, replaced)
+    os.rename(folder, final)
+    sync(root)
+    if os.path.exists(replaced):
+        _discard(replaced)
 
 
 def round_path(root: Path, number: int) -> str:
     """Folder of a published round."""
     if number < 0:
         raise UserError(f'Mask rounds count from 0, found {number}')
-    return fileio.join_path(_local(root), f'round_{number:04d}')
+    return fileio.join_path(local(root), f'round_{number:04d}')
 
 
 def list_rounds(root: Path) -> list[int]:
     """Numbers of the published rounds, sorted; empty if there is no root."""
-    root = _local(root)
+    root = local(root)
     names = os.listdir(root) if os.path.isdir(root) else []
     rounds = (int(name[6:]) for name in names
               if re.fullmatch(r'round_(\d{4}|[1-9]\d{4,})', name))
@@ -355,7 +473,7 @@ def prune_rounds(root: Path, max_keep: int,
     kept = set(keep)
     doomed = [number for number in list_rounds(root)[:-max_keep]
               if number not in kept] if max_keep > 0 else []
-    with _explained(_local(root)):
+    with explained(local(root)):
         for number in doomed:
             _discard(round_path(root, number))
     return doomed
@@ -380,9 +498,9 @@ def set_aside(root: Path, keep: Iterable[int] = ()) -> str | None:
     moved = [number for number in list_rounds(root) if number not in kept]
     if not moved:
         return None
-    root = _local(root)
+    root = local(root)
     folder = fileio.join_path(root, time.strftime('earlier_%Y%m%d_%H%M%S'))
-    with _explained(root):
+    with explained(root):
         while os.path.exists(folder):
             folder += '~'
         os.makedirs(folder)
@@ -395,7 +513,7 @@ def set_aside(root: Path, keep: Iterable[int] = ()) -> str | None:
 
 def find_aside(root: Path, number: int, hash: str) -> str | None:
     """Folder to which :func:`set_aside` moved a round; None if it did not."""
-    root = _local(root)
+    root = local(root)
     for name in sorted(os.listdir(root) if os.path.isdir(root) else []):
         folder = fileio.join_path(root, name)
         if name.startswith('earlier_') and number in list_rounds(folder):
@@ -411,8 +529,8 @@ def clear_leftovers(root: Path) -> None:
     A round that was renamed but not yet replaced gets its name back. Call it
     on rank 0 only, before a new attempt, while the other ranks wait.
     """
-    root = _local(root)
-    with _explained(root):
+    root = local(root)
+    with explained(root):
         for name in os.listdir(root) if os.path.isdir(root) else []:
             match = re.fullmatch(r'\.(?:(round_\d{4,})\.(partial|merged|'
                                  r'replaced)|round_trash-.*)', name)
@@ -470,17 +588,11 @@ def _read_records(folder: str, num_images: int) -> np.ndarray:
     same = records['key'][1:] == records['key'][:-1]
     if same.any():
         pair = records[same.argmax():][:2]
-        raise UserError(
-            f'Images {pair["index"].tolist()} have the same key '
-            f'{_decode(pair["key"][0])!r} ({same.sum()} such): a key is the '
-            'path relative to data_root, or to the image folder where that is '
-            'absolute. List each image once, and give data sets that are '
-            "joined a common data_root, with data_prefix.img_path='a/' of one "
-            "and 'b/' of the other")
+        raise same_key(pair['index'].tolist(), pair['key'][0],
+                       int(same.sum()))
     numbers = np.unique(records['clusterings']).tolist()
     if len(numbers) > 1:
-        raise UserError('All images of a round must have the same number of '
-                        f'clusterings, found {numbers}')
+        raise different_clusterings(numbers)
     return records
 
 
@@ -556,48 +668,9 @@ def _remove(folder: str) -> None:
                   'update tries again', logger='current', level=WARNING)
 
 
-@contextmanager
-def _explained(folder: str) -> Iterator[None]:
-    """Add to an operating system's error the folder and the free space."""
-    try:
-        yield
-    except OSError as error:
-        parent = os.path.abspath(folder)
-        while not os.path.exists(parent):
-            parent = os.path.dirname(parent)
-        raise OSError(
-            error.errno, f'Writing masks to {folder} failed ({error}); its '
-            f'disk has {shutil.disk_usage(parent).free} bytes free. Published '
-            'rounds are untouched: make room, or the folder writable, and '
-            'resume') from error
-
-
-def _beside(root: Path, number: int, kind: str) -> str:
-    """Folder of an unfinished round; readers ignore names with a dot."""
-    return fileio.join_path(_local(root), f'.round_{number:04d}.{kind}')
-
-
 def _gave_up(root: Path, number: int) -> str:
-    return fileio.join_path(_beside(root, number, 'partial'), 'gave_up')
+    return fileio.join_path(beside(root, number, 'partial'), 'gave_up')
 
 
 def _manifest_path(folder: str) -> str:
     return fileio.join_path(folder, 'manifest.json')
-
-
-def _encode(key: str) -> bytes:
-    return key.encode('utf-8', 'surrogateescape')
-
-
-def _decode(key: bytes) -> str:
-    return key.decode('utf-8', 'surrogateescape')
-
-
-def _local(path: Path) -> str:
-    path = os.fspath(path)
-    if '://' in path:
-        raise UserError(
-            'The arrays of a mask bank are memory-mapped, so it must lie on a '
-            f'local or mounted file system; found {path!r}. Give a local path '
-            '(or work_dir), or copy the round there first')
-    return path

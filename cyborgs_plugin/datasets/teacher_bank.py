@@ -74,8 +74,8 @@ class TeacherBank:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all features on the disk."""
-        return self.bank.manifest['files']['labels.npy']['bytes']
+        """Bytes of all features on the disk, with their index."""
+        return self.bank.num_bytes
 
     def __reduce__(self) -> tuple:
         return TeacherBank, (self.root, )

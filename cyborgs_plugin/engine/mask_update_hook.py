@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset
 
 from ..commands import command
 from ..datasets.mask_bank import (
+    FORMATS,
     MaskBank,
     clear_leftovers,
     find_aside,
@@ -29,7 +30,12 @@ from ..datasets.photo_index import is_round_of
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
 from ..errors import MissingFileError, UserError
 from ..segmentation import MaskRoundError, MaskSource
-from ..segmentation.ranks import main_seed, on_main, together
+from ..segmentation.ranks import (
+    is_first_of_node,
+    main_seed,
+    on_main,
+    together,
+)
 from ..segmentation.round_origin import (
     RoundOrigin,
     changed_images,
@@ -91,6 +97,9 @@ class MaskUpdateHook(Hook):
             broken in a round; more stop the run before the round is published.
             One image may be broken unless this is 0; all only if it is 1.
             Defaults to 0.1.
+        bank_format (int): Format of the rounds of a new run, 1 or 2, on which
+            the groups of images depend, too; see docs/mask_bank.md. A resumed
+            run keeps that of its rounds. Defaults to 2.
         evaluator (dict, optional): Config of a metric, such as
             ``dict(type='MaskQuality', ann_file=...)``, that scores each new
             round. Annotations are never used for training. Defaults to None.
@@ -111,6 +120,7 @@ class MaskUpdateHook(Hook):
                  exact_resume: bool = True,
                  resume_data: str = 'exact',
                  max_broken: float = 0.1,
+                 bank_format: int = 2,
                  evaluator: dict | None = None) -> None:
         if interval == 0 or interval < -1:
             raise UserError('default_hooks.mask_update.interval must be a '
@@ -128,6 +138,9 @@ class MaskUpdateHook(Hook):
         if not 0 <= max_broken <= 1:
             raise UserError('default_hooks.mask_update.max_broken must be a '
                             f'share from 0 to 1, but is {max_broken}')
+        if bank_format not in FORMATS:
+            raise UserError('default_hooks.mask_update.bank_format must be '
+                            f'one of {FORMATS}, but is {bank_format!r}')
         for name, given in (('source', source), ('initial', initial)):
             if given is not None and not isinstance(given, dict):
                 raise UserError(f'default_hooks.mask_update.{name} must be '
@@ -143,6 +156,7 @@ class MaskUpdateHook(Hook):
         self.exact_resume = exact_resume
         self.resume_data = resume_data
         self.max_broken = max_broken
+        self.bank_format = bank_format
         # Built here, so that a wrong path is found before the work.
         self.evaluator = None if evaluator is None else METRICS.build(
             evaluator)
@@ -271,7 +285,9 @@ class MaskUpdateHook(Hook):
         Returns:
             MaskBank: The published round.
         """
-        origin = RoundOrigin.of_config(number, source_cfg, epoch, iteration)
+        origin = RoundOrigin.of_config(
+            number, source_cfg, epoch, iteration,
+            self.bank_format if fresh else self._format())
         source = TASK_UTILS.build(source_cfg)
         origin.prepare(source, get_ori_model(runner.model))
         images = self._images()
@@ -297,6 +313,13 @@ class MaskUpdateHook(Hook):
         on_main(note_files)
         self.origin = origin
         return bank
+
+    def _format(self) -> int:
+        """Format of the next round: that of the rounds of its run."""
+        if self.bank is not None:
+            return self.bank.format_version
+        return (self.bank_format if self.origin is None else
+                self.origin.bank_format)
 
     def make_again(self, runner: Runner, checkpoint: dict,
                    path: str = 'The checkpoint') -> MaskBank:
@@ -459,7 +482,8 @@ class MaskUpdateHook(Hook):
                 f'The checkpoint needs mask round {number}, but '
                 f'{path} is gone: {fix}')
         try:
-            bank = MaskBank.open(path, verify=True)
+            # The others of this machine would read the same bytes.
+            bank = MaskBank.open(path, verify=is_first_of_node())
         except (ValueError, FileNotFoundError) as error:
             raise UserError(f'{error}. That is, {fix}') from error
         if bank.hash != expected:

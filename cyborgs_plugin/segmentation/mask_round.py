@@ -19,10 +19,13 @@ from ..datasets.mask_bank import (
     clear_leftovers,
     give_up_round,
     is_given_up,
+    publish_blocks,
     publish_round,
     round_path,
 )
+from ..datasets.mask_blocks import Block, BlockWriter
 from ..errors import UserError
+from .groups import KeyedGroups, ShuffledGroups
 from .ranks import MaskRoundError, on_main, together
 from .sources import MaskSource
 
@@ -64,12 +67,14 @@ def make_round(source: MaskSource,
                read_args: ReadArgs = None,
                decode_threads: int | None = None,
                max_broken: float = 0.1,
-               meta: dict[str, Any] | None = None) -> MaskBank:
+               meta: dict[str, Any] | None = None,
+               bank_format: int = 2) -> MaskBank:
     """Segment all images and publish the label maps as a round.
 
-    Every rank calls it. A permutation that depends on the seed and the round
-    divides the images into groups, and the ranks take groups in turn. So
-    neither the number of ranks nor that of threads changes a group.
+    Every rank calls it. Which images form a group depends on the seed and the
+    round, and on the format of the bank (:class:`KeyedGroups` or, in format 1,
+    :class:`ShuffledGroups`), but neither on the number of ranks nor on that of
+    threads.
 
     Args:
         source (MaskSource): The prepared source of the masks.
@@ -92,6 +97,7 @@ def make_round(source: MaskSource,
             1. Defaults to 0.1.
         meta (dict[str, Any], optional): Additional content of the manifest.
             Defaults to None.
+        bank_format (int): Format of the round, 1 or 2. Defaults to 2.
 
     Returns:
         MaskBank: The published round.
@@ -110,7 +116,8 @@ def make_round(source: MaskSource,
         previous=previous,
         read_args=read_args,
         decode_threads=decode_threads or own_cores(group_size),
-        max_broken=max_broken)
+        max_broken=max_broken,
+        bank_format=bank_format)
     on_main(lambda: clear_leftovers(root))
     done = together(work.segment)
     # Training cannot use memory blocks of photographs' sizes.
@@ -142,6 +149,8 @@ class _Done:
     """Keys."""
     reasons: list[str] = field(default_factory=list)
     """What is wrong with the first of them."""
+    blocks: list[Block] = field(default_factory=list)
+    """What was written, in format 2."""
 
 
 def _sum(parts: Sequence[_Done]) -> _Done:
@@ -167,11 +176,13 @@ class _Work:
     read_args: ReadArgs
     decode_threads: int
     max_broken: float
+    bank_format: int
 
     def __post_init__(self) -> None:
-        self.order = np.random.default_rng([self.seed, self.mask_round
-                                            ]).permutation(len(self.images))
-        self.num_groups = -(-len(self.images) // self.group_size)
+        drawn = self.seed, self.mask_round, self.group_size
+        self.groups: KeyedGroups | ShuffledGroups = (
+            ShuffledGroups(len(self.images), *drawn) if self.bank_format == 1
+            else KeyedGroups((key for key, _ in self.images), *drawn))
 
     def segment(self) -> _Done:
         """Write the label maps of this rank's groups."""
@@ -185,13 +196,17 @@ class _Work:
 
     def _segment(self) -> _Done:
         done, rank = _Done(), get_rank()
-        mine = range(rank, self.num_groups, get_world_size())
-        writer = MaskBankWriter(self.root, self.mask_round, rank)
+        mine = self.groups.of_rank(rank, get_world_size())
+        writer = self._writer(rank)
         bar = ProgressBar(len(mine)) if rank == 0 and len(mine) > 1 else None
         for count, (number, pixels) in enumerate(self._decoded(mine, done), 1):
             maps = self._label_maps(number, pixels)
-            for index, label_map in maps.items():  # (h, w) or (V, h, w)
-                writer.add(index, self.images[index][0], label_map)
+            for index in pixels:
+                key, label_map = self.images[index][0], maps[index]
+                if isinstance(self.groups, KeyedGroups):
+                    writer.add(self.groups.block(number), key, label_map)
+                else:
+                    writer.add(index, key, label_map)
                 done.regions += _num_regions(label_map)
             done.num_images += len(maps)
             # The largest id shows K, since no cluster of a group is empty; the
@@ -212,8 +227,14 @@ class _Work:
                 bar.update(count - bar.completed)
         if bar is not None:
             bar.file.write('\n')
-        writer.close()
+        done.blocks = writer.close() or []
         return done
+
+    def _writer(self, rank: int) -> MaskBankWriter | BlockWriter:
+        if isinstance(self.groups, KeyedGroups):
+            return BlockWriter(self.root, self.mask_round, self.groups.salt,
+                               rank)
+        return MaskBankWriter(self.root, self.mask_round, rank)
 
     def _decoded(self, groups: range,
                  done: _Done) -> Iterator[tuple[int, Pixels]]:
@@ -221,11 +242,9 @@ class _Work:
         with ThreadPoolExecutor(self.decode_threads) as pool:
 
             def start(number: int) -> dict[int, Any]:
-                first = number * self.group_size
                 return {
                     index: pool.submit(self._read, index)
-                    for index in self.order[first:first +
-                                            self.group_size].tolist()
+                    for index in self.groups.members(number)
                 }
 
             ahead = start(groups[0]) if groups else {}
@@ -254,7 +273,10 @@ class _Work:
 
     def _label_maps(self, number: int,
                     pixels: Pixels) -> dict[int, np.ndarray]:
-        """Label maps of a group by index; broken images keep their old map."""
+        """Label maps of a group by index; broken images keep their old map.
+
+        Each is (h, w) or (V, h, w).
+        """
         whole = {i: image for i, image in pixels.items() if image is not None}
         maps: dict[int, np.ndarray] = {}
         if whole:
@@ -296,17 +318,20 @@ class _Work:
                 'max_broken higher, up to 1, to train with the others')
 
     def publish(self, done: _Done, meta: dict[str, Any]) -> None:
-        """Merge the ranks' parts into the round."""
+        """Publish what the ranks have written as the round."""
         k = done.clusters or [0]  # 0 where no image is whole
         # In this order of division: manifests are compared byte by byte.
         regions = (done.regions / len(self.images)
                    / self.source.num_clusterings)
-        counts = dict(groups=self.num_groups, regions=regions,
+        counts = dict(groups=self.groups.num_groups, regions=regions,
                       clusters=[min(k), sum(k) / len(k), max(k)])
-        publish_round(
-            self.root, self.mask_round, len(self.images),
-            dict(meta, seed=self.seed, group_size=self.group_size,
-                 broken_images=sorted(done.broken), counts=counts))
+        meta = dict(meta, seed=self.seed, group_size=self.group_size,
+                    broken_images=sorted(done.broken), counts=counts)
+        if isinstance(self.groups, KeyedGroups):
+            publish_blocks(self.root, self.mask_round, self.groups.layout(),
+                           done.blocks, meta)
+        else:
+            publish_round(self.root, self.mask_round, len(self.images), meta)
 
 
 def _old_map(previous: MaskBank | None, key: str,

@@ -7,6 +7,7 @@ uses the address of the host name, which other machines may not reach.
 """
 import json
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -121,6 +122,15 @@ def on_main(function: Callable[[], Result]) -> Result:
     ]
     broadcast_object_list(shared)
     return shared[0]
+
+
+def is_first_of_node() -> bool:
+    """Whether this process does what one of each machine must do.
+
+    torchrun and mmengine's launchers set ``LOCAL_RANK``. Without it, each
+    process counts as the first one.
+    """
+    return int(os.environ.get('LOCAL_RANK', 0)) == 0
 
 
 def main_seed(seed: int) -> int:

@@ -7,7 +7,6 @@ import os.path as osp
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import TASK_UTILS
 from torch import Tensor
 
-from ..datasets.mask_bank import MaskBank, round_path
+from ..datasets.mask_bank import FORMATS, MaskBank, round_path
 from ..datasets.shards import parse_address
 from ..errors import UserError
 from .mask_round import make_round
@@ -47,18 +46,21 @@ class RoundOrigin:
     """Of the files that the source depends on."""
     file_sizes: Tensor | None = None
     """Bytes of each image's file, -1 where unknown, (N, ) int64, in the order
-    of the bank's keys; None of a checkpoint of commit f15b0f3."""
+    of the bank's rows; None of a checkpoint of commit f15b0f3."""
     file_marks: Tensor | None = None
     """CRC-32 of a part of each file, as ``file_sizes``; None of an older
     checkpoint. Pictures of a camera that does not compress have one size."""
+    bank_format: int = 1
+    """Format of the round, on which the groups of images depend; not in an
+    older checkpoint, whose round has format 1."""
 
     @classmethod
-    def of_config(cls, number: int, config: dict, epoch: int,
-                  iteration: int) -> 'RoundOrigin':
+    def of_config(cls, number: int, config: dict, epoch: int, iteration: int,
+                  bank_format: int = 2) -> 'RoundOrigin':
         """The origin of a round to come, made with the current network."""
         # Configs in pure Python use classes instead of names.
         plain = json.loads(json.dumps(config, default=lambda c: c.__name__))
-        return cls(number, plain, epoch, iteration)
+        return cls(number, plain, epoch, iteration, bank_format=bank_format)
 
     @classmethod
     def of_checkpoint(cls, content: Any, path: str) -> 'RoundOrigin':
@@ -98,7 +100,8 @@ class RoundOrigin:
                     for name, tensor in state.items()),
                 fingerprint=isinstance(self.fingerprint, str | None),
                 file_sizes=_is_notes(self.file_sizes),
-                file_marks=_is_notes(self.file_marks)).items():
+                file_marks=_is_notes(self.file_marks),
+                bank_format=self.bank_format in FORMATS).items():
             if not fits:
                 raise TypeError(f'{field} is of another type')
 
@@ -198,6 +201,7 @@ class RoundOrigin:
                 self._meta(photographs),
                 seed=seed,
                 group_size=group_size,
+                format_version=self.bank_format,
                 num_images=len(images))
             return (
                 all(bank.manifest.get(k) == v for k, v in wanted.items())
@@ -219,7 +223,8 @@ class RoundOrigin:
         is one. For all other arguments see :func:`make_round`.
         """
         return make_round(source, images, root, self.round, seed, group_size,
-                          meta=self._meta(photographs), **options)
+                          meta=self._meta(photographs),
+                          bank_format=self.bank_format, **options)
 
     def _meta(self, photographs: str | None) -> dict[str, Any]:
         """The part of it that the manifest holds."""
@@ -247,7 +252,7 @@ def file_marks(bank: MaskBank,
 
 def _noted(bank: MaskBank, images: Iterable[tuple[str, str]],
            note: Callable[[str], int]) -> Tensor:
-    """One number per file, (N, ) int64, in the order of the bank's keys."""
+    """One number per file, (N, ) int64, in the order of the bank's rows."""
     notes = torch.full((len(bank), ), -1)
     for key, path in images:
         if (row := bank.row(key)) >= 0:
@@ -308,8 +313,8 @@ def _is_notes(value: Any) -> bool:
 
 
 def _keys(bank: MaskBank, chosen: np.ndarray) -> list[str]:
-    """The keys that a mask (N, ) selects."""
-    return list(compress(bank.keys(), chosen)) if chosen.any() else []
+    """The keys of the rows that a mask (N, ) selects, sorted."""
+    return sorted(map(bank.key_of, np.flatnonzero(chosen).tolist()))
 
 
 def _size(path: str) -> int:

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from cyborgs_plugin.datasets import image_io
+from cyborgs_plugin.datasets import MaskBank, image_io
 from cyborgs_plugin.datasets.device_scenes import DeviceLoader
 from cyborgs_plugin.engine import DeviceDataHook, MaskUpdateHook
 from cyborgs_plugin.engine.config_options import merge_options
@@ -97,8 +97,7 @@ def test_rounds_read_no_file_again(photo_root, tmp_path, monkeypatch):
             runner.optim_wrapper)
         runner._init_model_weights()
         runner.call_hook('before_train')
-        path = f'{runner.work_dir}/masks/round_0000/labels.npy'
-        return open(path, 'rb').read()
+        return MaskBank.open(f'{runner.work_dir}/masks').hash
 
     first = labels(small_run(photo_root, tmp_path / 'held', **ON))
     assert len(read) == len(set(read)) == 12

@@ -4,6 +4,7 @@ import os
 import os.path as osp
 import re
 import shutil
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,6 +64,50 @@ def test_resume_goes_on_with_the_same_round(photo_root, tmp_path):
     assert again.message_hub.get_info('mask_round') == 2
     assert hashes == [
         MaskBank.open(round_path(masks, n)).hash for n in range(3)]
+
+
+def test_a_run_that_began_with_format_1_goes_on_with_it(photo_root, tmp_path):
+    masks = str(tmp_path / 'w' / 'masks')
+
+    def formats():
+        return [MaskBank.open(round_path(masks, number)).format_version
+                for number in list_rounds(masks)]
+
+    small_run(photo_root, tmp_path / 'w', **{
+        'train_cfg.max_epochs': 1,
+        'default_hooks.mask_update.bank_format': 1}).train()
+    path = tmp_path / 'w' / 'epoch_1.pth'
+    saved = torch.load(path, weights_only=False)
+    assert saved['mask_origin'].pop('bank_format') == 1
+    torch.save(saved, path)  # as an older version writes it
+    small_run(photo_root, tmp_path / 'w', resume=True,
+              experiment_name='again', **{'train_cfg.max_epochs': 2}).train()
+    assert formats() == [1, 1]
+    saved = torch.load(tmp_path / 'w' / 'epoch_2.pth', weights_only=False)
+    assert saved['mask_origin']['bank_format'] == 1
+    # A new run uses no round of it, not even the same round 0.
+    small_run(photo_root, tmp_path / 'w', experiment_name='new', **{
+        'train_cfg.max_epochs': 1}).train()
+    assert formats() == [2]
+
+
+@pytest.mark.parametrize('local_rank', ['0', '1'])
+def test_each_machine_verifies_once(photo_root, tmp_path, monkeypatch,
+                                    local_rank):
+    """Its first process does; the others wait for it."""
+    small_run(photo_root, tmp_path / 'w', **{
+        'train_cfg.max_epochs': 1}).train()
+    path = tmp_path / 'w' / 'masks' / 'round_0000' / 'part_00000_0000.masks'
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setenv('LOCAL_RANK', local_rank)
+    runner = small_run(photo_root, tmp_path / 'w', resume=True,
+                       experiment_name='again')
+    monkeypatch.setattr(MaskUpdateHook, '_use', lambda *_: sys.exit('used'))
+    with pytest.raises(SystemExit if local_rank == '1' else ValueError,
+                       match='used|part_00000_0000.masks.* is altered'):
+        runner.train()
 
 
 def change_photos(photo_root):
@@ -495,6 +540,7 @@ def test_fixed_bank_is_left_alone(photo_root, tmp_path):
 @pytest.mark.parametrize('bad', [dict(interval=0), dict(interval=-2),
                                  dict(group_size=0), dict(start=-1),
                                  dict(resume_data='old'), dict(max_broken=2),
+                                 dict(bank_format=3),
                                  dict(source='GridMasks'),
                                  dict(initial='GridMasks')])
 def test_bad_settings(bad):

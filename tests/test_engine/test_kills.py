@@ -2,9 +2,11 @@
 
 Each run is a forked process, or two of them that talk by gloo. A fault is
 put into the n-th call of a step; then the run is resumed as
-``tools/train.py --resume`` does it, without a fault.
+``tools/train.py --resume`` does it, without a fault. All of it for both
+formats of the bank.
 """
 import errno
+import glob
 import multiprocessing
 import os
 import re
@@ -22,7 +24,7 @@ import torch
 from mmengine.fileio import LocalBackend
 from mmengine.runner import Runner
 
-from cyborgs_plugin.datasets import MaskBank, mask_bank
+from cyborgs_plugin.datasets import MaskBank, mask_bank, mask_blocks
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.engine.launch import prepare_launch
 from cyborgs_plugin.segmentation import (
@@ -43,6 +45,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(ranks, '_PULSE', 0.5)
 
 
+FORMAT = 'default_hooks.mask_update.bank_format'
 PATIENCE = 120
 """Seconds in which a run must end: far less than any timeout of torch's."""
 
@@ -61,10 +64,10 @@ STEPS = {
     'writing': (mask_bank.MaskBankWriter, 'add', None,
                 lambda writer, *_: writer._labels.flush()),
     'syncing': (mask_bank, 'sync', r'rank_\d+\.npy$', None),
-    'renaming': (os, 'rename', r'round_\d+\.merged', None),
-    'renamed': (os, 'rename', r'round_\d+\.merged', os.rename),
+    'renaming': (os, 'rename', r'round_\d+\.(merged|partial)$', None),
+    'renamed': (os, 'rename', r'round_\d+\.(merged|partial)$', os.rename),
     'pruning': (shutil, 'rmtree', r'trash-round_\d+$',
-                lambda path: os.remove(os.path.join(path, 'labels.npy'))),
+                lambda path: os.remove(glob.glob(f'{path}/*[ys]')[0])),
     'checkpointing': (LocalBackend, 'put', r'\.pth',
                       lambda _, *args: half(*args)),
     'renaming the checkpoint': (os, 'replace', r'\.pth', None),
@@ -73,9 +76,18 @@ STEPS = {
 }
 
 
-def put_fault(step, nth, act):
+# Where format 2 does it.
+OTHER_STEPS = {
+    'writing': (mask_blocks.BlockWriter, 'add', None,
+                lambda writer, *_: writer._file and writer._file.flush()),
+    'syncing': (mask_blocks, 'sync', r'part_\d+_0000\.masks$', None),
+}
+
+
+def put_fault(step, nth, act, bank_format):
     """Let a step's n-th call (of those that count) end in ``act``."""
-    owner, name, wanted, prelude = STEPS[step]
+    owner, name, wanted, prelude = (
+        OTHER_STEPS if bank_format == 2 else {}).get(step, STEPS[step])
     original, calls = getattr(owner, name), [0]
 
     def faulty(*args, **kwargs):
@@ -124,7 +136,7 @@ def train(rank, world_size, port, photo_root, work_dir, options, fault):
             prepare_launch(cfg)
         runner = Runner.from_cfg(cfg)
         if fault is not None and fault[0] == rank:
-            put_fault(*fault[1:])
+            put_fault(*fault[1:], options[FORMAT])
         runner.train()
         status = 0
     except BaseException:
@@ -144,6 +156,7 @@ def run(photo_root, work_dir, epochs, fault=None, world_size=1, **options):
         'resume': True,
         'default_hooks.mask_update.group_size': 4,
         'default_hooks.checkpoint.max_keep_ckpts': 1,
+        FORMAT: 2,
         **options
     }
     children = [
@@ -168,16 +181,18 @@ def run(photo_root, work_dir, epochs, fault=None, world_size=1, **options):
     return codes, logs
 
 
-@pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
-    """Pictures, copies of the work dir after each epoch, rounds' hashes."""
+@pytest.fixture(scope='module', params=[1, 2], ids=['format1', 'format2'])
+def undisturbed(tmp_path_factory, request):
+    """Pictures, copies of the work dir after each epoch, rounds' hashes; and
+    options."""
+    options = {FORMAT: request.param}
     root = tmp_path_factory.mktemp('undisturbed')
     for number in range(12):
         write_photo(root / 'data' / 'train2017' / f'{number:02d}.png',
                     seed=number)
     after = {}
     for epochs in (1, 2, 3):
-        codes, logs = run(root / 'data', root / 'w', epochs)
+        codes, logs = run(root / 'data', root / 'w', epochs, **options)
         assert codes == [0], logs[0][-3000:]
         after[epochs] = shutil.copytree(root / 'w', root / f'after_{epochs}')
     masks = root / 'w' / 'masks'
@@ -186,7 +201,7 @@ def undisturbed(tmp_path_factory):
         for number in list_rounds(masks)
     ]
     assert len(set(hashes)) == 3
-    return root / 'data', after, hashes
+    return root / 'data', after, hashes, options
 
 
 def begin(tmp_path, undisturbed, epochs):
@@ -201,9 +216,9 @@ def begin(tmp_path, undisturbed, epochs):
 
 def assert_goes_on(undisturbed, work_dir, epochs, world_size=1, **options):
     """Resume to one more epoch: the same rounds, and a checkpoint of it."""
-    photo_root, _, hashes = undisturbed
+    photo_root, _, hashes, formats = undisturbed
     codes, logs = run(photo_root, work_dir, epochs, None, world_size,
-                      **options)
+                      **formats, **options)
     assert codes == [0] * world_size, '\n'.join(logs)[-6000:]
     masks = work_dir / 'masks'
     for number in list_rounds(masks):
@@ -242,7 +257,7 @@ def test_killed_alone(tmp_path, undisturbed, before, step, nth, reused):
     options = {'default_hooks.mask_update.max_keep_rounds':
                1 if step == 'pruning' else -1}
     codes, logs = run(undisturbed[0], work_dir, before + 1,
-                      (0, step, nth, kill), **options)
+                      (0, step, nth, kill), **undisturbed[3], **options)
     assert codes == [-signal.SIGKILL], logs[0][-3000:]
     logs = assert_goes_on(undisturbed, work_dir, before + 1, **options)
     # What was published before the kill is not made again.
@@ -266,7 +281,7 @@ def test_one_of_two_is_killed(tmp_path, undisturbed, before, rank, step, nth):
     options = {'default_hooks.mask_update.max_keep_rounds':
                1 if step == 'pruning' else -1}
     codes, logs = run(undisturbed[0], work_dir, before + 1,
-                      (rank, step, nth, kill), 2, **options)
+                      (rank, step, nth, kill), 2, **undisturbed[3], **options)
     assert codes[rank] == -signal.SIGKILL, logs[rank][-3000:]
     if step != 'checkpointing':  # The other may have had no more to do.
         assert codes[1 - rank] == 1
@@ -285,7 +300,8 @@ def test_a_failing_rank_ends_the_job(tmp_path, undisturbed, rank, step, nth,
     """All ranks end with the traceback of the one that failed, or with what
     its system said."""
     work_dir = begin(tmp_path, undisturbed, 1)
-    codes, logs = run(undisturbed[0], work_dir, 2, (rank, step, nth, act), 2)
+    codes, logs = run(undisturbed[0], work_dir, 2, (rank, step, nth, act), 2,
+                      **undisturbed[3])
     assert codes == [1, 1]
     for log in logs:
         assert said in log
@@ -305,7 +321,8 @@ def test_a_failing_rank_ends_the_job(tmp_path, undisturbed, rank, step, nth,
 ])
 def test_no_room_alone(tmp_path, undisturbed, step, act, said):
     work_dir = begin(tmp_path, undisturbed, 1)
-    codes, logs = run(undisturbed[0], work_dir, 2, (0, step, 1, act))
+    codes, logs = run(undisturbed[0], work_dir, 2, (0, step, 1, act),
+                      **undisturbed[3])
     assert codes == [1] and said in logs[0]
     assert_goes_on(undisturbed, work_dir, 2)
 

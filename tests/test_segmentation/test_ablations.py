@@ -23,6 +23,7 @@ ONE_KNOB = {
     'layer3': dict(source=NETWORK | dict(layer='layer3.5')),
     'group1': dict(group_size=1),
     'group64': dict(group_size=64),
+    'format1': dict(bank_format=1),
     'pca64': dict(source=NETWORK | dict(pca_dim=64)),
     'position': dict(source=NETWORK | dict(position_weight=0.5)),
     'colour': dict(source=NETWORK | dict(colour_weight=0.5)),

@@ -2,7 +2,6 @@
 import hashlib
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from cyborgs_plugin.segmentation import (
     make_round,
     mask_round,
 )
+from cyborgs_plugin.segmentation.groups import KeyedGroups
 from cyborgs_plugin.segmentation.mask_round import own_cores
 
 from ..helpers import (
@@ -64,6 +64,32 @@ def test_reproducible_and_independent_of_threads(photo_root, tmp_path):
     ]
     assert made[0].hash == made[1].hash
     assert len({digest(bank) for bank in made}) == 3
+
+
+@pytest.mark.parametrize('bank_format', [1, 2])
+def test_groups_are_those_of_the_format(photo_root, tmp_path, bank_format):
+    """Format 1: a permutation by the seed, as in the first release."""
+    seen, images = [], images_of(photo_root)
+
+    class Watched(GridMasks):
+
+        def label_maps(self, images, keys, seed):
+            seen.append((seed, keys))
+            return super().label_maps(images, keys, seed)
+
+    bank = make_round(Watched(), images, str(tmp_path / 'm'), 3, 7,
+                      group_size=5, bank_format=bank_format)
+    assert bank.format_version == bank_format
+    keys = [key for key, _ in images]
+    if bank_format == 1:
+        order = np.random.default_rng([7, 3]).permutation(12).tolist()
+    else:
+        salt = hashlib.sha256(b'7 3').digest()[:16]
+        order = sorted(range(12), key=lambda index: hashlib.blake2b(
+            keys[index].encode(), digest_size=16, salt=salt).digest())
+    assert seen == [
+        ((7, 3, group), [keys[i] for i in order[5 * group:5 * group + 5]])
+        for group in range(3)]
 
 
 def test_k_is_lowered_to_the_smallest_image(photo_root, tmp_path):
@@ -167,13 +193,10 @@ def test_only_features_that_are_not_finite_count_as_divergence(
     assert not error.value.diverged
 
 
-def content(bank_path):
-    return {path.name: path.read_bytes() for path in Path(bank_path).iterdir()}
-
-
 @pytest.mark.slow
-def test_one_two_and_three_processes_make_the_same_bytes(
-        photo_root, tmp_path):
+@pytest.mark.parametrize('bank_format', [1, 2])
+def test_one_two_and_three_processes_make_the_same_masks(
+        photo_root, tmp_path, bank_format):
     """With groups that no number of processes divides, and a broken image."""
     (photo_root / 'train2017' / '07.png').write_bytes(b'no image')
     images = images_of(photo_root)
@@ -181,7 +204,7 @@ def test_one_two_and_three_processes_make_the_same_bytes(
     def make(world_size):
         make_round(
             network_masks(), images, str(tmp_path / str(world_size)), 3, 7,
-            group_size=5 if world_size else 4)
+            group_size=5 if world_size else 4, bank_format=bank_format)
 
     make(0)
     for world_size in (1, 2, 3):
@@ -189,9 +212,12 @@ def test_one_two_and_three_processes_make_the_same_bytes(
             world_size, lambda rank, size=world_size: make(size),
             tmp_path / f'{world_size}.log')
         assert codes == [0] * world_size, logs
-    made = [content(tmp_path / str(n) / 'round_0003') for n in range(4)]
-    assert made[1] == made[2] == made[3]
-    assert made[0] != made[1]  # other groups
+    made = [MaskBank(str(tmp_path / str(n) / 'round_0003'), verify=True)
+            for n in range(4)]
+    for same in (lambda bank: bank.hash, digest):
+        first, second, third, fourth = map(same, made)
+        assert second == third == fourth
+        assert first != second  # other groups
 
 
 LOOKS = [(b'', 'an empty file'), (b'<!DOCTYPE html><p>404', 'HTML'),
@@ -232,14 +258,20 @@ def test_it_stops_where_it_is_known_to_be_too_broken(photo_root, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_agree_that_it_is_too_broken(photo_root, tmp_path):
+@pytest.mark.parametrize('bank_format', [1, 2])
+def test_two_ranks_agree_that_it_is_too_broken(photo_root, tmp_path,
+                                               bank_format):
     """Neither has more than the limit; both together have."""
     images, root = images_of(photo_root), str(tmp_path / 'm')
-    for index in np.random.default_rng([0, 0]).permutation(12)[:2]:
+    groups = KeyedGroups((key for key, _ in images), 0, 0, 1)
+    for index in (np.random.default_rng([0, 0]).permutation(12)[:2]
+                  if bank_format == 1 else
+                  [groups.members(group)[0] for group in (0, 11)]):
         (photo_root / 'train2017' / f'{index:02d}.png').write_bytes(b'')
     codes, logs = in_processes(
         2, lambda rank: make_round(GridMasks(), images, root, 0, 0,
-                                   group_size=1), tmp_path / 'log')
+                                   group_size=1, bank_format=bank_format),
+        tmp_path / 'log')
     assert codes == [1, 1] and list_rounds(root) == []
     for log in logs:
         assert '2 of the 12 images' in log and 'an empty file' in log
@@ -247,10 +279,10 @@ def test_two_ranks_agree_that_it_is_too_broken(photo_root, tmp_path):
 
 def test_a_round_leaves_no_memory_of_the_device(photo_root, tmp_path,
                                                 monkeypatch):
-    freed, publish = [], mask_round.publish_round
+    freed, publish = [], mask_round.publish_blocks
     monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: freed.append(1))
     monkeypatch.setattr(
-        mask_round, 'publish_round',
+        mask_round, 'publish_blocks',
         lambda *args: freed.append('published') or publish(*args))
     make_round(GridMasks(), images_of(photo_root), str(tmp_path / 'm'), 0, 0)
     assert freed == [1, 'published']

@@ -242,14 +242,13 @@ def test_annotations_of_detectors(annotations, refuses):
                 f'train_dataloader.dataset.ann_file={path}', names=path)
 
 
-def test_mask_banks(tmp_path, refuses):
-    from cyborgs_plugin.datasets.mask_bank import MaskBankWriter, publish_round
-    root = tmp_path / 'masks'
-    writer = MaskBankWriter(str(root), 0)
-    writer.add(0, 'train2017/a.png', np.arange(6).reshape(2, 3))
-    writer.close()
-    publish_round(str(root), 0, 1, {})
-    write_photo(tmp_path / 'train2017' / 'a.png', (2, 3))
+@pytest.mark.parametrize('bank_format', [1, 2])
+def test_mask_banks(tmp_path, refuses, bank_format):
+    from cyborgs_plugin.segmentation import GridMasks, make_round
+    root, image = tmp_path / 'masks', 'train2017/a.png'
+    write_photo(tmp_path / image, (2, 3))
+    make_round(GridMasks(), [(image, str(tmp_path / image))], str(root), 0, 0,
+               bank_format=bank_format)
     names = [path.name for path in (root / 'round_0000').iterdir()
              if path.is_file()]
     assert len(names) > 1

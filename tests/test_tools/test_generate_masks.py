@@ -113,11 +113,12 @@ def test_the_message_of_a_failed_resume_is_true(
     if damage == 'gone':
         shutil.rmtree(path)
     elif damage == 'altered':
-        labels = np.load(osp.join(path, 'labels.npy'))
-        np.save(osp.join(path, 'labels.npy'), labels[::-1].copy())
+        name, = {*before} - {'manifest.json'}
+        with open(osp.join(path, name), 'wb') as file:
+            file.write(before[name][::-1])
     else:
-        with open(osp.join(path, 'manifest.json'), 'a') as file:
-            file.write(' ')
+        with open(osp.join(path, 'manifest.json'), 'wb') as file:
+            file.write(before['manifest.json'].replace(b'"seed"', b'"sees"'))
 
     def resume(name, **options):
         runner = small_run(

@@ -1,0 +1,121 @@
+"""Names, keys and errors that both formats of a mask bank share."""
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from mmengine import fileio
+
+from ..commands import command
+from ..errors import UserError
+
+Path = str | os.PathLike[str]
+
+
+def local(path: Path) -> str:
+    """A path as text; one that cannot be memory-mapped is refused."""
+    path = os.fspath(path)
+    if '://' in path:
+        raise UserError(
+            'The arrays of a mask bank are memory-mapped, so it must lie on a '
+            f'local or mounted file system; found {path!r}. Give a local path '
+            '(or work_dir), or copy the round there first')
+    return path
+
+
+def beside(root: Path, number: int, kind: str) -> str:
+    """Folder of an unfinished round; readers ignore names with a dot."""
+    return fileio.join_path(local(root), f'.round_{number:04d}.{kind}')
+
+
+def encode(key: str) -> bytes:
+    """A key as it is stored."""
+    return key.encode('utf-8', 'surrogateescape')
+
+
+def decode(key: bytes) -> str:
+    """A key from its stored form."""
+    return key.decode('utf-8', 'surrogateescape')
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that cannot be stored."""
+    if not key or '\0' in key:
+        raise UserError('A key must be a path relative to data_root, '
+                        f'without NUL; found {key!r}')
+
+
+def same_key(indices: list[int], key: bytes, count: int) -> UserError:
+    """The error that two images have one key.
+
+    Args:
+        indices (list[int]): Two of the images.
+        key (bytes): Their key.
+        count (int): Number of such pairs.
+    """
+    return UserError(
+        f'Images {indices} have the same key {decode(key)!r} ({count} such): '
+        'a key is the path relative to data_root, or to the image folder '
+        'where that is absolute. List each image once, and give data sets '
+        "that are joined a common data_root, with data_prefix.img_path='a/' "
+        "of one and 'b/' of the other")
+
+
+def different_clusterings(numbers: list[int]) -> UserError:
+    """The error that not all images have as many label maps."""
+    return UserError('All images of a round must have the same number of '
+                     f'clusterings, found {numbers}')
+
+
+def stored_map(key: str, label_map: np.ndarray) -> np.ndarray:
+    """Check a label map and bring it to the form in which it is stored.
+
+    Args:
+        key (str): The image's key.
+        label_map (np.ndarray): (h, w) or (V, h, w) integers in 0..65535.
+
+    Returns:
+        np.ndarray: (V, h, w), uint8 or, if some id is above 255, uint16.
+    """
+    label_map = np.asarray(label_map)
+    if (label_map.ndim not in (2, 3) or not label_map.size
+            or not np.issubdtype(label_map.dtype, np.integer)
+            or label_map.min() < 0 or label_map.max() > 65535):
+        span = (f' from {label_map.min()} to {label_map.max()}'
+                if label_map.size else '')
+        raise UserError(
+            f'The label map of {key!r} must be (h, w) or (V, h, w) '
+            f'integers in 0..65535, found {label_map.shape} '
+            f'{label_map.dtype}{span}')
+    check_key(key)
+    dtype = np.dtype('u1' if label_map.max() < 256 else '<u2')
+    return label_map.reshape(-1, *label_map.shape[-2:]).astype(dtype)
+
+
+def altered(folder: str, name: str, expected: str,
+            found: object) -> UserError:
+    """The error that a file of a round is not what was published."""
+    return UserError(
+        f'{folder}: {name} is altered or damaged: expected {expected}, '
+        f'found {found}. Make the round again from a checkpoint that goes '
+        'on with it: ' + command('generate_masks', 'CONFIG', 'CHECKPOINT',
+                                 '--again'))
+
+
+@contextmanager
+def explained(folder: str) -> Iterator[None]:
+    """Add to an operating system's error the folder and the free space."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # ours, which says all
+            raise
+        parent = os.path.abspath(folder)
+        while not os.path.exists(parent):
+            parent = os.path.dirname(parent)
+        raise OSError(
+            error.errno, f'Writing masks to {folder} failed ({error}); its '
+            f'disk has {shutil.disk_usage(parent).free} bytes free. Published '
+            'rounds are untouched: make room, or the folder writable, and '
+            'resume') from error
