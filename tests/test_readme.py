@@ -247,6 +247,8 @@ RUN = {
     'docs/scaling.md: python tools/benchmarks/mask_update_growth.py \\':
     Run(replace={'--num-images 64': '--num-images 2'},
         says=('bytes/image', )),
+    'docs/scaling.md: python tools/benchmarks/publish_cost.py --num-images':
+    Run(replace={'1000000': '400'}, says=('publish s', )),
     'docs/scaling.md: python tools/benchmarks/mask_update_growth.py --tiny --':
     Run(replace={'--num-images 25000': '--num-images 50'},
         says=('bytes/image', )),
