@@ -327,6 +327,8 @@ NOT_RUN = {
     'test_pages_of_a_run calls both tools for a run',
     'docs/pages.md: python tools/dataset_converters/make_toy_scenes.py --out':
     'trains for minutes; the demo and the tests of its tools run the stages',
+    'docs/toy_scenes.md: T=tools/train.py':
+    'the stages of the demo, which test_demo.py runs by the same configs',
     "docs/backbones.md: _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32":
     'test_transfer.py trains by the config of configs/transfer that does so',
     'docs/pages.md: apt-get install chromium':
