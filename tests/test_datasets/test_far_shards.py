@@ -9,9 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import diskcache
 import fsspec
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 from torch.utils.data import DataLoader
 
 from cyborgs_plugin.datasets import (
@@ -242,7 +244,6 @@ def test_a_package_that_is_missing(monkeypatch, tmp_path):
 
 
 def test_a_cache_that_cannot_be(tmp_path):
-    pytest.importorskip('diskcache')
     (tmp_path / 'file').write_text('x')
     for options, found in [
             (dict(cache=str(tmp_path / 'file')), 'cannot be used'),
@@ -267,7 +268,6 @@ def test_all_tar_files_below_a_url(packed, tmp_path):
 
 
 def test_a_cache_serves_all_processes(store, packed, tmp_path):
-    pytest.importorskip('diskcache')
     options = dict(cache=str(tmp_path / 'cache'), cache_gb=1)
     data = far(store, packed, tmp_path, **options)
     first = [read_image(path, **data.read_args) for _, path in data.images()]
@@ -280,7 +280,6 @@ def test_a_cache_serves_all_processes(store, packed, tmp_path):
 
 
 def test_a_cache_keeps_its_size(tmp_path, monkeypatch):
-    pytest.importorskip('diskcache')
     monkeypatch.setattr(far_shards, '_read', lambda place: b'x' * 100_000)
     read = partial(far_shards.read_far, cache=str(tmp_path / 'c'),
                    cache_gb=0.01)
@@ -291,7 +290,6 @@ def test_a_cache_keeps_its_size(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_costs_only_time(tmp_path, monkeypatch):
-    diskcache = pytest.importorskip('diskcache')
     monkeypatch.setattr(far_shards, '_read', lambda place: b'x')
     told = []
     monkeypatch.setattr(far_shards, 'print_log',
@@ -309,8 +307,7 @@ def test_a_full_disk_costs_only_time(tmp_path, monkeypatch):
 
 def test_s3(packed, tmp_path, monkeypatch):
     """With the credentials of the environment, against a server of moto."""
-    pytest.importorskip('s3fs')
-    server = pytest.importorskip('moto.server').ThreadedMotoServer(port=0)
+    server = ThreadedMotoServer(port=0)
     server.start()
     try:
         monkeypatch.setenv('AWS_ACCESS_KEY_ID', 'AKIATESTTEST')

@@ -213,6 +213,6 @@ def test_a_checkpoint_that_lies_on_a_gpu():
                         network=dict(weight=weight)), 'x.pth')
     assert held.file_sizes.numpy().tolist() == [0, 1, 2]
     assert held.file_marks.numpy().tolist() == [0, 1, 2]
-    assert held._meta()['network'] == RoundOrigin.of_checkpoint(
+    assert held._meta(None)['network'] == RoundOrigin.of_checkpoint(
         origin() | dict(network=dict(weight=torch.ones(2, 3))),
-        'x.pth')._meta()['network']
+        'x.pth')._meta(None)['network']
