@@ -316,6 +316,10 @@ NOT_RUN = {
     'takes a GPU; test_gpu_check runs its parts, test_gpu the tests it starts',
     'docs/results.md: python tools/benchmarks/gpu_proof.py train':
     'trains for half an hour of a GPU; that of performance.md is run',
+    'docs/interruptions.md: apiVersion: batch/v1':
+    'wants a cluster; test_slurm.py checks it',
+    'docs/interruptions.md: name: cyborgs':
+    'rents machines; test_slurm.py checks it',
     'CONTRIBUTING.md: make lint':
     'CI runs them all, this test among them',
     'docs/transfer.md: export MASKS_ROOT=data/own':
