@@ -71,7 +71,8 @@ def test_scripts_without_arguments_show_how_they_are_used(script, arguments):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 2
     assert re.search(
-        rf'(bash|sbatch .*) tools/{osp.relpath(script, ROOT)[6:]} ', done.stdout)
+        rf'(bash|sbatch .*) tools/{osp.relpath(script, ROOT)[6:]} ',
+        done.stdout)
     assert 'unbound' not in done.stdout
 
 
