@@ -169,6 +169,10 @@ class MaskBank:
         """
         return self._stored.find(encode(key))
 
+    def rows(self) -> np.ndarray:
+        """The place of each of :meth:`keys`, (n, ) int64; see :meth:`row`."""
+        return self._stored.sorted_rows()
+
     def key_of(self, row: int) -> str:
         """The key of the image at a place, as :meth:`row` gives it."""
         return decode(self._stored.key(row))
@@ -236,6 +240,10 @@ class _Arrays:
     def sorted_keys(self) -> np.ndarray:
         """All keys, (n, ) 'S', sorted."""
         return self._keys
+
+    def sorted_rows(self) -> np.ndarray:
+        """The row of each of these, (n, ) int64."""
+        return np.arange(len(self))
 
     def maps(self, row: int) -> np.ndarray:
         """The label maps (V, h, w) of a row."""

@@ -303,9 +303,10 @@ class MaskUpdateHook(Hook):
         def note_files() -> None:
             index = self.scenes[0].index
             if index is not None and self._photographs is not None:
-                # In the order of the bank's keys, which are the same.
-                origin.file_sizes = torch.from_numpy(
-                    np.array(index.lengths))
+                # Both have the same keys; the index has them sorted.
+                sizes = np.empty(len(bank), np.int64)
+                sizes[bank.rows()] = index.lengths
+                origin.file_sizes = torch.from_numpy(sizes)
                 return
             origin.file_sizes = file_sizes(bank, images)
             origin.file_marks = file_marks(bank, images)

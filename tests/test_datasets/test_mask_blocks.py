@@ -122,6 +122,7 @@ def test_small_files_many_parts_and_few_maps_at_once(tmp_path, monkeypatch):
         assert len(bank.manifest['parts']) == 10
         assert len(os.listdir('/proc/self/fd')) - before <= 3
         assert bank.keys(9) == bank.keys()[::11]
+        assert [bank.key_of(row) for row in bank.rows()] == bank.keys()
         for wrong in ('', 'a', 'd0', 'd1/zz', 'z', 'd0/0000.jpg\udcff'):
             assert wrong not in bank
             with pytest.raises(KeyError, match='the nearest is'):
