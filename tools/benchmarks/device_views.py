@@ -88,6 +88,7 @@ class OneMap:
     """Stands for a mask bank: all photographs have one label map."""
 
     num_clusterings = 1
+    manifest: dict[str, Any] = {}
 
     def __contains__(self, key: str) -> bool:
         return True
