@@ -1,6 +1,6 @@
 """Distil a strong teacher into a detector's backbone, on your photographs.
 
-Run: TEACHER=dinov2_vits14.pth python tools/train.py \\
+Run: TEACHER=dinov2_vits14_pretrain.pth python tools/train.py \\
          configs/cyborgs_distill.py --cfg-options data=/path/to/photos
 
 The teacher makes the masks and the targets; it is not needed afterwards. Here

@@ -24,3 +24,14 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def share(text: str) -> float:
+    """The ``type`` of an argument from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number from 0 to 1')
+    return value

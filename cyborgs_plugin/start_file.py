@@ -264,7 +264,8 @@ def _refusal(chosen: Tensors, wanted: Tensors, path: str,
     wrong = [f'{key} {tuple(chosen[key].shape)} instead of '
              f'{tuple(value.shape)}' for key, value in wanted.items()
              if key in chosen and chosen[key].shape != value.shape]
+    shapes = f' ({", ".join(wrong[:2])})' if wrong else ''
     return (f'{path} does not fit: it lacks {len(lacking)} of the '
             f'{len(wanted)} tensors, such as {lacking[:2]}, and '
-            f'{len(wrong)} have other shapes ({", ".join(wrong[:2])}); it has '
+            f'{len(wrong)} have other shapes{shapes}; it has '
             f'{list(found)[:3]} and so on. {converter_of(found)}')

@@ -58,6 +58,9 @@ class DriftHook(Hook):
             raise UserError(
                 'DriftHook.interval must be at least 1 and num_images at '
                 f'least 8, but are {interval} and {num_images}')
+        if not max_drift >= 0:
+            raise UserError('DriftHook.max_drift must be 0 or more (it is 1 - '
+                            f'cosine), but is {max_drift}')
         self.interval = interval
         self.num_images = num_images
         self.long_side = long_side

@@ -87,6 +87,11 @@ class FrozenTeacher(BaseModule):
                 f'{error}. It is the teacher, model.teacher.checkpoint: the '
                 'head of the config says where such files come from; name '
                 'yours by TEACHER=FILE before the command') from error
+        except UserError as error:
+            raise UserError(
+                f'{error}. It is the teacher, model.teacher.checkpoint: give '
+                'the file of the network that model.teacher.backbone names '
+                'by TEACHER=FILE before the command') from error
         digest = bytes.fromhex(content_hash(self.backbone.state_dict()))
         self.digest.copy_(torch.tensor(list(digest)))
 

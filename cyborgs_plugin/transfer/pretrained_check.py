@@ -337,6 +337,11 @@ def read_file(checkpoint: str) -> dict:
     if not osp.isfile(osp.expanduser(checkpoint)):
         publish = command('model_converters/publish_backbone', 'CHECKPOINT')
         key = 'model.backbone.init_cfg.checkpoint'
+        if os.environ.get('START') == checkpoint:
+            raise MissingFileError(
+                f'{checkpoint!r}, which the variable START names, does not '
+                f'exist: the current folder is {os.getcwd()}. Name the file '
+                'of the weights that the training starts from')
         if os.environ.get('BACKBONE') == checkpoint:
             raise MissingFileError(
                 f'{checkpoint!r}, which the variable BACKBONE names, does not '

@@ -78,7 +78,7 @@ def test_a_resumed_run_measures_from_the_first_start(photo_root, tmp_path,
     options = {
         'train_cfg.max_epochs': 2,
         'resume': True,
-        'custom_hooks': [dict(HOOK, max_drift=-1.)]
+        'custom_hooks': [dict(HOOK, max_drift=0.)]
     }
     runner = run(photo_root, tmp_path / 'a', **options)
     runner.train()
@@ -93,6 +93,8 @@ def test_a_resumed_run_measures_from_the_first_start(photo_root, tmp_path,
 def test_wrong_settings():
     with pytest.raises(UserError, match='interval'):
         DriftHook(interval=0)
+    with pytest.raises(UserError, match='max_drift must be 0 or more.*-1'):
+        DriftHook(max_drift=-1.)
     with pytest.raises(UserError, match='num_images'):
         DriftHook(num_images=1)
 

@@ -25,7 +25,7 @@ from continue_score import Protocol, Scores
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
-from cyborgs_plugin.arguments import at_least
+from cyborgs_plugin.arguments import at_least, share
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.image_io import IMG_EXTENSIONS, read_image
 from cyborgs_plugin.engine.config_options import merge_options
@@ -162,7 +162,7 @@ def parse_args() -> argparse.Namespace:
         help='train: score on images of train2017 that no split learns from '
         '(default: val)')
     parser.add_argument(
-        '--blend', type=float, nargs='+', default=[],
+        '--blend', type=share, nargs='+', default=[],
         help='also score the average of start and end, with this weight of '
         'the end')
     parser.add_argument(
