@@ -595,7 +595,8 @@ def test_an_altered_checkpoint_ends_all_ranks(photo_root, tmp_path):
 
     def resume(rank):
         hook = MaskUpdateHook()
-        hook.scenes = [SimpleNamespace(images=lambda: images)]
+        hook.scenes = [SimpleNamespace(
+            images=lambda: images, fingerprint=None)]
         hook.origin = RoundOrigin(
             0, dict(type='GridMasks'), 0, 0,
             file_sizes=torch.zeros(3, dtype=torch.int64))
@@ -627,7 +628,9 @@ def test_an_error_of_one_rank_ends_all(photo_root, tmp_path, monkeypatch,
     def part(rank):
         hook = MaskUpdateHook(source=dict(type='GridMasks'))
         hook.root, hook._began, hook._resumed = str(tmp_path / 'm'), 0, fails
-        hook.scenes = [SimpleNamespace(images=lambda: images, read_args={})]
+        hook.scenes = [SimpleNamespace(
+            images=lambda: images, read_args={}, fingerprint=None,
+            index=None)]
         runner = SimpleNamespace(
             seed=rank, rank=rank, logger=logging.getLogger(),
             model=OneWeight())
