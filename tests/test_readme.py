@@ -177,6 +177,9 @@ RUN = {
         '--methods anchored --epochs 1 --splits 1 '
         f'--work-dir work_dirs/mnv2 --cfg-options {SMALL}'
     }, says=('± standard error', )),
+    'docs/continue.md: python tools/model_converters/publish_backbone.py':
+    Run(replace={'work_dirs/cyborgs_continue_r18/epoch_8': 'R18_raw'},
+        says=("prefix='resnet18.'", )),
     'docs/continue.md: TEACHER=mobilenet_v2.pth python tools/train.py':
     Run(options={'--cfg-options': SMALL}, says=('loss_cells', )),
     'docs/differences.md: $ python tools/benchmarks/loss_memory.py':

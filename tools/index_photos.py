@@ -64,13 +64,19 @@ def find_shards(given: list[str]) -> list[str]:
     """The tar files that the command line names; none for a folder of photos.
 
     Raises:
-        UserError: If it names several folders, or one that holds photographs
-            and tar files.
+        UserError: If it names several folders, one that holds photographs
+            and tar files, or a URL without tar files below it.
     """
     if all(path.endswith('.tar') and not osp.isdir(path) for path in given):
         return given
     if len(given) == 1 and is_far(given[0]):
-        return find_far(given[0]) or refuse(given[0])
+        found = find_far(given[0])
+        if not found:
+            raise UserError(
+                f'{given[0]} holds no tar files: photographs of a store are '
+                'read from tar files. Name these (.tar) one by one if the '
+                'store cannot list them')
+        return found
     if len(given) > 1:
         raise UserError(
             'PHOTOS must be one folder, or tar files (.tar), but is '
@@ -86,13 +92,6 @@ def find_shards(given: list[str]) -> list[str]:
             f'{folder} holds photographs and tar files, such as {shards[0]}: '
             'name the tar files themselves, or move them out')
     return [osp.join(folder, name) for name in shards]
-
-
-def refuse(url: str) -> list[str]:
-    """Say that there is no tar file below a URL."""
-    raise UserError(
-        f'{url} holds no tar files: photographs of a store are read from tar '
-        'files. Name these (.tar) one by one if the store cannot list them')
 
 
 def describe(index: PhotoIndex, path: str) -> str:

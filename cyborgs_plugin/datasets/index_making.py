@@ -22,7 +22,8 @@ from .image_files import (
     left_out,
 )
 from .image_io import IMG_EXTENSIONS, header_size
-from .photo_index import PHOTO, PhotoIndex, encode_key, write_index
+from .keys import encode
+from .photo_index import PHOTO, PhotoIndex, write_index
 from .shard_scan import Shard, scan_shard
 
 MOST_CHECKED = 1000
@@ -80,7 +81,7 @@ def index_folder(folder: str,
                 (photos['length'][row], photos['height'][row],
                  photos['width'][row]) = seen
     return write_index(
-        path, folder, list(map(encode_key, names)), photos,
+        path, folder, list(map(encode, names)), photos,
         folders=_folders(folder, names, began),
         made_by=[folder, *_options(extensions, sizes)])
 
@@ -122,7 +123,7 @@ def index_shards(shards: Sequence[str],
         part['shard'] = number
         known.append([name, length])
         label = osp.splitext(name)[0] + '/' if shard_in_key else ''
-        keys += [encode_key(label + member) for member in found.names]
+        keys += [encode(label + member) for member in found.names]
         parts.append(part)
         others += found.others
     if others:

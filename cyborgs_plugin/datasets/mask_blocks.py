@@ -23,13 +23,12 @@ from mmengine import fileio
 
 from ..errors import MissingFileError
 from ..files import sync
+from .keys import decode, encode
 from .mask_files import (
     Path,
     altered,
     beside,
-    decode,
     different_clusterings,
-    encode,
     explained,
     stored_map,
 )

@@ -1,4 +1,4 @@
-"""Names, keys and errors that both formats of a mask bank share."""
+"""Folders, maps and errors that both formats of a mask bank share."""
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from mmengine import fileio
 
 from ..commands import command
 from ..errors import UserError
+from .keys import check_key, decode
 
 Path = str | os.PathLike[str]
 
@@ -27,23 +28,6 @@ def local(path: Path) -> str:
 def beside(root: Path, number: int, kind: str) -> str:
     """Folder of an unfinished round; readers ignore names with a dot."""
     return fileio.join_path(local(root), f'.round_{number:04d}.{kind}')
-
-
-def encode(key: str) -> bytes:
-    """A key as it is stored."""
-    return key.encode('utf-8', 'surrogateescape')
-
-
-def decode(key: bytes) -> str:
-    """A key from its stored form."""
-    return key.decode('utf-8', 'surrogateescape')
-
-
-def check_key(key: str) -> None:
-    """Refuse a key that cannot be stored."""
-    if not key or '\0' in key:
-        raise UserError('A key must be a path relative to data_root, '
-                        f'without NUL; found {key!r}')
 
 
 def same_key(indices: list[int], key: bytes, count: int) -> UserError:

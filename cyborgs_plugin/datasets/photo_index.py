@@ -16,7 +16,8 @@ import numpy as np
 from ..commands import command
 from ..errors import MissingFileError, UserError
 from ..files import sync
-from .shards import address, join_root
+from .keys import decode, encode
+from .shards import address
 
 FORMAT_VERSION = 1
 PHOTO = np.dtype([('height', '<i4'), ('width', '<i4'), ('shard', '<i4'),
@@ -109,26 +110,26 @@ class PhotoIndex:
 
     def key(self, row: int) -> str:
         """The key of a photograph: its path, relative to the root."""
-        return _decode(self._bytes(row))
+        return decode(self._bytes(row))
 
     def photo(self, row: int) -> str:
         """What ``read_image`` reads a photograph by: a path, or an address."""
         _, _, shard, start, length = self._photos[row].tolist()
         key = self.key(row)
         if shard < 0:
-            return join_root(self.root, key)
+            return osp.join(self.root, key)
         return address(
-            join_root(self.root, self.shards[shard]), key, start, length)
+            osp.join(self.root, self.shards[shard]), key, start, length)
 
     def row(self, key: str) -> int:
         """Place of a key in the order of the index, -1 if absent."""
-        wanted = encode_key(key)
+        wanted = encode(key)
         row = self._first(wanted)
         return row if row < len(self) and self._bytes(row) == wanted else -1
 
     def holds_below(self, folder: str) -> bool:
         """Whether a photograph lies below a folder, relative to the root."""
-        wanted = encode_key(f'{folder}/')
+        wanted = encode(f'{folder}/')
         row = self._first(wanted)
         return row < len(self) and self._bytes(row).startswith(wanted)
 
@@ -214,15 +215,6 @@ class IndexedPhotos(Sequence):
         if isinstance(row, range):
             return IndexedPhotos(self._index, row)
         return dict(img_path=self._index.photo(row), key=self._index.key(row))
-
-
-def encode_key(key: str) -> bytes:
-    """The bytes of a key, by which keys are sorted."""
-    return key.encode('utf-8', 'surrogateescape')
-
-
-def _decode(key: bytes) -> str:
-    return key.decode('utf-8', 'surrogateescape')
 
 
 def is_index(path: str) -> bool:
@@ -334,7 +326,7 @@ def _refuse_twins(keys: Sequence[bytes], photos: np.ndarray,
             shards[photos['shard'][each]] for each in (row - 1, row)
             if photos['shard'][each] >= 0
         ]
-        named.append(f'{_decode(keys[row])!r}'
+        named.append(f'{decode(keys[row])!r}'
                      + f' (in {" and ".join(places)})' * bool(places))
     raise UserError(
         f'{len(twins)} keys come more than once: {", ".join(named)}. Keys '

@@ -46,11 +46,6 @@ def parse_address(path: str) -> Address | None:
     return match and Address(match[1], match[2], int(match[3]), int(match[4]))
 
 
-def join_root(root: str, name: str) -> str:
-    """Path or URL of a name that is relative to a folder or URL."""
-    return f'{root.rstrip("/")}/{name}' if root else name
-
-
 def check_member(content: bytes, place: Address) -> bytes:
     """The photograph in what was read of a tar file.
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.keys import check_key, decode, encode
 from ..datasets.mask_blocks import Layout, place
-from ..datasets.mask_files import check_key, decode, encode, same_key
+from ..datasets.mask_files import same_key
 from ..errors import UserError
 
 _PART = 1 << 16

@@ -13,9 +13,9 @@ from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 
 from ..datasets.image_io import BrokenImageError, read_image
+from ..datasets.mask_arrays import MaskBankWriter
 from ..datasets.mask_bank import (
     MaskBank,
-    MaskBankWriter,
     clear_leftovers,
     give_up_round,
     is_given_up,

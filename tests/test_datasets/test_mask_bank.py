@@ -28,10 +28,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyborgs_plugin.datasets import mask_bank
+from cyborgs_plugin.datasets import mask_arrays, mask_bank
+from cyborgs_plugin.datasets.mask_arrays import MaskBankWriter
 from cyborgs_plugin.datasets.mask_bank import (
     MaskBank,
-    MaskBankWriter,
     clear_leftovers,
     find_aside,
     give_up_round,
@@ -892,7 +892,7 @@ def file_of(writer):
 
 def kill_in_merge(root, scenes):
     """Die when some label maps are copied, and the copies on the disk."""
-    read = mask_bank._read_labels
+    read = mask_arrays._read_labels
 
     def read_two(*args):
         labels = read(*args)
@@ -900,7 +900,7 @@ def kill_in_merge(root, scenes):
         yield next(labels) + bytes(1 << 20)  # More than a buffer holds.
         os.kill(os.getpid(), signal.SIGKILL)
 
-    mask_bank._read_labels = read_two
+    mask_arrays._read_labels = read_two
     make_round(root, 2, scenes)
 
 

@@ -15,10 +15,10 @@ from cyborgs_plugin.datasets import (
     index_making,
 )
 from cyborgs_plugin.datasets.index_making import index_folder
+from cyborgs_plugin.datasets.keys import encode
 from cyborgs_plugin.datasets.photo_index import (
     PHOTO,
     PhotoIndex,
-    encode_key,
     write_index,
 )
 from cyborgs_plugin.errors import MissingFileError, UserError
@@ -53,7 +53,7 @@ def listed(photos):
 def entries(*names):
     photos = np.zeros(len(names), PHOTO)
     photos['shard'] = -1
-    return [encode_key(name) for name in names], photos
+    return [encode(name) for name in names], photos
 
 
 def test_lists_what_the_folder_lists(photos, made):

@@ -24,7 +24,7 @@ import torch
 from mmengine.fileio import LocalBackend
 from mmengine.runner import Runner
 
-from cyborgs_plugin.datasets import MaskBank, mask_bank, mask_blocks
+from cyborgs_plugin.datasets import MaskBank, mask_arrays, mask_blocks
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.engine.launch import prepare_launch
 from cyborgs_plugin.segmentation import (
@@ -61,9 +61,9 @@ STEPS = {
     'extracting': (FeatureExtractor, '__call__', None, None),
     'clustering': (network_masks, 'kmeans', None, None),
     'making folders': (os, 'makedirs', r'\.partial$', None),
-    'writing': (mask_bank.MaskBankWriter, 'add', None,
+    'writing': (mask_arrays.MaskBankWriter, 'add', None,
                 lambda writer, *_: writer._labels.flush()),
-    'syncing': (mask_bank, 'sync', r'rank_\d+\.npy$', None),
+    'syncing': (mask_arrays, 'sync', r'rank_\d+\.npy$', None),
     'renaming': (os, 'rename', r'round_\d+\.(merged|partial)$', None),
     'renamed': (os, 'rename', r'round_\d+\.(merged|partial)$', os.rename),
     'pruning': (shutil, 'rmtree', r'trash-round_\d+$',

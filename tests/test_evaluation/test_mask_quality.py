@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from mmpretrain.registry import METRICS
 
-from cyborgs_plugin.datasets.mask_bank import MaskBankWriter, publish_round
+from cyborgs_plugin.datasets.mask_arrays import MaskBankWriter
+from cyborgs_plugin.datasets.mask_bank import publish_round
 from cyborgs_plugin.evaluation import CocoTruth, color_kmeans, mask_quality
 
 from ..annotations import SIZE

@@ -86,6 +86,24 @@ def test_other_weights_are_refused(bench, monkeypatch, tmp_path, capsys):
     assert 'model_converters' in str(stopped.value)
 
 
+def test_methods_that_know_another_networks_stages(bench, monkeypatch):
+    _, arguments = bench
+    r18 = osp.join(ROOT, 'configs', 'cyborgs_continue_r18.py')
+    arguments = parsed(monkeypatch, [
+        *arguments, '--config', r18, '--methods', 'anchored', 'layer-decay'])
+    with pytest.raises(UserError, match='layer-decay name the stages of a '
+                       'MobileNetV2.* has a ResNet: .*continue_layer-decay'):
+        continue_from.Benchmark(arguments)
+
+
+@pytest.mark.parametrize('share', ['5', '-0.1', 'half', 'nan'])
+def test_a_share_of_a_blend(bench, monkeypatch, capsys, share):
+    _, arguments = bench
+    with pytest.raises(SystemExit):
+        parsed(monkeypatch, [*arguments, '--blend', share])
+    assert f'{share!r} is no number from 0 to 1' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('method', continue_from.METHODS)
 def test_methods_change_keys_that_there_are(method):
     cfg = Config.fromfile(continue_from.CONFIG)

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cyborgs_plugin.datasets.mask_bank import MaskBankWriter, publish_round
+from cyborgs_plugin.datasets.mask_arrays import MaskBankWriter
+from cyborgs_plugin.datasets.mask_bank import publish_round
 from cyborgs_plugin.evaluation import (
     MaskQuality,
     color_kmeans,

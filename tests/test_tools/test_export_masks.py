@@ -11,9 +11,9 @@ import torch
 from pycocotools.coco import COCO
 
 from cyborgs_plugin.config_path import load_config
+from cyborgs_plugin.datasets.mask_arrays import MaskBankWriter
 from cyborgs_plugin.datasets.mask_bank import (
     MaskBank,
-    MaskBankWriter,
     publish_round,
     round_path,
 )

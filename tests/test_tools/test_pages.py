@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from cyborgs_plugin.datasets.mask_bank import MaskBankWriter, publish_round
+from cyborgs_plugin.datasets.mask_arrays import MaskBankWriter
+from cyborgs_plugin.datasets.mask_bank import publish_round
 
 from ..helpers import ROOT, random_maps, small_config, write_photo
 from ..test_visualization.pages import EVIL, Parsed, cells, content

@@ -53,6 +53,8 @@ def _views(place: str, value: Any) -> dict[str, Any]:
     return {f'{views}.{view}.{place}': value for view in range(2)}
 
 
+_NUMBERED = {'layer-decay', 'frozen-stem'}
+"""Methods that know the stages of MobileNetV2 alone."""
 # What each changes in the recipe, which is `anchored`.
 METHODS: dict[str, dict[str, Any]] = {
     'continue': {  # the recipe from scratch, the backbone at a tenth
@@ -198,6 +200,14 @@ class Benchmark:
                 'The method annotated has masks of annotated pictures alone: '
                 'give --pictures annotated, so that all methods train on '
                 'these')
+        kind = load_config(args.config).model.backbone.type
+        numbered = sorted({*args.methods} & _NUMBERED)
+        if numbered and not kind.endswith('MobileNetV2'):
+            raise UserError(
+                f'--methods {" ".join(numbered)} name the stages of a '
+                f'MobileNetV2, but {args.config} has a {kind}: give a config '
+                'with its stages instead, such as ablations/continue_'
+                f'{numbered[0]}.py has those of a ResNet')
         self.root = osp.abspath(args.data_root)
         self.work = osp.abspath(args.work_dir)
         os.makedirs(self.work, exist_ok=True)

@@ -174,11 +174,10 @@ class Proof:
             self.trainers = self._pool(plan.at_once, True)
         return plan
 
-    def settings(self, plan: Plan | None = None,
-                 name: str = '') -> work.Settings:
+    def settings(self, plan: Plan | None = None, name: str = '',
+                 batches: int = _TIMED) -> work.Settings:
         """What a process is told: the plan's budget, or a short run's."""
         args = self.args
-        batches = _WARM if name.startswith('warm') else _TIMED
         timed = args.batch_size * batches
         images = min(args.max_images or timed, timed)
         return work.Settings(
@@ -203,11 +202,12 @@ class Proof:
         number = max(len(kinds), self.most)
         shared = [kinds[i % len(kinds)] for i in range(number)]
 
-        def timed(name: str, kinds: list[str], pool: Executor
-                  ) -> dict[str, RunSpeed]:
+        def timed(name: str, kinds: list[str], pool: Executor,
+                  batches: int = _TIMED) -> dict[str, RunSpeed]:
             futures = [
-                pool.submit(work.time_run,
-                            self.settings(name=f'{name}_{kind}_{i}'), kind)
+                pool.submit(
+                    work.time_run,
+                    self.settings(None, f'{name}_{kind}_{i}', batches), kind)
                 for i, kind in enumerate(kinds)
             ]
             return {
@@ -218,11 +218,11 @@ class Proof:
         score = self.scorers.submit(
             work.time_score, self.settings(name='score'))
         if self.args.device == 'cuda':  # what the device compiles
-            timed('warm', shared, self.trainers)
+            timed('warm', shared, self.trainers, _WARM)
         found, at_once = timed('together', shared, self.trainers), self.most
         if not self.args.at_once and self.most > 1:
             one = self._pool(1, True)
-            timed('warm_one', kinds[:1], one)
+            timed('first', kinds[:1], one, _WARM)
             alone = timed('alone', kinds, one)
             if sum(cost.step for cost in found.values()) > self.most * sum(
                     cost.step for cost in alone.values()):

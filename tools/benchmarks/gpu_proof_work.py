@@ -57,11 +57,13 @@ class Runs(Trainings):
         self.bank: str | None = None
         budget = BUDGETS['full']._replace(max_images=settings.max_images)
         BUDGETS['proof'] = budget
+        # Of the last network alone, whichever phase it ends.
+        each_phase = not settings.growth
         super().__init__(
             argparse.Namespace(
                 budget='proof', work_dir=settings.folder, methods=None,
                 seeds=None, pretrain_on=None, grid_stride=16, gpus=1,
-                cfg_options=_DEVICE_DATA, probe_each_phase=not settings.growth,
+                cfg_options=_DEVICE_DATA, probe_each_phase=each_phase,
                 **{
                     name: value
                     for name, value in settings._asdict().items()

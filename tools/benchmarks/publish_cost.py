@@ -18,10 +18,10 @@ from collections.abc import Callable
 import numpy as np
 
 from cyborgs_plugin.arguments import at_least
+from cyborgs_plugin.datasets.mask_arrays import MaskBankWriter
 from cyborgs_plugin.datasets.mask_bank import (
     FORMATS,
     MaskBank,
-    MaskBankWriter,
     publish_blocks,
     publish_round,
 )

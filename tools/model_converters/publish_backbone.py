@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cyborgs_plugin.arguments import share
 from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets.image_files import list_images
 from cyborgs_plugin.datasets.image_io import BrokenImageError, read_image
@@ -116,7 +117,7 @@ def main() -> None:
         help='online, as in the paper, or target, its moving average')
     parser.add_argument(
         '--blend',
-        type=float,
+        type=share,
         metavar='SHARE',
         help='average with the weights of --start: the share, 0 to 1, of the '
         'trained ones')
