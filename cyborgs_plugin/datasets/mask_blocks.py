@@ -209,14 +209,16 @@ class BlockWriter:
         self._write(bytes(-self._written % _ALIGNED))
 
     def _write(self, content: bytes) -> None:
-        assert self._file is not None
+        file = self._file
+        if file is None:
+            raise RuntimeError('_begin_block() comes first')
         try:
-            self._file.write(content)
+            file.write(content)
         except OSError:
             # Whoever holds the error holds the file, too, and while it is
             # open, deleting it gives a full disk no room back.
             with suppress(OSError):
-                self._file.close()
+                file.close()
             raise
         self._digest.update(content)
         self._written += len(content)
