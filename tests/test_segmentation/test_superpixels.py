@@ -238,9 +238,7 @@ def test_two_ranks_make_the_round_of_one(photo_root, tmp_path):
         2, lambda rank: round_of(photo_root, tmp_path / 'two'),
         tmp_path / 'log')
     assert codes == [0, 0], logs
-    assert (tmp_path / 'two' / 'round_0000' / 'manifest.json').read_bytes(
-    ) == (tmp_path / 'one' / 'round_0000' / 'manifest.json').read_bytes()
-    assert bank.hash
+    assert MaskBank.open(tmp_path / 'two' / 'round_0000').hash == bank.hash
 
 
 def test_nan_names_the_image(photo_root, tmp_path):

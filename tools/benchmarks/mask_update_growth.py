@@ -12,7 +12,6 @@ import argparse
 import multiprocessing
 import os
 import os.path as osp
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -43,6 +42,8 @@ class Repeated(Sequence):
         return self.number
 
     def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self.number:  # what ends a loop over it
+            raise IndexError(index)
         copy, place = divmod(index, len(self.names))
         name = self.names[place]
         return f'{copy:08d}/{name}', osp.join(self.folder, name)
@@ -51,7 +52,7 @@ class Repeated(Sequence):
 def measure(folder: str, number: int, tiny: bool, group_size: int,
             threads: int, queue: Any) -> None:
     """Make one round and report."""
-    sys.stdout = open(os.devnull, 'w')  # of the progress bar
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # of the progress bar
     import torch
     from mmpretrain.models import ResNet, SelfSupDataPreprocessor
 
