@@ -1,5 +1,24 @@
 """Keys of photographs, as a mask bank and an index store them."""
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import UserError
+
+
+@runtime_checkable
+class SortedKeys(Protocol):
+    """Keys that need no sorting; each is there once."""
+
+    def __len__(self) -> int:
+        ...
+
+    def encoded(self, first: int, stop: int) -> list[bytes]:
+        """The bytes of some keys, in the order of all keys' bytes."""
+
+    def indices(self, first: int, stop: int) -> NDArray[np.int64]:
+        """Where these keys are in the list of images, (stop - first, )."""
 
 
 def encode(key: str) -> bytes:

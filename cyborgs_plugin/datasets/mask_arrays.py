@@ -83,10 +83,6 @@ class Arrays:
         """All keys, (n, ) 'S', sorted."""
         return self._keys
 
-    def sorted_rows(self) -> np.ndarray:
-        """The row of each of these, (n, ) int64."""
-        return np.arange(len(self))
-
     def maps(self, row: int) -> np.ndarray:
         """The label maps (V, h, w) of a row."""
         start, stop = self._offsets[row:row + 2].tolist()

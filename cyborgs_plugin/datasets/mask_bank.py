@@ -109,12 +109,15 @@ class MaskBank:
         """Keys, sorted by their UTF-8 bytes.
 
         Args:
-            limit (int, optional): Return at most this many, evenly spaced.
+            limit (int, optional): Return at most this many, of evenly spaced
+                rows (see :meth:`row`).
                 Defaults to None, all.
         """
-        step = -(-len(self) // limit) if limit else 1
-        return [decode(key)
-                for key in self._stored.sorted_keys()[::step].tolist()]
+        if limit and limit < len(self):
+            step = -(-len(self) // limit)  # reads the index of these alone
+            return [decode(key) for key in sorted(
+                map(self._stored.key, range(0, len(self), step)))]
+        return [decode(key) for key in self._stored.sorted_keys().tolist()]
 
     def label_map(self, key: str, clustering: int = 0) -> np.ndarray:
         """Read one label map of an image.
@@ -163,10 +166,6 @@ class MaskBank:
         of :meth:`keys`.
         """
         return self._stored.find(encode(key))
-
-    def rows(self) -> np.ndarray:
-        """The place of each of :meth:`keys`, (n, ) int64; see :meth:`row`."""
-        return self._stored.sorted_rows()
 
     def key_of(self, row: int) -> str:
         """The key of the image at a place, as :meth:`row` gives it."""

@@ -355,15 +355,8 @@ class Blocks:
 
     def sorted_keys(self) -> np.ndarray:
         """All keys, (n, ) 'S', sorted; reads the index of each block."""
-        return np.sort(self._keys())
-
-    def sorted_rows(self) -> np.ndarray:
-        """The row of each of these, (n, ) int64."""
-        return self._keys().argsort()
-
-    def _keys(self) -> np.ndarray:
-        return np.concatenate([
-            self._index(number).keys for number in range(len(self._blocks))])
+        return np.sort(np.concatenate([
+            self._index(number).keys for number in range(len(self._blocks))]))
 
     def maps(self, row: int) -> np.ndarray:
         """The label maps (V, h, w) of a row."""

@@ -9,6 +9,7 @@ import os.path as osp
 import shutil
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,15 @@ class PhotoIndex:
         return address(
             osp.join(self.root, self.shards[shard]), key, start, length)
 
+    def encoded(self, first: int, stop: int) -> list[bytes]:
+        """The bytes of neighbouring keys."""
+        ends = self._offsets[first:stop + 1]
+        start = int(ends[0])
+        joined = self._keys[start:int(ends[-1])].tobytes()
+        places = (ends - start).tolist()
+        return [joined[place:end]
+                for place, end in zip(places, places[1:])]
+
     def row(self, key: str) -> int:
         """Place of a key in the order of the index, -1 if absent."""
         wanted = encode(key)
@@ -194,6 +204,14 @@ class Keys(Sequence[str]):
         return self._index.key(rows) if isinstance(rows, int) else [
             self._index.key(row) for row in rows]
 
+    def encoded(self, first: int, stop: int) -> list[bytes]:
+        """The bytes of the keys from one place to another."""
+        return self._index.encoded(first, stop)
+
+    def indices(self, first: int, stop: int) -> np.ndarray:
+        """The places themselves, (stop - first, ) int64."""
+        return np.arange(first, stop)
+
 
 class IndexedPhotos(Sequence):
     """Entries of a data set, read from an index one at a time.
@@ -245,7 +263,8 @@ def write_index(path: str,
     Args:
         path (str): Folder to write; an earlier index in it is replaced.
         root (str): Folder, or URL, of the photographs or of the tar files.
-        keys (Sequence[bytes]): Keys, in any order.
+        keys (Sequence[bytes]): Keys, in any order. If they are sorted, they
+            are read in turn and not held.
         photos (np.ndarray): (N, ) of :data:`PHOTO`, in the order of the keys.
         shards (Iterable[Sequence]): Name relative to ``root``, number of bytes
             of each tar file. Defaults to ().
@@ -268,15 +287,6 @@ def write_index(path: str,
     path = path.rstrip('/')
     if osp.lexists(path) and not is_index(path):
         raise UserError(f'{path} exists and is no index: name another --out')
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    keys = [keys[row] for row in order]
-    photos = np.asarray(photos, PHOTO)[order]
-    _refuse_twins(keys, photos, [name for name, *_ in shards])
-    arrays = dict(
-        keys=np.frombuffer(b''.join(keys), 'u1'),
-        offsets=np.concatenate([[0], np.cumsum(
-            np.fromiter(map(len, keys), '<i8', len(keys)))]).astype('<i8'),
-        photos=photos)
     folder = osp.dirname(osp.abspath(path))
     partial, replaced = (
         osp.join(folder, f'.{osp.basename(path)}.{kind}')
@@ -284,14 +294,15 @@ def write_index(path: str,
     shutil.rmtree(partial, ignore_errors=True)
     try:
         os.makedirs(partial)
-        for name, array in arrays.items():
-            np.save(osp.join(partial, f'{name}.npy'), array)
+        arrays = _write_arrays(partial, keys, np.asarray(photos, PHOTO),
+                               [name for name, *_ in shards])
         manifest = dict(
             format_version=FORMAT_VERSION,
             root=root,
             root_beside=None if '://' in root else osp.relpath(root, path),
             num_photographs=len(keys),
-            fingerprint=_fingerprint(**arrays),
+            fingerprint=_fingerprint(
+                arrays['keys'], arrays['offsets'], arrays['photos']['length']),
             bytes={
                 name: osp.getsize(osp.join(partial, f'{name}.npy'))
                 for name in _ARRAYS
@@ -314,32 +325,70 @@ def write_index(path: str,
     return PhotoIndex(path)
 
 
-def _refuse_twins(keys: Sequence[bytes], photos: np.ndarray,
-                  shards: Sequence[str]) -> None:
-    """Refuse sorted keys of which one comes twice."""
-    twins = [row for row in range(1, len(keys)) if keys[row] == keys[row - 1]]
-    if not twins:
-        return
-    named = []
-    for row in twins[:_NAMED]:
-        places = [
-            shards[photos['shard'][each]] for each in (row - 1, row)
-            if photos['shard'][each] >= 0
-        ]
-        named.append(f'{decode(keys[row])!r}'
-                     + f' (in {" and ".join(places)})' * bool(places))
-    raise UserError(
-        f'{len(twins)} keys come more than once: {", ".join(named)}. Keys '
-        'identify photographs in mask rounds: rename one of each, or, if they '
-        'lie in different tar files, begin keys with the name of the tar file '
-        'by --shard-in-key')
+def _write_arrays(folder: str, keys: Sequence[bytes], photos: np.ndarray,
+                  shards: Sequence[str]) -> dict[str, np.ndarray]:
+    """Write the arrays a piece at a time, sorted by key; they are mapped."""
+    count = len(keys)
+    order: Sequence[int] = range(count)
+    if not all(first <= second for first, second in pairwise(keys)):
+        order = sorted(order, key=keys.__getitem__)
+    shapes = dict(keys=('u1', sum(map(len, keys))), offsets=('<i8', count + 1),
+                  photos=(PHOTO, count))
+    arrays: dict[str, np.ndarray] = {
+        name: np.lib.format.open_memmap(
+            osp.join(folder, f'{name}.npy'), 'w+', dtype, (length, ))
+        for name, (dtype, length) in shapes.items()}
+    end, last, twins = 0, b'', []
+    for first in range(0, count, _STEP):
+        rows = order[first:first + _STEP]
+        names = [keys[row] for row in rows]
+        stop = first + len(names)
+        twins += [number for number, (key, before) in enumerate(
+            zip(names, [last, *names]), first) if key == before and number]
+        last = names[-1]
+        ends = end + np.cumsum([len(name) for name in names])
+        arrays['keys'][end:ends[-1]] = np.frombuffer(b''.join(names), 'u1')
+        arrays['offsets'][first + 1:stop + 1] = ends
+        arrays['photos'][first:stop] = photos[list(rows)]
+        end = int(ends[-1])
+    if twins:
+        raise _same_keys([
+            (keys[order[row]], [shards[number] for number in photos['shard'][
+                [order[row - 1], order[row]]].tolist() if number >= 0])
+            for row in twins[:_NAMED]], len(twins))
+    return arrays
+
+
+def _same_keys(examples: Sequence[tuple[bytes, Sequence[str]]],
+               count: int) -> UserError:
+    """Of keys that come twice, and the tar files that each lies in."""
+    named = [
+        f'{decode(key)!r}' + f' (in {" and ".join(places)})' * bool(places)
+        for key, places in examples
+    ]
+    return UserError(
+        f'{count} keys come more than once: {", ".join(named)}. Keys identify '
+        'photographs in mask rounds: rename one of each, or, if they lie in '
+        'different tar files, begin keys with the name of the tar file by '
+        '--shard-in-key')
+
+
+def fingerprint_of(keys: Sequence[bytes], lengths: np.ndarray) -> str:
+    """The fingerprint that an index of some photographs has.
+
+    Args:
+        keys (Sequence[bytes]): All keys, sorted.
+        lengths (np.ndarray): (N, ) int64, bytes of each photograph.
+    """
+    ends = np.cumsum([0, *map(len, keys)]).astype('<i8')
+    return _fingerprint(np.frombuffer(b''.join(keys), 'u1'), ends, lengths)
 
 
 def _fingerprint(keys: np.ndarray, offsets: np.ndarray,
-                 photos: np.ndarray) -> str:
+                 lengths: np.ndarray) -> str:
     """SHA-256 of the keys and the lengths of the photographs."""
     digest = hashlib.sha256()
-    for array in (keys, offsets, photos['length']):
+    for array in (keys, offsets, lengths):
         for start in range(0, len(array), _STEP):
             digest.update(array[start:start + _STEP].tobytes())
     return digest.hexdigest()

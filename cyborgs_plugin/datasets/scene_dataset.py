@@ -29,7 +29,13 @@ from .image_io import MAX_PIXELS, BrokenImageError, check_options
 from .index_making import check_current
 from .mask_bank import MaskBank
 from .node_listing import listed_once, shares_machine
-from .photo_index import IndexedPhotos, PhotoIndex, is_index, is_round_of
+from .photo_index import (
+    IndexedPhotos,
+    Keys,
+    PhotoIndex,
+    is_index,
+    is_round_of,
+)
 from .teacher_bank import Box, TeacherBank
 from .view_laws import decoded_side
 
@@ -192,6 +198,13 @@ class SceneDataset(BaseDataset):
         # A list of indices may name some images twice.
         return (self.index.fingerprint
                 if isinstance(self.data_list, IndexedPhotos) else None)
+
+    @property
+    def sorted_keys(self) -> Keys | None:
+        """Keys of the images, if an index lists exactly these."""
+        if self.index is None or self.fingerprint is None:
+            return None
+        return self.index.keys()
 
     @property
     def read_args(self) -> dict[str, Any]:

@@ -7,8 +7,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS, METRICS, TASK_UTILS
@@ -301,12 +299,7 @@ class MaskUpdateHook(Hook):
             bank = self._make(runner, origin, source)
 
         def note_files() -> None:
-            index = self.scenes[0].index
-            if index is not None and self._photographs is not None:
-                # Both have the same keys; the index has them sorted.
-                sizes = np.empty(len(bank), np.int64)
-                sizes[bank.rows()] = index.lengths
-                origin.file_sizes = torch.from_numpy(sizes)
+            if self._photographs is not None:  # the manifest's says it all
                 return
             origin.file_sizes = file_sizes(bank, images)
             origin.file_marks = file_marks(bank, images)
@@ -361,7 +354,8 @@ class MaskUpdateHook(Hook):
             read_args=lambda index: self.scenes[bisect_right(
                 images.cumulative_sizes, index)].read_args,
             decode_threads=self.decode_threads,
-            max_broken=self.max_broken)
+            max_broken=self.max_broken,
+            keys=self.scenes[0].sorted_keys if len(self.scenes) == 1 else None)
 
     def seconds_after(self, epoch: int, epochs: int) -> float:
         """Expected time of the rounds that are still to come.
@@ -441,7 +435,8 @@ class MaskUpdateHook(Hook):
         marks = self.origin.file_marks if self.origin else None
         changes = [] if is_round_of(
             bank.manifest, self._photographs) else on_main(
-                lambda: changed_images(bank, self._images(), sizes, marks))
+                lambda: changed_images(bank, self._images(), sizes, marks,
+                                       self._photographs))
         if not changes:
             self._use(runner, bank)
             return

@@ -3,12 +3,12 @@
 The first does not depend on the number of ranks, so that masks do not either.
 """
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.keys import check_key, decode, encode
+from ..datasets.keys import SortedKeys, check_key, decode, encode
 from ..datasets.mask_blocks import Layout, place
 from ..datasets.mask_files import same_key
 from ..errors import UserError
@@ -59,7 +59,8 @@ class KeyedGroups:
     from all of them.
 
     Args:
-        keys (Iterable[str]): Key of each image.
+        keys (Iterable[str] or SortedKeys): Key of each image. Those of an
+            index are sorted, and neither copied nor compared.
         seed (int): Seed of the run.
         mask_round (int): Number of the round.
         group_size (int): Images of a group; the last may have fewer.
@@ -68,14 +69,12 @@ class KeyedGroups:
         UserError: If two images have the same key, or there are none.
     """
 
-    def __init__(self, keys: Iterable[str], seed: int, mask_round: int,
-                 group_size: int) -> None:
+    def __init__(self, keys: Iterable[str] | SortedKeys, seed: int,
+                 mask_round: int, group_size: int) -> None:
         self.salt = hashlib.sha256(f'{seed} {mask_round}'.encode()).digest(
         )[:16]
-        self._keys = _array(keys)
+        self._keys = keys if isinstance(keys, SortedKeys) else _Sorted(keys)
         count = len(self._keys)
-        self._order = self._keys.argsort(kind='stable')
-        self._refuse_same()
         self._group_size = group_size
         self.num_groups = -(-count // group_size)
         self._per_block = max(1, min(-(-self.num_groups // _BLOCKS),
@@ -84,7 +83,7 @@ class KeyedGroups:
         # A part ends with a block, and a block with a group.
         self._per_part = -(-self._num_blocks // -(-count // _PART))
         self._part_images = self._per_part * self._per_block * group_size
-        self._part = -1, self._order[:0]
+        self._part: tuple[int, Sequence[int]] = -1, []
 
     def of_rank(self, rank: int, world_size: int) -> range:
         """The groups of a rank."""
@@ -97,7 +96,7 @@ class KeyedGroups:
         part, first = divmod(group * self._group_size, self._part_images)
         if self._part[0] != part:
             self._part = part, self._hashed(part)
-        return self._part[1][first:first + self._group_size].tolist()
+        return list(self._part[1][first:first + self._group_size])
 
     def block(self, group: int) -> int:
         """The block that holds a group."""
@@ -105,37 +104,49 @@ class KeyedGroups:
 
     def layout(self) -> Layout:
         """What a reader needs to find the block of a key."""
-        firsts = self._order[::self._part_images]
+        count = len(self._keys)
         return Layout(
-            num_images=len(self._keys),
+            num_images=count,
             num_blocks=self._num_blocks,
             salt=self.salt.hex(),
-            parts=[decode(key) for key in self._keys[firsts].tolist()],
+            parts=[decode(self._keys.encoded(first, first + 1)[0])
+                   for first in range(0, count, self._part_images)],
             blocks_per_part=self._per_part)
 
-    def _hashed(self, part: int) -> NDArray[np.int64]:
+    def _hashed(self, part: int) -> list[int]:
         """Indices of the images of a part, in the order of their hashes."""
         first = part * self._part_images
-        indices = self._order[first:first + self._part_images]
+        stop = min(first + self._part_images, len(self._keys))
         places = [place(key, self.salt)
-                  for key in self._keys[indices].tolist()]
-        return indices[sorted(range(len(places)), key=places.__getitem__)]
+                  for key in self._keys.encoded(first, stop)]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        return self._keys.indices(first, stop)[order].tolist()
 
-    def _refuse_same(self) -> None:
-        keys = self._keys[self._order]
-        same = keys[1:] == keys[:-1]
+
+class _Sorted:
+    """Keys in any order, and how to read them sorted."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        encoded = []
+        for key in keys:
+            check_key(key)
+            encoded.append(encode(key))
+        if not encoded:
+            raise UserError('A mask round needs at least one image')
+        listed = np.array(encoded)
+        self._order = listed.argsort(kind='stable')
+        self._keys = listed[self._order]
+        same = self._keys[1:] == self._keys[:-1]
         if same.any():
             first = int(same.argmax())
             raise same_key(self._order[first:first + 2].tolist(),
-                           keys[first], int(same.sum()))
+                           self._keys[first], int(same.sum()))
 
+    def __len__(self) -> int:
+        return len(self._keys)
 
-def _array(keys: Iterable[str]) -> np.ndarray:
-    """Keys as they are stored, (n, ) 'S'."""
-    encoded = []
-    for key in keys:
-        check_key(key)
-        encoded.append(encode(key))
-    if not encoded:
-        raise UserError('A mask round needs at least one image')
-    return np.array(encoded)
+    def encoded(self, first: int, stop: int) -> list[bytes]:
+        return self._keys[first:stop].tolist()
+
+    def indices(self, first: int, stop: int) -> NDArray[np.int64]:
+        return self._order[first:stop]

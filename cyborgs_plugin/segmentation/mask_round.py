@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 
 from ..datasets.image_io import BrokenImageError, read_image
+from ..datasets.keys import SortedKeys
 from ..datasets.mask_arrays import MaskBankWriter
 from ..datasets.mask_bank import (
     MaskBank,
@@ -68,7 +69,8 @@ def make_round(source: MaskSource,
                decode_threads: int | None = None,
                max_broken: float = 0.1,
                meta: dict[str, Any] | None = None,
-               bank_format: int = 2) -> MaskBank:
+               bank_format: int = 2,
+               keys: SortedKeys | None = None) -> MaskBank:
     """Segment all images and publish the label maps as a round.
 
     Every rank calls it. Which images form a group depends on the seed and the
@@ -98,6 +100,8 @@ def make_round(source: MaskSource,
         meta (dict[str, Any], optional): Additional content of the manifest.
             Defaults to None.
         bank_format (int): Format of the round, 1 or 2. Defaults to 2.
+        keys (SortedKeys, optional): Keys of the images, of an index that lists
+            exactly these. Defaults to None: they are read from ``images``.
 
     Returns:
         MaskBank: The published round.
@@ -117,7 +121,8 @@ def make_round(source: MaskSource,
         read_args=read_args,
         decode_threads=decode_threads or own_cores(group_size),
         max_broken=max_broken,
-        bank_format=bank_format)
+        bank_format=bank_format,
+        keys=keys)
     on_main(lambda: clear_leftovers(root))
     done = together(work.segment)
     # Training cannot use memory blocks of photographs' sizes.
@@ -177,12 +182,14 @@ class _Work:
     decode_threads: int
     max_broken: float
     bank_format: int
+    keys: SortedKeys | None
 
     def __post_init__(self) -> None:
         drawn = self.seed, self.mask_round, self.group_size
         self.groups: KeyedGroups | ShuffledGroups = (
             ShuffledGroups(len(self.images), *drawn) if self.bank_format == 1
-            else KeyedGroups((key for key, _ in self.images), *drawn))
+            else KeyedGroups(
+                self.keys or (key for key, _ in self.images), *drawn))
 
     def segment(self) -> _Done:
         """Write the label maps of this rank's groups."""

@@ -16,7 +16,9 @@ from mmengine.logging import print_log
 from mmpretrain.registry import TASK_UTILS
 from torch import Tensor
 
+from ..datasets.keys import encode
 from ..datasets.mask_bank import FORMATS, MaskBank, round_path
+from ..datasets.photo_index import fingerprint_of
 from ..datasets.shards import parse_address
 from ..errors import UserError
 from .mask_round import make_round
@@ -46,7 +48,8 @@ class RoundOrigin:
     """Of the files that the source depends on."""
     file_sizes: Tensor | None = None
     """Bytes of each image's file, -1 where unknown, (N, ) int64, in the order
-    of the bank's rows; None of a checkpoint of commit f15b0f3."""
+    of the bank's rows; None of a checkpoint of commit f15b0f3, and where an
+    index lists the images, whose fingerprint is in the manifest."""
     file_marks: Tensor | None = None
     """CRC-32 of a part of each file, as ``file_sizes``; None of an older
     checkpoint. Pictures of a camera that does not compress have one size."""
@@ -262,7 +265,8 @@ def _noted(bank: MaskBank, images: Iterable[tuple[str, str]],
 
 def changed_images(bank: MaskBank, images: Iterable[tuple[str, str]],
                    sizes: Tensor | None,
-                   marks: Tensor | None = None) -> list[str]:
+                   marks: Tensor | None = None,
+                   photographs: str | None = None) -> list[str]:
     """Describe how images differ from those that a round was made from.
 
     Args:
@@ -273,6 +277,8 @@ def changed_images(bank: MaskBank, images: Iterable[tuple[str, str]],
         marks (Tensor, optional): What :func:`file_marks` returned for the
             round. Without it, replaced files of the same size are not found.
             Defaults to None.
+        photographs (str, optional): Fingerprint of the index that lists the
+            current images. Defaults to None: no index does.
 
     Returns:
         list[str]: Which images are gone, new and replaced, with the first
@@ -303,8 +309,22 @@ def changed_images(bank: MaskBank, images: Iterable[tuple[str, str]],
                 or mark[row] >= 0 and _mark(path) not in (mark[row], -1))
     found = dict(gone=_keys(bank, gone), new=new,
                  replaced=_keys(bank, replaced))
-    return [f'{len(names)} {what}, such as {names[:_NAMED]}'
-            for what, names in found.items() if names]
+    changes = [f'{len(names)} {what}, such as {names[:_NAMED]}'
+               for what, names in found.items() if names]
+    indexed = bank.manifest.get('photographs')
+    if indexed is None or changes:
+        return changes
+    # Of a round of an index, the checkpoint has no sizes.
+    return [] if indexed == (photographs or _fingerprint(images)) else [
+        'some replaced, since files have other numbers of bytes than in the '
+        'index of the round, which does not say which']
+
+
+def _fingerprint(images: Iterable[tuple[str, str]]) -> str:
+    """What an index of these images has."""
+    files = sorted((encode(key), _size(path)) for key, path in images)
+    return fingerprint_of([key for key, _ in files],
+                          np.array([size for _, size in files], '<i8'))
 
 
 def _is_notes(value: Any) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyborgs_plugin.datasets import mask_blocks
+from cyborgs_plugin.datasets.keys import SortedKeys
 from cyborgs_plugin.datasets.mask_bank import (
     MaskBank,
     clear_leftovers,
@@ -121,8 +122,8 @@ def test_small_files_many_parts_and_few_maps_at_once(tmp_path, monkeypatch):
         assert_holds(MaskBank(bank.path, verify=True), scenes)
         assert len(bank.manifest['parts']) == 10
         assert len(os.listdir('/proc/self/fd')) - before <= 3
-        assert bank.keys(9) == bank.keys()[::11]
-        assert [bank.key_of(row) for row in bank.rows()] == bank.keys()
+        assert bank.keys(9) == sorted(
+            bank.key_of(row) for row in range(0, 97, 11))
         for wrong in ('', 'a', 'd0', 'd1/zz', 'z', 'd0/0000.jpg\udcff'):
             assert wrong not in bank
             with pytest.raises(KeyError, match='the nearest is'):
@@ -188,10 +189,9 @@ def test_groups_of_few_images_are_drawn_from_all():
 @pytest.mark.parametrize('count', [118_287, 1_000_000])
 def test_blocks_share_out_the_work(count):
     """Of COCO, and of a million images, among up to 512 ranks."""
-    with mock.patch.object(
-            groups_module, '_array',
-            lambda keys: np.arange(count).astype('S7')):
-        groups = KeyedGroups([], 0, 0, 16)
+    keys = mock.MagicMock(spec=SortedKeys)
+    keys.__len__.return_value = count
+    groups = KeyedGroups(keys, 0, 0, 16)
     for world_size, most in ((1, 1), (8, 1.01), (64, 1.05), (512, 1.15)):
         largest = max(len(groups.of_rank(rank, world_size))
                       for rank in range(world_size))

@@ -13,16 +13,19 @@ from cyborgs_plugin.datasets import (
     LoadSceneImage,
     SceneDataset,
     index_making,
+    photo_index,
 )
 from cyborgs_plugin.datasets.index_making import index_folder
 from cyborgs_plugin.datasets.keys import encode
 from cyborgs_plugin.datasets.photo_index import (
     PHOTO,
     PhotoIndex,
+    fingerprint_of,
     write_index,
 )
 from cyborgs_plugin.errors import MissingFileError, UserError
 from cyborgs_plugin.segmentation import GridMasks, make_round
+from cyborgs_plugin.segmentation.groups import KeyedGroups
 
 from ..helpers import write_photo
 
@@ -91,9 +94,39 @@ def test_any_keys_are_found(tmp_path_factory, names, other):
     index = write_index(str(path), '/', *entries(*names))
     order = sorted(names, key=str.encode)
     assert [index.key(row) for row in range(len(index))] == order
+    # Groups of a round need neither a copy of the keys nor to sort them.
+    groups = [KeyedGroups(keys, 1, 2, 3) for keys in (order, index.keys())]
+    layout, same = (each.layout() for each in groups)
+    assert layout == same
+    members, same = ([each.members(group) for group in range(each.num_groups)]
+                     for each in groups)
+    assert members == same
     if not any('\ud800' <= c <= '\udfff' for c in other):
         assert index.row(other) == (
             order.index(other) if other in names else -1)
+
+
+def test_written_a_piece_at_a_time(tmp_path, monkeypatch):
+    """The same files, whatever the pieces and the order of the keys."""
+    names = [f'{number:03d}.jpg' for number in range(20)]
+    keys, photos = entries(*names)
+    photos['length'] = range(20)
+    whole = write_index(str(tmp_path / 'whole'), '/', keys, photos)
+    monkeypatch.setattr(photo_index, '_STEP', 3)
+    mixed = np.random.default_rng(0).permutation(20)
+    for name, order in dict(sorted=range(20), mixed=mixed).items():
+        part = write_index(str(tmp_path / name), '/',
+                           [keys[row] for row in order], photos[list(order)])
+        assert part.fingerprint == whole.fingerprint == fingerprint_of(
+            keys, photos['length'])
+        for array in ('keys.npy', 'offsets.npy', 'photos.npy'):
+            assert (tmp_path / name / array).read_bytes() == (
+                tmp_path / 'whole' / array).read_bytes()
+    # Twins are found where pieces meet.
+    with pytest.raises(UserError, match="2 keys come more .*'002.* '005"):
+        write_index(str(tmp_path / 'twins'), '/',
+                    [*keys, keys[2], keys[5]], np.concatenate(
+                        [photos, photos[:2]]))
 
 
 def test_parts_of_the_images(photos, made):

@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.metrics import adjusted_rand_score
 
 from cyborgs_plugin.datasets import MaskBank
+from cyborgs_plugin.datasets.index_making import index_folder
 from cyborgs_plugin.datasets.mask_bank import list_rounds, round_path
 from cyborgs_plugin.engine import MaskUpdateHook, mask_update_hook
 from cyborgs_plugin.errors import MissingFileError, UserError
@@ -200,6 +201,34 @@ def test_resume_notes_a_photo_of_the_same_size(photo_root, tmp_path):
     with pytest.raises(UserError, match=r"1 replaced, such as .*05.png'\]"):
         small_run(photo_root, tmp_path / 'w', resume=True,
                   experiment_name='2').train()
+
+
+def test_resume_by_the_fingerprint_of_an_index(photo_root, tmp_path):
+    """Its checkpoints hold nothing per photograph."""
+    index, other = (str(tmp_path / name) for name in ('p.index', 'o.index'))
+    listed = 'train_dataloader.dataset.index'
+    index_folder(str(photo_root), index)
+    small_run(photo_root, tmp_path / 'w', **{
+        'train_cfg.max_epochs': 1, listed: index}).train()
+    origin = torch.load(tmp_path / 'w' / 'epoch_1.pth',
+                        weights_only=False)['mask_origin']
+    assert origin['file_sizes'] is None and origin['file_marks'] is None
+
+    def resume(name, **options):  # and only compare, there is no epoch left
+        small_run(photo_root, tmp_path / 'w', resume=True,
+                  experiment_name=name,
+                  **{'train_cfg.max_epochs': 1, **options}).train()
+
+    resume('index', **{listed: index})
+    resume('folder')  # of the same photographs
+    write_photo(photo_root / 'train2017' / '05.png', (64, 50), seed=9)
+    index_folder(str(photo_root), other)
+    for options in ({}, {listed: other}):
+        with pytest.raises(UserError, match='some replaced, since files have'):
+            resume(f'replaced{len(options)}', **options)
+    (photo_root / 'train2017' / '05.png').unlink()
+    with pytest.raises(UserError, match=r"1 gone, such as .*05.png'\]\. "):
+        resume('gone')
 
 
 @pytest.mark.slow
