@@ -63,18 +63,21 @@ def stored_map(key: str, label_map: np.ndarray) -> np.ndarray:
         np.ndarray: (V, h, w), uint8 or, if some id is above 255, uint16.
     """
     label_map = np.asarray(label_map)
+    low, high = 0, 255
+    if label_map.size and label_map.dtype != np.uint8:
+        low, high = label_map.min(), label_map.max()
     if (label_map.ndim not in (2, 3) or not label_map.size
             or not np.issubdtype(label_map.dtype, np.integer)
-            or label_map.min() < 0 or label_map.max() > 65535):
-        span = (f' from {label_map.min()} to {label_map.max()}'
-                if label_map.size else '')
+            or low < 0 or high > 65535):
+        span = f' from {low} to {high}' if label_map.size else ''
         raise UserError(
             f'The label map of {key!r} must be (h, w) or (V, h, w) '
             f'integers in 0..65535, found {label_map.shape} '
             f'{label_map.dtype}{span}')
     check_key(key)
-    dtype = np.dtype('u1' if label_map.max() < 256 else '<u2')
-    return label_map.reshape(-1, *label_map.shape[-2:]).astype(dtype)
+    dtype = np.dtype('u1' if high < 256 else '<u2')
+    return label_map.reshape(-1, *label_map.shape[-2:]).astype(
+        dtype, copy=False)
 
 
 def altered(folder: str, name: str, expected: str,
