@@ -161,8 +161,7 @@ def main() -> None:
         '--latency-ms', type=float, default=20.,
         help='by which the server is late (default: %(default)s)')
     args = parser.parse_args()
-    names = list_images(args.data_root)[:args.num_images]
-    paths = [osp.join(args.data_root, name) for name in names]
+    paths = list_images(args.data_root)[:args.num_images]
     pipeline = Config.fromfile(CONFIG).train_dataloader.dataset.pipeline
 
     with tempfile.TemporaryDirectory() as folder, server(
@@ -184,7 +183,7 @@ def main() -> None:
         for workers in args.workers:
             cache = dict(cache=osp.join(folder, f'cache{workers}'))
             rows = {
-                'folder': data(data_root=args.data_root,
+                'folder': data(data_prefix=args.data_root,
                                indices=len(paths)),
                 'tar files, disk': data(index=near),
                 'tar files, server': data(index=far),
