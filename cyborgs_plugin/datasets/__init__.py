@@ -11,6 +11,7 @@ from .fast_transforms import (
 from .image_io import BrokenImageError, read_image
 from .mask_bank import MaskBank
 from .scene_dataset import SceneDataset, scene_datasets
+from .scene_sampler import SceneSampler
 from .transforms import (
                          LoadSceneImage,
                          MaskedMultiView,
@@ -22,5 +23,5 @@ __all__ = [
     'FastPackInputs', 'FastRandomFlip', 'FastRandomGrayscale',
     'FastRandomResizedCrop', 'FastSolarize', 'LoadSceneImage', 'MaskBank',
     'MaskedMultiView', 'MaskedRandomResizedCrop', 'SceneDataset',
-    'read_image', 'scene_datasets'
+    'SceneSampler', 'read_image', 'scene_datasets'
 ]

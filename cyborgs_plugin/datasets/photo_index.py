@@ -99,6 +99,11 @@ class PhotoIndex:
         """Height and width of each, (N, 2) int32; (0, 0) where unknown."""
         return np.stack([self._photos['height'], self._photos['width']], 1)
 
+    @property
+    def shard_numbers(self) -> np.ndarray:
+        """Place in ``shards`` of each one's tar file, (N, ) int32; or -1."""
+        return self._photos['shard']
+
     def __len__(self) -> int:
         return len(self._photos)
 
@@ -224,6 +229,12 @@ class IndexedPhotos(Sequence):
     def __init__(self, index: PhotoIndex, rows: range | None = None) -> None:
         self._index = index
         self._rows = range(len(index)) if rows is None else rows
+
+    @property
+    def shard_numbers(self) -> np.ndarray:
+        """As of the index, for the rows to use."""
+        rows = self._rows
+        return self._index.shard_numbers[rows.start:rows.stop:rows.step]
 
     def __len__(self) -> int:
         return len(self._rows)

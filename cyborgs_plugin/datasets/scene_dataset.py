@@ -182,7 +182,8 @@ class SceneDataset(BaseDataset):
         return folders_of(self._prefixes, self.data_root)
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
+        """The image folders, for messages."""
         return ', '.join(map(repr, self._folders.values()))
 
     @property
@@ -205,6 +206,16 @@ class SceneDataset(BaseDataset):
         if self.index is None or self.fingerprint is None:
             return None
         return self.index.keys()
+
+    @property
+    def shard_numbers(self) -> np.ndarray | None:
+        """The tar file of each image, (N, ) int32; None if there are none."""
+        if self.index is None or not self.index.shards:
+            return None
+        self.full_init()
+        if isinstance(self.data_list, IndexedPhotos):
+            return self.data_list.shard_numbers
+        return self.index.shard_numbers[list(self._indices)]
 
     @property
     def read_args(self) -> dict[str, Any]:
@@ -309,10 +320,10 @@ class SceneDataset(BaseDataset):
             names = self._listed(names)
         if not names:
             raise UserError(
-                f'No image in {self._where}: {"; ".join(held)}. Put '
+                f'No image in {self.where}: {"; ".join(held)}. Put '
                 f'photographs there, or name another folder by {_BY}'
                 if not self.ann_file else
-                f'No image of {self.ann_file!r} is in {self._where}: name '
+                f'No image of {self.ann_file!r} is in {self.where}: name '
                 f'the folder of its images by data_root or {_PREFIX}, or '
                 'another list')
         self._check_indices(len(names))
@@ -341,7 +352,7 @@ class SceneDataset(BaseDataset):
         if not valid:
             raise UserError(
                 f'SceneDataset.indices={asked!r} does not fit the {count} '
-                f'images of {self._where}: expected a number of images from '
+                f'images of {self.where}: expected a number of images from '
                 f'1 to {count} (negative: of the last ones), or a list of '
                 f'places below {count}')
 
@@ -384,7 +395,7 @@ class SceneDataset(BaseDataset):
         if absent:
             self._warn(
                 f'{self.ann_file} names {len(absent)} of {len(names)} images '
-                f'that are not in {self._where}, such as {absent[:_NAMED]}: '
+                f'that are not in {self.where}, such as {absent[:_NAMED]}: '
                 'they are left out')
         return list(dict.fromkeys(matched.values()))
 
