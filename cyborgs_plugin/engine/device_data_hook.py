@@ -67,8 +67,9 @@ class DeviceDataHook(Hook):
         """Decode the photographs, if they fit.
 
         Raises:
-            UserError: If training is not by epochs, or the pipeline has a
-                transform that is not supported on the device.
+            UserError: If training is not by epochs, the order is one of
+                windows of tar files, or the pipeline has a transform that is
+                not supported on the device.
         """
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise UserError(
@@ -76,6 +77,12 @@ class DeviceDataHook(Hook):
                 'train_cfg=dict(by_epoch=True, max_epochs=...)')
         began = time.perf_counter()
         ordinary = runner.train_loop.dataloader
+        if getattr(ordinary.sampler, 'window', None) is not None:
+            raise UserError(
+                'train_dataloader.sampler.window reads from few tar files at '
+                'any time, while DeviceDataHook (data_on_device=True) reads '
+                'all photographs once, before training: leave out one of the '
+                'two')
         laws = _shared_laws(ordinary.dataset)
         side = self.source_side or max(source_side(laws), _rounds_side(runner))
         device = torch.device(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..segmentation.ranks import main_seed
+from .image_order import begin_order, resume_order
 
 _LOADING, _TRAINING = range(2)
 _SEEN = 'images_of_epoch'
@@ -33,6 +34,10 @@ class EpochSeedHook(Hook):
     same order; mmengine would restart the epoch. With another number of
     processes, or another batch size, the same images remain as far as they
     fill whole batches.
+
+    It also records the settings of an order in windows of tar files
+    (``SceneSampler.window``). Other settings, or other tar files, are refused
+    within an epoch and warned of between two.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -60,6 +65,10 @@ class EpochSeedHook(Hook):
                 # DataLoader would refuse it after it was made.
                 object.__setattr__(loader, 'batch_sampler', self._rest)
                 first = self._first(runner, self._rest)
+                resume_order(runner, loader.sampler,
+                             0 < first < len(self._rest.batches))
+            else:
+                begin_order(runner, runner.train_loop.dataloader.sampler)
             self._rest.first = first
         self._place.copy_(torch.tensor([runner.epoch, first]))
         self._seed_loading(0)

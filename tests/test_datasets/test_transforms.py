@@ -84,7 +84,7 @@ def test_batches_of_the_recipe():
     """Shuffled, and of one size on all ranks, as the loss needs."""
     loader = Config.fromfile(RECIPE).train_dataloader
     assert loader.drop_last and loader.sampler.shuffle
-    assert loader.sampler.type == 'DefaultSampler'
+    assert loader.sampler == dict(type='SceneSampler', shuffle=True)
 
 
 def test_each_view_has_its_own_label_map():
