@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from mmengine.logging import print_log
 
 from ..errors import MissingFileError, MissingPackageError, UserError
+from .kept_tars import read_kept
 from .shards import Address, MisplacedError, check_member, span
 
 Result = TypeVar('Result')
@@ -50,7 +51,8 @@ def check_url(url: str) -> None:
 
 
 def read_far(place: Address, cache: str | None = None,
-             cache_gb: float = 50.) -> bytes:
+             cache_gb: float = 50.,
+             tars: str | None = None) -> bytes:
     """Read a photograph of a tar file in a store.
 
     Args:
@@ -59,6 +61,9 @@ def read_far(place: Address, cache: str | None = None,
             for all processes. Defaults to None, nothing is kept.
         cache_gb (float): The most that the folder takes, in GB: what was
             stored first is removed first. Defaults to 50.
+        tars (str, optional): Keep whole tar files instead: 'fetch' those that
+            are not kept, or 'use' the kept ones only. Defaults to None, single
+            photographs.
 
     Returns:
         bytes: The photograph.
@@ -67,6 +72,8 @@ def read_far(place: Address, cache: str | None = None,
         OSError: If it cannot be read, after :data:`TRIES` tries.
         MisplacedError: If the tar file is truncated, or holds something else.
     """
+    if cache is not None and tars is not None:
+        return _read_by_tars(place, cache, cache_gb, tars == 'fetch')
     kept = None if cache is None else open_cache(cache, cache_gb)
     key = f'{place.shard}@{place.start}+{place.length}'
     content = None if kept is None else kept.get(key)
@@ -161,6 +168,30 @@ def _explained(url: str) -> Iterator[None]:
     except Exception as error:  # the libraries raise all kinds
         raise UserError(f'{url} cannot be read: '
                         + _without_secrets(repr(error))) from None
+
+
+def _read_by_tars(place: Address, folder: str, gigabytes: float,
+                  fetch: bool) -> bytes:
+    """Read a photograph from its kept tar file, or alone."""
+
+    def get(path: str) -> None:
+        files, source = _file_system(place.shard)
+        files.get_file(source, path)
+        size = files.info(source).get('size')
+        if size not in (None, os.path.getsize(path)):
+            raise OSError(f'{place.shard}: {os.path.getsize(path)} of {size} '
+                          'bytes came')
+
+    kept = tried(lambda: read_kept(place, folder, gigabytes,
+                                   get if fetch else None))
+    if kept is not None:
+        return kept
+    if fetch:
+        _warn_once(
+            f'The cache {folder} has no room for whole tar files: the disk is '
+            'full, or more are read at a time than cache_gb holds. '
+            'Photographs of the others are read from the store one by one')
+    return tried(lambda: _read(place))
 
 
 def _read(place: Address) -> bytes:

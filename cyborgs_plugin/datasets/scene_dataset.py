@@ -27,6 +27,7 @@ from .image_files import Found, find_files, images_of, left_out, match_names
 from .image_folders import folders_of, prefixes_of
 from .image_io import MAX_PIXELS, BrokenImageError, check_options
 from .index_making import check_current
+from .kept_tars import open_kept
 from .mask_bank import MaskBank
 from .node_listing import listed_once, shares_machine
 from .photo_index import (
@@ -103,6 +104,9 @@ class SceneDataset(BaseDataset):
             tar files in a store, for all processes of the machine.
             Defaults to None: nothing is kept.
         cache_gb (float): The most that it takes, in GB. Defaults to 50.
+        cache_tars (bool): Keep whole tar files, which training fetches once
+            each if the sampler has a ``window``; mask rounds use those that
+            are kept. Defaults to False, single photographs.
 
     Raises:
         FileNotFoundError: If the folder or the json is missing.
@@ -127,7 +131,8 @@ class SceneDataset(BaseDataset):
                  with_masks: bool = True,
                  index: str | None = None,
                  cache: str | None = None,
-                 cache_gb: float = 50.) -> None:
+                 cache_gb: float = 50.,
+                 cache_tars: bool = False) -> None:
         self._prefixes = prefixes_of(data_prefix)
         if index is None and len(self._prefixes) == 1:
             folder, = folders_of(self._prefixes, data_root).values()
@@ -140,10 +145,18 @@ class SceneDataset(BaseDataset):
         check_options(max_pixels, depth_scaling)
         self._image_options: dict[str, Any] = dict(
             max_pixels=max_pixels, depth_scaling=depth_scaling)
+        self.cache_tars = cache_tars
+        self.cache_gb = cache_gb
         if cache is not None:
-            open_cache(cache, cache_gb)  # finds what is wrong with it early
+            # finds what is wrong with it early
+            (open_kept if cache_tars else open_cache)(cache, cache_gb)
             self._image_options['cache'] = dict(
-                cache=cache, cache_gb=cache_gb)
+                cache=cache, cache_gb=cache_gb,
+                tars='use' if cache_tars else None)
+        elif cache_tars:
+            raise UserError(
+                'SceneDataset.cache_tars=True keeps tar files in a folder: '
+                'name one on a local disk by cache')
         if self.index is not None:
             self._image_options['listed_by'] = (
                 f'. The index {index} lists it: if photographs were moved or '
@@ -461,6 +474,9 @@ class SceneDataset(BaseDataset):
             info['teacher'] = partial(_seen, info['key'], *self._teacher)
         info['image_options'] = dict(
             self._image_options, least_side=self._least_side)
+        if self.cache_tars:  # mask rounds go by names, not by tar files
+            info['image_options']['cache'] = dict(
+                self._image_options['cache'], tars='fetch')
         try:
             return self.pipeline(info)
         except BrokenImageError as error:

@@ -1,5 +1,6 @@
 """The order of the images in an epoch, without a list of all of them."""
 import hashlib
+import os
 from collections.abc import Iterator, Sized
 from typing import Any
 
@@ -9,7 +10,7 @@ from mmengine.dataset import ConcatDataset, DefaultSampler
 from mmpretrain.registry import DATA_SAMPLERS
 
 from ..errors import UserError
-from .scene_dataset import SceneDataset
+from .scene_dataset import SceneDataset, scene_datasets
 
 _PART = 1 << 16  # images that are handed out at once
 _STEP = 1 << 20
@@ -68,6 +69,9 @@ class SceneSampler(DefaultSampler):
                  window: int | None = None) -> None:
         if window is not None:
             _check_window(window, shuffle)
+        for scenes in scene_datasets(dataset):
+            if scenes.cache_tars:
+                _check_room(scenes, window)
         super().__init__(dataset, shuffle, seed, round_up)
         self.window = window
         self.streams = self.world_size
@@ -110,8 +114,8 @@ def shard_numbers(dataset: Any) -> np.ndarray:
     """The tar file of each image of a data set.
 
     Args:
-        dataset (Dataset): A ``SceneDataset``, or several that
-            ``ConcatDataset`` joins.
+        dataset (Dataset): A data set with ``shard_numbers``, such as
+            ``SceneDataset``, or several that ``ConcatDataset`` joins.
 
     Returns:
         np.ndarray: A number for each image, (N, ) int32.
@@ -126,7 +130,7 @@ def shard_numbers(dataset: Any) -> np.ndarray:
             parts.append(part + first)
             first = int(parts[-1].max()) + 1
         return np.concatenate(parts)
-    if not isinstance(dataset, SceneDataset):
+    if not hasattr(dataset, 'shard_numbers'):
         raise UserError(
             f'{_KEY}.window orders images by their tar files, which '
             f'train_dataloader.dataset of type {type(dataset).__name__} does '
@@ -152,6 +156,27 @@ def _check_window(window: int, shuffle: bool) -> None:
             f'window={window} shuffles: leave out one of the two')
 
 
+def _check_room(scenes: SceneDataset, window: int | None) -> None:
+    """Refuse a cache that would fetch tar files again and again."""
+    if window is None:
+        raise UserError(
+            'train_dataloader.dataset.cache_tars=True fetches whole tar '
+            'files, but a full shuffle reads from all of them at any time: '
+            f'set {_KEY}.window, or leave out cache_tars')
+    if scenes.index is None:
+        return
+    sizes = [size for _, size in scenes.index.manifest['shards']]
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    needs = processes * min(window, len(sizes)) * float(np.mean(sizes)) / 1e9
+    if needs > scenes.cache_gb:
+        raise UserError(
+            f'{_KEY}.window={window} reads from {window} tar files at a time '
+            f'in each of {processes} processes of this machine, {needs:.3g} '
+            'GB on average, but train_dataloader.dataset.cache_gb='
+            f'{scenes.cache_gb:g} keeps less: give it twice as much, or take '
+            'a smaller window')
+
+
 class _Shards:
     """The images of each tar file.
 
@@ -172,7 +197,7 @@ class _Shards:
         parts = range(0, count, _STEP)  # so that little else is in memory
         for first in parts:
             part = np.ascontiguousarray(numbers[first:first + _STEP], '<i4')
-            digest.update(part)
+            digest.update(part.tobytes())
             sizes += np.bincount(part, minlength=files)
         self.fingerprint = digest.hexdigest()
         ends = sizes.cumsum()

@@ -20,6 +20,7 @@ from cyborgs_plugin.datasets import (
     BrokenImageError,
     LoadSceneImage,
     SceneDataset,
+    SceneSampler,
     far_shards,
     read_image,
 )
@@ -305,6 +306,99 @@ def test_a_full_disk_costs_only_time(tmp_path, monkeypatch):
     assert len(told) == 1 and 'No space left' in told[0]
 
 
+def keeping(store, packed, tmp_path, **options):
+    """A data set that keeps whole tar files, and what it should give."""
+    near = index_shards(packed, str(tmp_path / 'near.index'))
+    data = far(store, packed, tmp_path, cache=str(tmp_path / 'kept'),
+               cache_tars=True, **options)
+    return data, [read_image(near.photo(row)) for row in range(len(near))]
+
+
+def trained_on(data, order=None):
+    """Images as the pipeline gets them."""
+    return [np.asarray(data.prepare_data(row)['img'])
+            for row in order or range(len(data))]
+
+
+def test_whole_tar_files_are_fetched_once(store, packed, tmp_path):
+    data, images = keeping(store, packed, tmp_path)
+    # A mask round, which goes by names, fetches none.
+    for (_, path), image in zip(data.images(), images):
+        assert (read_image(path, **data.read_args) == image).all()
+    assert len(store.asked) == 12 and all(asked for _, asked in store.asked)
+    store.asked.clear()
+    store.faults[:] = ['cut', 503]
+    assert all(map(np.array_equal, trained_on(data), images))
+    assert sorted(store.asked) == [('/tars/0.tar', None)] * 3 + [
+        ('/tars/1.tar', None)]
+    shutil.rmtree(tmp_path / 'tars')
+    assert all(map(np.array_equal, trained_on(data), images))
+    for (_, path), image in zip(data.images(), images):
+        assert (read_image(path, **data.read_args) == image).all()
+    assert len(store.asked) == 4
+    assert sorted(path.suffix for path in (tmp_path / 'kept').iterdir()) == [
+        '', '.lock', '.lock', '.tar', '.tar']
+
+
+def test_processes_fetch_each_tar_file_once(store, packed, tmp_path):
+    data, images = keeping(store, packed, tmp_path)
+    loader = DataLoader(data, num_workers=2, batch_size=None)
+    assert all(map(np.array_equal, (np.asarray(sample['img'])
+                                    for sample in loader), images))
+    assert sorted(path for path, _ in store.asked) == [
+        '/tars/0.tar', '/tars/1.tar']
+
+
+def test_tar_files_are_dropped_where_there_is_no_room(store, packed, tmp_path,
+                                                      monkeypatch):
+    size = os.path.getsize(packed[0])
+    data, images = keeping(store, packed, tmp_path, cache_gb=1.5 * size / 1e9)
+    order = [0, 2, 4, 1, 3, 5, 6]  # by two tar files in turn
+    assert all(map(np.array_equal, trained_on(data, order),
+                   [images[row] for row in order]))
+    assert [path for path, _ in store.asked] == [
+        f'/tars/{number}.tar' for number in (0, 1, 0)]
+    assert len(list((tmp_path / 'kept').glob('*.tar'))) == 1
+    # and if the disk is full, one by one
+    shutil.rmtree(tmp_path / 'kept')
+    data = keeping(store, packed, tmp_path)[0]
+    told = []
+    monkeypatch.setattr(far_shards, 'print_log',
+                        lambda message, **_: told.append(message))
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'replace', full)
+        assert all(map(np.array_equal, trained_on(data), images))
+    assert len(told) == 1 and 'has no room for whole tar files' in told[0]
+    assert not list((tmp_path / 'kept').glob('*.tar*'))
+
+
+def test_tar_files_that_cannot_be_kept(store, packed, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match='cache_tars=True keeps.*by cache'):
+        SceneDataset(data_prefix='x', cache_tars=True)
+    for options, found in [
+            (dict(cache=packed[0]), 'cannot be used'),
+            (dict(cache=str(tmp_path / 'c'), cache_gb=0), 'be a positive')]:
+        with pytest.raises(UserError, match=found):
+            SceneDataset(data_prefix='x', cache_tars=True, **options)
+    data, _ = keeping(store, packed, tmp_path)
+    with pytest.raises(UserError, match='cache_tars=True.*set .*window'):
+        SceneSampler(data)
+    SceneSampler(data, window=9)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
+    data.cache_gb = 5 * os.path.getsize(packed[0]) / 1e9
+    SceneSampler(data, window=1)
+    with pytest.raises(UserError, match='window=2 reads from 2 tar files at a '
+                       'time in each of 3 proc.* GB on average.*cache_gb=.*'):
+        SceneSampler(data, window=2)
+    os.remove(packed[1])
+    data._warn = lambda message: None
+    assert data.prepare_data(1) is None  # a broken image
+
+
 def test_s3(packed, tmp_path, monkeypatch):
     """With the credentials of the environment, against a server of moto."""
     server = ThreadedMotoServer(port=0)
@@ -327,6 +421,12 @@ def test_s3(packed, tmp_path, monkeypatch):
         for row in range(12):
             assert (read_image(index.photo(row)) == read_image(
                 near.photo(row))).all()
+        data = SceneDataset(
+            index=str(tmp_path / 'i'), with_masks=False, cache_tars=True,
+            cache=str(tmp_path / 'kept'), pipeline=[LoadSceneImage()])
+        assert (trained_on(data, [5])[0] == read_image(near.photo(5))).all()
+        kept, = (tmp_path / 'kept').glob('*.tar')
+        assert kept.read_bytes() == open(packed[1], 'rb').read()
         for path in (tmp_path / 'i').iterdir():
             assert b'geheim' not in path.read_bytes()
         files.rm('photographs/a/1.tar')

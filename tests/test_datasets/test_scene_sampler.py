@@ -19,13 +19,11 @@ from cyborgs_plugin.errors import UserError
 from .test_shards import pack, picture
 
 
-class InShards(SceneDataset):
+class InShards:
     """Images that are said to lie in tar files."""
 
     def __init__(self, numbers):
         self.shard_numbers = np.asarray(numbers, dtype=np.int32)
-
-    shard_numbers = None
 
     def __len__(self):
         return len(self.shard_numbers)
