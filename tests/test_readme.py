@@ -124,9 +124,23 @@ RUN = {
         '--budget 30m': '--dry-run',
         'masks runs/first': 'masks work_dirs/cyborgs_coco'
     }, says=('Nothing was trained', 'masks.html')),
-    'docs/data.md: cyborgs index-photos':
+    'docs/data.md: cyborgs index-photos /path':
     Run(options={'cyborgs train': SMALL},
         says=('photographs of ', 'loss_contrast'), place='elsewhere'),
+    # Of tar files on the disk; test_training_by_windows_of_a_store has a store.
+    'docs/data.md: cyborgs index-photos s3:':
+    Run(replace={
+        'cyborgs index-photos s3://bucket/photographs':
+        'mkdir tars\ntar -C ../photos/ -cf tars/0.tar .\n'
+        'cyborgs index-photos tars',
+        '/local/folder': 'kept'
+    }, options={'cyborgs train': SMALL},
+        says=('tar files of ', 'loss_contrast'), place='elsewhere'),
+    'docs/data.md: python tools/benchmarks/image_order.py\n':
+    Run(replace={'image_order.py': 'image_order.py --files 20 --per-file 40'},
+        says=('| full shuffle | ', )),
+    'docs/data.md: python tools/benchmarks/image_order.py --memory':
+    Run(replace={'10000000': '10000'}, says=('window=8 | ', )),
     'docs/scaling.md: python tools/benchmarks/index_speed.py':
     Run(replace={'index_speed.py': 'index_speed.py --num-images 1000'},
         says=('| 1000 | ', )),

@@ -44,8 +44,9 @@ class SceneSampler(DefaultSampler):
 
     Args:
         dataset (Sized): The data set. With ``window``, a ``SceneDataset`` by
-            the index of tar files, or a ``ConcatDataset`` of such.
-        shuffle (bool): Defaults to True.
+            an index of tar files, or a ``ConcatDataset`` of such.
+        shuffle (bool): Draw an order; otherwise that of the data set.
+            Defaults to True.
         seed (int, optional): The same on all processes. Defaults to None, one
             that they agree on.
         round_up (bool): Repeat images so that all processes have the same

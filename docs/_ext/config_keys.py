@@ -22,6 +22,7 @@ the toolbox's own components are in its documentation.
 PLACES = {
     'MODELS': 'Models, necks, heads, losses: `model`',
     'DATASETS': 'Data sets: `train_dataloader.dataset`',
+    'DATA_SAMPLERS': 'Order of the images: `train_dataloader.sampler`',
     'TRANSFORMS': 'Transforms: `train_dataloader.dataset.pipeline`',
     'TASK_UTILS': 'Sources of masks: `default_hooks.mask_update.source`',
     'METRICS': 'Scores of masks: `default_hooks.mask_update.evaluator`',

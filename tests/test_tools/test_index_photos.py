@@ -7,16 +7,28 @@ import tarfile
 from os.path import relpath
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from cyborgs_plugin import __main__ as door
 from cyborgs_plugin.datasets import SceneDataset
 
 from ..helpers import ROOT, TOY
+from ..test_datasets.test_far_shards import store  # noqa: F401  a fixture
 from ..warm_python import python
 
 sys.path.insert(0, osp.join(ROOT, 'tools'))
 import index_photos  # noqa: E402
+
+
+SMALL = [
+    'train_dataloader.num_workers=0', 'train_dataloader.batch_size=4',
+    *(f'train_dataloader.dataset.pipeline.1.transforms.{view}.0.scale=64'
+      for view in range(2)),
+    'model.backbone.depth=18', 'model.neck.projector.in_channels=896',
+    'default_hooks.mask_update.source.layer=layer2.1',
+    'default_hooks.checkpoint.save_optimizer=False'
+]
 
 
 def keys(path):
@@ -98,6 +110,54 @@ def test_training_by_it(call, photo_root, tmp_path):
     config = Config.fromfile(tmp_path / 'run' / 'cyborgs_toy.py')
     assert config.train_dataloader.dataset.index == str(tmp_path / 'p.index')
     assert 'p.index: 12 photographs of' in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_training_by_windows_of_a_store(store, call, photo_root, tmp_path):
+    """The ablation, by the front door's command: each tar file comes once."""
+    (tmp_path / 'tars').mkdir()
+    files = sorted((photo_root / 'train2017').iterdir())
+    urls = []
+    for number in range(3):
+        pack(tmp_path / 'tars' / f'{number}.tar', files[number::3])
+        urls.append(f'{store.url}/tars/{number}.tar')
+    call(index_photos, *urls, '--out', tmp_path / 'p.index')
+    store.asked.clear()
+    done = run(
+        '-m', 'cyborgs_plugin', 'train',
+        'cyborgs_plugin::ablations/order_window8.py', '--work-dir',
+        tmp_path / 'run', '--cfg-options', 'train_cfg.max_epochs=1',
+        f'train_dataloader.dataset.index={tmp_path / "p.index"}',
+        f'train_dataloader.dataset.cache={tmp_path / "kept"}',
+        'train_dataloader.dataset.cache_tars=True', *SMALL)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
+    whole = [path for path, asked in store.asked if asked is None]
+    assert sorted(whole) == [f'/tars/{number}.tar' for number in range(3)]
+    saved = torch.load(tmp_path / 'run' / 'epoch_1.pth', weights_only=False)
+    order = saved['message_hub']['runtime_info']['order_of_images']
+    assert (order['window'], order['streams']) == (8, 1)
+
+
+@pytest.mark.parametrize('options, says', [
+    (('--files', '20', '--per-file', '40', '--windows', '2', '--processes',
+      '2', '--batch-size', '4', '--caches', '8'), '| full shuffle | '),
+    (('--memory', '20000'), '| SceneSampler window=8 | ')])
+def test_the_randomness_of_an_order_is_measured(options, says):
+    done = run(osp.join(ROOT, 'tools', 'benchmarks', 'image_order.py'),
+               *options)
+    assert done.returncode == 0, done.stderr
+    *_, last = done.stdout.splitlines()
+    assert last.startswith(says)
+    if 'full' in says:
+        first = done.stdout.splitlines()[-2].split('|')
+        window, files, pairs, apart, reads = map(float, first[1:-1])
+        assert (window, reads) == (2, 1)
+        assert 2 < files <= 5 and pairs > 100 * 39 / 799
+        # half a window of 80 of 400 steps, less what neighbours overlap
+        assert 100 * 80 / 400 * 0.2 < apart < 100 * 80 / 400 * 0.4
+        apart, reads = map(float, last.split('|')[-3:-1])
+        assert 25 < apart < 34 and reads > 15  # 29.3, of a full shuffle
 
 
 def test_its_cost_is_measured(tmp_path):
