@@ -232,7 +232,7 @@ def test_what_it_refuses(tars, photo_root, tmp_path):
         SceneSampler(RepeatDataset(data, 2), window=2)
 
 
-def test_draws_of_more_than_32_bits():
+def test_draws_do_not_depend_on_the_bits():
     """The draws of torch do not depend on the type of the indices."""
     for count in (10, 3_000_000):
         first, second = (
