@@ -127,7 +127,7 @@ RUN = {
     'docs/data.md: cyborgs index-photos /path':
     Run(options={'cyborgs train': SMALL},
         says=('photographs of ', 'loss_contrast'), place='elsewhere'),
-    # Of tar files on the disk; test_training_by_windows_of_a_store has a store.
+    # Local tar files; test_training_by_windows_of_a_store has far ones.
     'docs/data.md: cyborgs index-photos s3:':
     Run(replace={
         'cyborgs index-photos s3://bucket/photographs':

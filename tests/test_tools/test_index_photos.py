@@ -20,7 +20,6 @@ from ..warm_python import python
 sys.path.insert(0, osp.join(ROOT, 'tools'))
 import index_photos  # noqa: E402
 
-
 SMALL = [
     'train_dataloader.num_workers=0', 'train_dataloader.batch_size=4',
     *(f'train_dataloader.dataset.pipeline.1.transforms.{view}.0.scale=64'
@@ -113,7 +112,8 @@ def test_training_by_it(call, photo_root, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_by_windows_of_a_store(store, call, photo_root, tmp_path):
+def test_training_by_windows_of_a_store(
+        store, call, photo_root, tmp_path):  # noqa: F811
     """The ablation, by the front door's command: each tar file comes once."""
     (tmp_path / 'tars').mkdir()
     files = sorted((photo_root / 'train2017').iterdir())
