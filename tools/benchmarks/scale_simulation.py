@@ -32,6 +32,7 @@ from cyborgs_plugin.datasets import MaskBank, SceneDataset
 from cyborgs_plugin.datasets.mask_bank import publish_blocks, round_path
 from cyborgs_plugin.datasets.mask_blocks import Block, BlockWriter
 from cyborgs_plugin.datasets.photo_index import PHOTO, PhotoIndex, write_index
+from cyborgs_plugin.datasets.scene_sampler import SceneSampler
 from cyborgs_plugin.errors import reported
 from cyborgs_plugin.segmentation.groups import KeyedGroups
 
@@ -124,21 +125,15 @@ def start_rank(path: str) -> dict[str, float]:
 
 def order_of(scenes: SceneDataset) -> tuple[float, float]:
     """Seconds and memory until a sampler gives the first of an epoch."""
-    from mmengine.registry import DATA_SAMPLERS
 
     def first() -> Any:
-        sampler = DATA_SAMPLERS.build(dict(
-            type=SAMPLER, dataset=scenes, shuffle=True, seed=0))
-        steps = iter(sampler)
+        steps = iter(SceneSampler(scenes, seed=0))
         next(steps)
         return steps  # holds what it needs for the rest
 
     steps, seconds, memory = timed(first)
     del steps
     return seconds, memory
-
-
-SAMPLER = 'DefaultSampler'
 
 
 def write_part(path: str, root: str, rank: int, ranks: int,
