@@ -158,12 +158,3 @@ def test_the_randomness_of_an_order_is_measured(options, says):
         assert 100 * 80 / 400 * 0.2 < apart < 100 * 80 / 400 * 0.4
         apart, reads = map(float, last.split('|')[-3:-1])
         assert 25 < apart < 34 and reads > 15  # 29.3, of a full shuffle
-
-
-def test_its_cost_is_measured(tmp_path):
-    done = run(osp.join(ROOT, 'tools', 'benchmarks', 'index_speed.py'),
-               '--num-images', '20000')
-    assert done.returncode == 0, done.stderr
-    row = done.stdout.splitlines()[-1].split('|')
-    assert row[1].strip() == '20000'
-    assert float(row[4]) < 1 and float(row[5]) < 20

@@ -25,7 +25,6 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
-from index_speed import private
 
 from cyborgs_plugin.arguments import at_least
 from cyborgs_plugin.datasets import MaskBank, SceneDataset
@@ -93,6 +92,15 @@ def make_index(path: str, number: int) -> dict[str, float]:
         path, 's3://bucket/photographs', Names(number), photos, shards))
     return dict(index_s=seconds, index_mb=sum(
         entry.stat().st_size for entry in os.scandir(path)) / 1e6)
+
+
+def private() -> float:
+    """Memory that this process has for itself alone, in MB."""
+    with open('/proc/self/smaps_rollup', encoding='ascii') as file:
+        lines = [line.split() for line in file]
+    # A clean page of a file is the page cache's, mapped by one or by many.
+    return sum(int(line[1]) for line in lines
+               if line[0] == 'Private_Dirty:') * 1024 / 1e6
 
 
 def timed(make: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -249,13 +257,18 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ['| | ' + ' | '.join(f'{row["num_images"]:,}' for row in rows)
              + ' |', '|---' * (1 + len(rows)) + '|']
     lines += [
-        f'| {text} | ' + ' | '.join(f'{row[name]:.4g}' for row in rows) + ' |'
+        f'| {text} | ' + ' | '.join(
+            _number(row[name]) for row in rows) + ' |'
         for name, text in _COLUMNS.items()]
     lines += [
         f'| rank {ranks // 2} of {ranks}: {text} | ' + ' | '.join(
-            f'{row["ranks"][ranks][name]:.4g}' for row in rows) + ' |'
+            _number(row['ranks'][ranks][name]) for row in rows) + ' |'
         for ranks in rows[0]['ranks'] for name, text in _OF_RANKS.items()]
     return '\n'.join(lines)
+
+
+def _number(value: float) -> str:
+    return f'{value:,.0f}' if value >= 1000 else f'{value:.3g}'
 
 
 def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
