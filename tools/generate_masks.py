@@ -27,6 +27,7 @@ from cyborgs_plugin.config_path import load_config
 from cyborgs_plugin.datasets import MaskBank
 from cyborgs_plugin.engine import MaskUpdateHook
 from cyborgs_plugin.engine.config_checks import (
+    check_banks,
     check_data_root,
     check_load_from,
 )
@@ -82,6 +83,7 @@ def build_runner(args: argparse.Namespace,
     merge_options(cfg, args.cfg_options, args.launcher, args.work_dir)
     check_data_root(cfg)
     check_load_from(cfg)
+    check_banks(cfg)
     complete_loaders(cfg, pin_memory=False, persistent_workers=False)
     cfg.resume = False
     seed = checkpoint.get('meta', {}).get('seed')

@@ -34,6 +34,7 @@ from cyborgs_plugin.engine import (
 from cyborgs_plugin.engine.batch_check import check_batches
 from cyborgs_plugin.engine.brief_runner import BriefRunner
 from cyborgs_plugin.engine.config_checks import (
+    check_banks,
     check_data_root,
     check_keys,
     check_load_from,
@@ -129,6 +130,7 @@ def check(cfg: Config) -> None:
     """Refuse what would train for nothing; warn of what may."""
     check_data_root(cfg)
     check_load_from(cfg)
+    check_banks(cfg)
     check_numbers(cfg)
     check_inits(cfg)
     check_file_kinds(cfg)

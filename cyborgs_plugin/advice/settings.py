@@ -7,6 +7,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from ..engine.batch_check import rate_advice
 from ..engine.config_checks import (
+    check_banks,
     check_clusters,
     check_data_root,
     check_keys,
@@ -32,6 +33,7 @@ _REFUSALS: tuple[tuple[str, Callable], ...] = (
     ('keys', check_keys),
     ('data root', check_data_root),
     ('load_from', check_load_from),
+    ('mask banks', check_banks),
     ('numbers', check_numbers),
     ('weights to start from', check_inits),
     ('kinds of files', check_file_kinds),

@@ -125,8 +125,8 @@ def tried(read: Callable[[], Result]) -> Result:
 def find_far(url: str) -> list[str]:
     """The tar files below a URL, sorted."""
     check_url(url)
-    with _explained(url):
-        files, path = _file_system(url)
+    with explained_far(url):
+        files, path = file_system(url)
         found = tried(lambda: files.find(path))
         return sorted(files.unstrip_protocol(name) for name in found
                       if name.endswith('.tar'))
@@ -151,22 +151,28 @@ def with_far(url: str, read: Callable[[BinaryIO], Result]) -> Result:
         with files.open(path, 'rb') as file:
             return read(file)
 
-    with _explained(url):
-        files, path = _file_system(url)
+    with explained_far(url):
+        files, path = file_system(url)
         return tried(once)
 
 
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
-    """Raise errors of a store as those of a user, with the URL."""
+def explained_far(url: str, done: str = 'read') -> Iterator[None]:
+    """Raise errors of a store as those of a user, with the URL.
+
+    Args:
+        url (str): What is used.
+        done (str): What is done with it, as a participle. A missing object
+            means a missing bucket unless it is 'read'. Defaults to 'read'.
+    """
     try:
         yield
     except UserError:
         raise
-    except FileNotFoundError as error:
-        raise MissingFileError(f'{url} does not exist') from error
     except Exception as error:  # the libraries raise all kinds
-        raise UserError(f'{url} cannot be read: '
+        if isinstance(error, FileNotFoundError) and done == 'read':
+            raise MissingFileError(f'{url} does not exist') from error
+        raise UserError(f'{url} cannot be {done}: '
                         + _without_secrets(repr(error))) from None
 
 
@@ -195,7 +201,7 @@ def _read_by_tars(place: Address, folder: str, gigabytes: float,
 
 
 def _read(place: Address) -> bytes:
-    files, path = _file_system(place.shard)
+    files, path = file_system(place.shard)
     start, stop = span(place)
     content = files.cat_file(path, start=start, end=stop)
     if len(content) > stop - start:
@@ -205,8 +211,8 @@ def _read(place: Address) -> bytes:
     return check_member(content, place)
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    """Fsspec's file system of a URL, which it keeps, and the path in it."""
+def file_system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, which fsspec keeps, and the path in it."""
     import fsspec  # not before a run needs it
     try:
         return fsspec.core.url_to_fs(url)

@@ -22,15 +22,21 @@ from mmengine.logging import print_log
 from ..commands import command
 from ..errors import MissingFileError, UserError
 from ..files import sync
+from . import far_banks
+from .far_folder import FarFolder
+from .far_shards import is_far
 from .keys import decode, encode
 from .mask_arrays import Arrays, merge, read_records
 from .mask_blocks import Block, Blocks, Layout, check_blocks, contents
 from .mask_files import (
+    MANIFEST,
     Path,
     altered,
     beside,
     explained,
     local,
+    located,
+    round_path,
 )
 
 FORMATS = 1, 2
@@ -41,15 +47,16 @@ class MaskBank:
     """The label maps of one published round.
 
     A pickled bank contains only its path: workers and ranks map the same
-    files.
+    files. Those of a round in a store are copied to this machine when they are
+    needed.
 
     Args:
-        path (str): Folder of a round, ``.../masks/round_0003``.
+        path (str): Folder of a round, ``.../masks/round_0003``, or its URL.
         verify (bool): Whether to check every SHA-256, which reads all bytes,
             in addition to sizes and shapes. Defaults to False.
 
     Attributes:
-        path (str): The round's folder.
+        path (str): The round's folder or URL.
         round (int): The round's number.
         format_version (int): How it is stored, one of :data:`FORMATS`.
         num_clusterings (int): Label maps per image.
@@ -60,19 +67,24 @@ class MaskBank:
     """
 
     def __init__(self, path: Path, verify: bool = False) -> None:
-        self.path = local(path)
-        content = fileio.get(_manifest_path(self.path))
+        self.path = located(path)
+        content = (FarFolder(self.path).read(MANIFEST) if is_far(self.path)
+                   else fileio.get(_manifest_path(self.path)))
         try:
             self.manifest: dict[str, Any] = json.loads(content)
             version = self.manifest['format_version']
             self.round: int = self.manifest['round']
             self.num_clusterings = int(self.manifest['num_clusterings'])
+            if version == 1:
+                local(self.path)
             kind = Arrays if version == 1 else Blocks
             if version in FORMATS:
                 stored: Arrays | Blocks = kind(self.path, self.manifest)
+        except UserError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError,
                 RecursionError) as error:
-            raise altered(self.path, 'manifest.json', 'JSON of a mask round',
+            raise altered(self.path, MANIFEST, 'JSON of a mask round',
                           repr(error)) from error
         if version not in FORMATS:
             raise UserError(
@@ -88,12 +100,16 @@ class MaskBank:
 
     @classmethod
     def open(cls, path: Path, verify: bool = False) -> 'MaskBank':
-        """Open a round's folder, or the newest round in a bank's root."""
-        path = local(path)
-        if not os.path.isfile(_manifest_path(path)):
+        """Open a round's folder, or the newest round in a bank's root.
+
+        Either may be in a store.
+        """
+        path = located(path)
+        if not _is_round(path):
             rounds = list_rounds(path)
             if not rounds:
-                found = ('no such folder' if not os.path.isdir(path) else
+                found = ('no such folder' if not is_far(path)
+                         and not os.path.isdir(path) else
                          'it holds neither manifest.json, as a round does, '
                          'nor rounds (round_NNNN)')
                 raise MissingFileError(
@@ -104,6 +120,11 @@ class MaskBank:
                     'start')
             path = round_path(path, rounds[-1])
         return cls(path, verify)
+
+    def fetch(self) -> None:
+        """Copy a round that is in a store to this machine, as a whole."""
+        if isinstance(self._stored, Blocks):
+            self._stored.fetch()
 
     def keys(self, limit: int | None = None) -> list[str]:
         """Keys, sorted by their UTF-8 bytes.
@@ -182,6 +203,9 @@ class MaskBank:
 
 def give_up_round(root: Path, number: int) -> None:
     """Tell the other ranks that this one cannot write its part of a round."""
+    if is_far(os.fspath(root)):
+        far_banks.give_up(round_path(root, number))
+        return
     with suppress(OSError):  # The disk may have failed: they notice later.
         os.makedirs(beside(root, number, 'partial'), exist_ok=True)
         with open(_gave_up(root, number), 'w'):
@@ -190,6 +214,8 @@ def give_up_round(root: Path, number: int) -> None:
 
 def is_given_up(root: Path, number: int) -> bool:
     """Whether a rank cannot write its part of an unfinished round."""
+    if is_far(os.fspath(root)):
+        return far_banks.is_given_up(round_path(root, number))
     return os.path.exists(_gave_up(root, number))
 
 
@@ -240,8 +266,9 @@ def publish_blocks(root: Path, number: int, layout: Layout,
     """Publish the ranks' files as they are, as one round of format 2.
 
     Nothing is copied or read again: a manifest that lists the blocks is added,
-    and the folder renamed. For when to call it, and for an existing round of
-    that number, see :func:`publish_round`.
+    and the folder renamed. In a store, the manifest makes it a round. For when
+    to call it, and for an existing round of that number, see
+    :func:`publish_round`.
 
     Args:
         root (str): The bank's root.
@@ -254,9 +281,8 @@ def publish_blocks(root: Path, number: int, layout: Layout,
     Returns:
         MaskBank: The published round.
     """
-    root = local(root)
-    round_path(root, number)  # refuses a wrong number
-    partial = beside(root, number, 'partial')
+    root, final = located(root), round_path(root, number)
+    partial = final if is_far(root) else beside(root, number, 'partial')
     manifest = _manifest(meta, dict(
         format_version=2, round=number, num_images=layout['num_images'],
         num_clusterings=1, itemsize=1, salt=layout['salt'],
@@ -264,12 +290,17 @@ def publish_blocks(root: Path, number: int, layout: Layout,
         blocks=[]))
     with explained(root):
         manifest.update(check_blocks(partial, layout, blocks))
+        if is_far(root):
+            Blocks(final, manifest).open(verify=False)
+            FarFolder(final).write(MANIFEST, _text(manifest).encode())
+            far_banks.clear(final)
+            return MaskBank(final)
         _write_manifest(partial, manifest)
-        for name in ('manifest.json', ''):
+        for name in (MANIFEST, ''):
             sync(fileio.join_path(partial, name))
         MaskBank(partial)
         _put_in_place(root, number, partial)
-    return MaskBank(round_path(root, number))
+    return MaskBank(final)
 
 
 def _manifest(meta: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -282,8 +313,11 @@ def _manifest(meta: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_manifest(folder: str, manifest: dict[str, Any]) -> None:
-    fileio.put_text(json.dumps(manifest, indent=2, sort_keys=True) + '\n',
-                    _manifest_path(folder))
+    fileio.put_text(_text(manifest), _manifest_path(folder))
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, sort_keys=True) + '\n'
 
 
 def _put_in_place(root: str, number: int, folder: str) -> None:
@@ -298,21 +332,33 @@ def _put_in_place(root: str, number: int, folder: str) -> None:
         _discard(replaced)
 
 
-def round_path(root: Path, number: int) -> str:
-    """Folder of a published round."""
-    if number < 0:
-        raise UserError(f'Mask rounds count from 0, found {number}')
-    return fileio.join_path(local(root), f'round_{number:04d}')
-
-
 def list_rounds(root: Path) -> list[int]:
     """Numbers of the published rounds, sorted; empty if there is no root."""
-    root = local(root)
-    names = os.listdir(root) if os.path.isdir(root) else []
-    rounds = (int(name[6:]) for name in names
+    rounds = (int(name[6:]) for name in _names(root)
               if re.fullmatch(r'round_(\d{4}|[1-9]\d{4,})', name))
-    return sorted(number for number in rounds if os.path.isfile(
-        _manifest_path(round_path(root, number))))
+    return sorted(number for number in rounds
+                  if _is_round(round_path(root, number)))
+
+
+def has_round(root: Path, number: int) -> bool:
+    """Whether there is a round of this number; it may be damaged."""
+    path = round_path(root, number)
+    return _is_round(path) if is_far(path) else os.path.isdir(path)
+
+
+def _names(root: Path) -> list[str]:
+    """Names of what a bank's root holds, sorted; none if there is no root."""
+    root = located(root)
+    if is_far(root):
+        return sorted(FarFolder(root).sizes())
+    return sorted(os.listdir(root)) if os.path.isdir(root) else []
+
+
+def _is_round(path: str) -> bool:
+    """Whether it is the folder or the URL of a round."""
+    if is_far(path):
+        return MANIFEST in FarFolder(path).sizes()
+    return os.path.isfile(_manifest_path(path))
 
 
 def prune_rounds(root: Path, max_keep: int,
@@ -331,9 +377,10 @@ def prune_rounds(root: Path, max_keep: int,
     kept = set(keep)
     doomed = [number for number in list_rounds(root)[:-max_keep]
               if number not in kept] if max_keep > 0 else []
-    with explained(local(root)):
+    discard = far_banks.remove_round if is_far(located(root)) else _discard
+    with explained(located(root)):
         for number in doomed:
-            _discard(round_path(root, number))
+            discard(round_path(root, number))
     return doomed
 
 
@@ -356,24 +403,26 @@ def set_aside(root: Path, keep: Iterable[int] = ()) -> str | None:
     moved = [number for number in list_rounds(root) if number not in kept]
     if not moved:
         return None
-    root = local(root)
-    folder = fileio.join_path(root, time.strftime('earlier_%Y%m%d_%H%M%S'))
+    name, names = time.strftime('earlier_%Y%m%d_%H%M%S'), _names(root)
+    while name in names:
+        name += '~'
+    root = located(root)
+    folder, far = os.path.join(root, name), is_far(root)
+    move = far_banks.move_round if far else _move
     with explained(root):
-        while os.path.exists(folder):
-            folder += '~'
-        os.makedirs(folder)
+        if not far:
+            os.makedirs(folder)
         for number in moved:
-            _move(round_path(root, number), round_path(folder, number))
-        for changed in (folder, root):
+            move(round_path(root, number), round_path(folder, number))
+        for changed in () if far else (folder, root):
             sync(changed)
     return folder
 
 
 def find_aside(root: Path, number: int, hash: str) -> str | None:
     """Folder to which :func:`set_aside` moved a round; None if it did not."""
-    root = local(root)
-    for name in sorted(os.listdir(root) if os.path.isdir(root) else []):
-        folder = fileio.join_path(root, name)
+    for name in _names(root):
+        folder = os.path.join(located(root), name)
         if name.startswith('earlier_') and number in list_rounds(folder):
             with suppress(ValueError):  # a damaged one
                 if MaskBank(round_path(folder, number)).hash == hash:
@@ -387,9 +436,12 @@ def clear_leftovers(root: Path) -> None:
     A round that was renamed but not yet replaced gets its name back. Call it
     on rank 0 only, before a new attempt, while the other ranks wait.
     """
-    root = local(root)
+    root = located(root)
+    if is_far(root):
+        _clear_far(root)
+        return
     with explained(root):
-        for name in os.listdir(root) if os.path.isdir(root) else []:
+        for name in _names(root):
             match = re.fullmatch(r'\.(?:(round_\d{4,})\.(partial|merged|'
                                  r'replaced)|round_trash-.*)', name)
             if match is None:
@@ -403,6 +455,14 @@ def clear_leftovers(root: Path) -> None:
             else:
                 os.rename(folder, published)
             print_log(f'A mask update was cut short: cleared {folder}',
+                      logger='current')
+
+
+def _clear_far(root: str) -> None:
+    for name in _names(root):
+        url = os.path.join(root, name)
+        if re.fullmatch(r'round_\d{4,}', name) and far_banks.clear(url):
+            print_log(f'A mask update was cut short: cleared {url}',
                       logger='current')
 
 
@@ -443,4 +503,4 @@ def _gave_up(root: Path, number: int) -> str:
 
 
 def _manifest_path(folder: str) -> str:
-    return fileio.join_path(folder, 'manifest.json')
+    return fileio.join_path(folder, MANIFEST)

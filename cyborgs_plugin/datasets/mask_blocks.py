@@ -23,13 +23,18 @@ from mmengine import fileio
 
 from ..errors import MissingFileError
 from ..files import sync
+from .far_banks import FarPart, FarRound
+from .far_folder import FarFolder
+from .far_shards import is_far
 from .keys import decode, encode
 from .mask_files import (
     Path,
     altered,
     beside,
+    check_hashes,
     different_clusterings,
     explained,
+    round_path,
     stored_map,
 )
 
@@ -43,7 +48,7 @@ _MOST_FILES = 128
 many systems allow a process 1024."""
 _WHERE = ('file', 'start')
 """Entries of a block that depend on the number of ranks."""
-_NAME = r'part_\d{5}_\d{4,}\.masks'
+_NAME = r'part_\d{5}_\d{4,}(-[0-9a-f]{8})?\.masks'
 
 
 class Layout(TypedDict):
@@ -99,7 +104,8 @@ class BlockWriter:
     :meth:`close` returned.
 
     Args:
-        root (str): The bank's root, on a file system that all nodes share.
+        root (str): The bank's root, on a file system that all nodes share or
+            in a store.
         number (int): The new round.
         salt (bytes): The round's, as for :func:`place`.
         rank (int): Rank of this process. Defaults to 0.
@@ -107,7 +113,11 @@ class BlockWriter:
 
     def __init__(self, root: Path, number: int, salt: bytes,
                  rank: int = 0) -> None:
-        self._folder, self._rank = beside(root, number, 'partial'), rank
+        self._rank = rank
+        self._far = (FarPart(round_path(root, number), rank)
+                     if is_far(os.fspath(root)) else None)
+        self._folder = (beside(root, number, 'partial') if self._far is None
+                        else self._far.folder)
         self._salt = salt
         self._blocks: list[Block] = []
         self._files = 0
@@ -151,6 +161,8 @@ class BlockWriter:
     def _begin_block(self, number: int) -> None:
         if self._file is None:
             self._name = f'part_{self._rank:05d}_{self._files:04d}.masks'
+            if self._far is not None:
+                self._name = self._far.name(self._name)
             path = fileio.join_path(self._folder, self._name)
             if os.path.exists(path):
                 raise FileExistsError(
@@ -204,6 +216,10 @@ class BlockWriter:
                 file.flush()
                 sync(file.name)
             self._file = None
+            if self._far is not None:
+                self._far.finish(self._name, [
+                    block for block in self._blocks
+                    if block['file'] == self._name])
 
     def _align(self) -> None:
         self._write(bytes(-self._written % _ALIGNED))
@@ -229,7 +245,7 @@ def check_blocks(folder: str, layout: Layout,
     """Check that the blocks of all ranks are there, once, and whole.
 
     Args:
-        folder (str): The folder that the ranks have written to.
+        folder (str): The folder or URL that the ranks have written to.
         layout (Layout): How the images are dealt.
         blocks (Iterable[Block]): The blocks of all ranks.
 
@@ -250,15 +266,18 @@ def check_blocks(folder: str, layout: Layout,
     if len(clusterings := {block['clusterings'] for block in blocks}) > 1:
         raise different_clusterings(sorted(clusterings))
     files = _file_sizes(blocks)
+    there = _sizes(folder)
     for name, expected in files.items():
-        found = _size(fileio.join_path(folder, name))
+        found = there.get(name, 'no file')
         if found != expected:
             raise RuntimeError(
                 f'{folder}: {name} must have {expected} bytes, found {found}. '
                 'If files of ranks are missing, work_dir is likely not on a '
                 'file system shared by all nodes')
-    if other := sorted(name for name in os.listdir(folder)
-                       if re.fullmatch(_NAME, name) and name not in files):
+    # In a store, a round that is replaced is there until it is.
+    if other := [] if is_far(folder) else sorted(
+            name for name in there
+            if re.fullmatch(_NAME, name) and name not in files):
         raise RuntimeError(
             f'{folder} also holds {other[:9]}, of another attempt: rank 0 '
             'must call clear_leftovers(root) before any rank writes')
@@ -281,7 +300,7 @@ class Blocks:
     """The data of a round of format 2; maps only the files that are read.
 
     Args:
-        folder (str): The round's folder.
+        folder (str): The round's folder, or its URL.
         manifest (dict): Its manifest.
     """
 
@@ -303,24 +322,23 @@ class Blocks:
 
     def open(self, verify: bool) -> None:
         """Check the size of each file and, if asked to, each SHA-256."""
-        self._file = lru_cache(_MOST_FILES)(
-            partial(_File, self._folder, _identity(self._folder)))
+        files: dict[str, list[dict]] = {}
+        for block in self._blocks:
+            files.setdefault(block['file'], []).append(block)
+        self._place = place = (
+            FarRound(self._folder, files) if is_far(self._folder) else
+            _Folder(self._folder, files))
+        self._file = lru_cache(_MOST_FILES)(partial(_File, place))
         for name, size in _file_sizes(self._blocks).items():
-            found = _size(fileio.join_path(self._folder, name))
+            found = place.sizes.get(name, 'no file')
             if found != size:
                 raise altered(self._folder, name, f'{size} bytes', found)
-        # One file after the other
-        for block in sorted(self._blocks,
-                            key=lambda block: (block['file'], block['start'])
-                            ) if verify else []:
-            content = self._file(block['file']).content
-            start, stop = block['start'], block['start'] + block['bytes']
-            with memoryview(content) as view, view[start:stop] as part:
-                digest = hashlib.sha256(part).hexdigest()
-            if digest != block['sha256']:
-                raise altered(
-                    self._folder, f'{block["file"]}, bytes {start} to {stop},',
-                    f'SHA-256 {block["sha256"]}', digest)
+        if verify:
+            place.fetch(verify)
+
+    def fetch(self) -> None:
+        """Have all files on this machine, where they are not mounted."""
+        self._place.fetch()
 
     @property
     def num_bytes(self) -> int:
@@ -390,33 +408,53 @@ class Blocks:
         return found
 
 
+class _Folder:
+    """The data files of a round in a folder; see :class:`FarRound`.
+
+    Args:
+        folder (str): The folder.
+        blocks (dict): The blocks of each file.
+    """
+
+    def __init__(self, folder: str, blocks: dict[str, list[dict]]) -> None:
+        self.folder, self._blocks = folder, blocks
+        self.sizes = _sizes(folder)
+        self._identity = _identity(folder)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file, unless the folder is that of another round by now."""
+        if _identity(self.folder) != self._identity:
+            raise FileNotFoundError('it is another round')
+        return open(fileio.join_path(self.folder, name), 'rb')
+
+    def fetch(self, verify: bool = False) -> None:
+        """Check every SHA-256, if asked to."""
+        for name, blocks in self._blocks.items() if verify else ():
+            with self.open(name) as file, _mapped(file) as content:
+                check_hashes(self.folder, name, content, blocks)
+
+
 class _File:
     """A mapped file, and the indices of its blocks that were read.
 
     Args:
-        folder (str): The round's folder.
-        identity (tuple): What :func:`_identity` returned when the round was
-            opened. Files of another round, under the same name, would be read
-            by the wrong manifest.
+        place (_Folder or FarRound): The round's files.
         name (str): The file.
 
     Raises:
         MissingFileError: If the round is not there any more.
     """
 
-    def __init__(self, folder: str, identity: tuple[int, int],
-                 name: str) -> None:
+    def __init__(self, place: _Folder | FarRound, name: str) -> None:
         try:
-            if _identity(folder) != identity:
-                raise FileNotFoundError('it is another round')
-            file = open(fileio.join_path(folder, name), 'rb')
+            file = place.open(name)
         except FileNotFoundError as error:
             raise MissingFileError(
-                f'{folder} was pruned, moved or replaced after it was opened '
-                f'({error}), and {name} had not been read: open the round '
-                'again') from error
+                f'{place.folder} was pruned, moved or replaced after it was '
+                f'opened ({error}), and {name} had not been read: open the '
+                'round again') from error
         with file:
-            self.content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.content = _mapped(file)
         self.indices: dict[int, _Index] = {}
 
 
@@ -469,5 +507,14 @@ def _identity(folder: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _size(path: str) -> int | str:
-    return os.path.getsize(path) if os.path.isfile(path) else 'no file'
+def _sizes(folder: str) -> dict[str, int]:
+    """Bytes of each file of a folder, or object below a URL, by name."""
+    if is_far(folder):
+        return FarFolder(folder).sizes()
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries
+                if entry.is_file()}
+
+
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

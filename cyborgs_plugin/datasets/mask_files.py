@@ -1,28 +1,48 @@
 """Folders, maps and errors that both formats of a mask bank share."""
+import hashlib
+import mmap
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from mmengine import fileio
 
 from ..commands import command
 from ..errors import UserError
+from .far_folder import FarFolder
+from .far_shards import is_far
 from .keys import check_key, decode
 
 Path = str | os.PathLike[str]
+MANIFEST = 'manifest.json'
 
 
 def local(path: Path) -> str:
     """A path as text; one that cannot be memory-mapped is refused."""
     path = os.fspath(path)
-    if '://' in path:
+    if is_far(path):
         raise UserError(
-            'The arrays of a mask bank are memory-mapped, so it must lie on a '
-            f'local or mounted file system; found {path!r}. Give a local path '
-            '(or work_dir), or copy the round there first')
+            'The arrays of a mask bank of format 1 are memory-mapped, so it '
+            f'must be on a local or mounted file system; found {path!r}. Give '
+            'a local path, copy the round there first, or begin a run with '
+            'format 2 (default_hooks.mask_update.bank_format)')
     return path
+
+
+def located(path: Path) -> str:
+    """A path, or the URL of a store, as text."""
+    path = os.fspath(path)
+    return FarFolder(path).url if is_far(path) else path
+
+
+def round_path(root: Path, number: int) -> str:
+    """Folder of a published round, or its URL."""
+    if number < 0:
+        raise UserError(f'Mask rounds count from 0, found {number}')
+    return os.path.join(located(root), f'round_{number:04d}')
 
 
 def beside(root: Path, number: int, kind: str) -> str:
@@ -88,6 +108,28 @@ def altered(folder: str, name: str, expected: str,
         f'found {found}. Make the round again from a checkpoint that goes '
         'on with it: ' + command('generate_masks', 'CONFIG', 'CHECKPOINT',
                                  '--again'))
+
+
+def check_hashes(folder: str, name: str, content: mmap.mmap,
+                 blocks: Sequence[Any]) -> None:
+    """Compare a file of format 2 with the SHA-256 of each of its blocks.
+
+    Args:
+        folder (str): Path or URL of the round, for messages.
+        name (str): The file.
+        content (mmap): What it holds.
+        blocks (Sequence): Its blocks, as the manifest has them.
+
+    Raises:
+        UserError: If a block was altered.
+    """
+    for block in blocks:
+        start, stop = block['start'], block['start'] + block['bytes']
+        with memoryview(content) as view, view[start:stop] as part:
+            digest = hashlib.sha256(part).hexdigest()
+        if digest != block['sha256']:
+            raise altered(folder, f'{name}, bytes {start} to {stop},',
+                          f'SHA-256 {block["sha256"]}', digest)
 
 
 @contextmanager

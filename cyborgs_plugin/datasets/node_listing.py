@@ -46,14 +46,14 @@ def listed_once(asked: str, make: Callable[[], Arrays]) -> Arrays:
         int64, memory-mapped and read-only.
     """
     try:
-        root = _own_folder()
+        root = own_folder('cyborgs_photographs')
     except OSError as error:
         return _unshared(make, error)
     run = _run_id()
     _clear(root, run)
     name = hashlib.sha256(asked.encode('utf-8', 'surrogateescape'))
     folder = osp.join(root, f'{run}_{name.hexdigest()[:16]}')
-    with _locked(f'{folder}.lock'):
+    with locked(f'{folder}.lock'):
         if not osp.isdir(folder):
             arrays = make()
             try:
@@ -83,10 +83,16 @@ def _run_id() -> str:
     return line.compare_set('run', '', uuid4().hex).decode()
 
 
-def _own_folder() -> str:
-    """A folder that no other user can write to, since it holds pickles."""
-    folder = osp.join(tempfile.gettempdir(),
-                      f'cyborgs_photographs_{os.getuid()}')
+def own_folder(name: str) -> str:
+    """A temporary folder that no other user can write to.
+
+    Args:
+        name (str): Beginning of its name.
+
+    Raises:
+        OSError: If it cannot be made, or others can write to it.
+    """
+    folder = osp.join(tempfile.gettempdir(), f'{name}_{os.getuid()}')
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     found = os.lstat(folder)
@@ -120,7 +126,7 @@ def _clear(root: str, run: str) -> None:
 
 def _remove(folder: str) -> None:
     """Remove a listing, unless another process makes or uses it."""
-    with suppress(OSError), _locked(f'{folder}.lock', fcntl.LOCK_NB), _locked(
+    with suppress(OSError), locked(f'{folder}.lock', fcntl.LOCK_NB), locked(
             f'{folder}.used', fcntl.LOCK_NB):
         for part in (folder, f'{folder}.partial'):
             shutil.rmtree(part, ignore_errors=True)
@@ -140,7 +146,7 @@ def _lock(path: str, how: int) -> int:
 
 
 @contextmanager
-def _locked(path: str, how: int = 0) -> Iterator[None]:
+def locked(path: str, how: int = 0) -> Iterator[None]:
     """Lock a file against all others."""
     file = _lock(path, fcntl.LOCK_EX | how)
     try:

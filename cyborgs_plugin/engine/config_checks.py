@@ -17,6 +17,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from torch.distributed import init_process_group
 from torch.utils.data import DataLoader
 
+from ..datasets.mask_files import located
 from ..errors import MissingFileError, UserError
 from ..safe_load import is_address
 from .view_crops import view_crops
@@ -267,6 +268,26 @@ def check_load_from(cfg: Config) -> None:
         raise MissingFileError(
             f'the checkpoint {path} (load_from, or that of the command line) '
             f'does not exist: the current folder is {os.getcwd()}')
+
+
+def check_banks(cfg: Config) -> None:
+    """Refuse addresses of mask banks that hold credentials.
+
+    The toolbox logs the config before it builds anything.
+
+    Raises:
+        UserError: If there is one.
+    """
+
+    def check(node: Any) -> None:
+        entries = node.items() if isinstance(node, dict) else enumerate(node)
+        for key, value in entries:
+            if isinstance(value, (dict, list, tuple)):
+                check(value)
+            elif key in ('bank_root', 'mask_bank') and isinstance(value, str):
+                located(value)
+
+    check(cfg._cfg_dict)
 
 
 def check_schedule(cfg: Config) -> list[str]:

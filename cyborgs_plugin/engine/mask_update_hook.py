@@ -19,11 +19,13 @@ from ..datasets.mask_bank import (
     MaskBank,
     clear_leftovers,
     find_aside,
+    has_round,
     list_rounds,
     prune_rounds,
     round_path,
     set_aside,
 )
+from ..datasets.mask_files import local, located
 from ..datasets.photo_index import is_round_of
 from ..datasets.scene_dataset import SceneDataset, scene_datasets
 from ..errors import MissingFileError, UserError
@@ -78,7 +80,8 @@ class MaskUpdateHook(Hook):
         group_size (int): Number of images that are clustered together.
             Defaults to 16.
         bank_root (str, optional): Folder of the rounds, on a disk that all
-            nodes share. Defaults to None, ``{work_dir}/masks``.
+            nodes share, or its URL in a store, such as ``s3://bucket/masks``.
+            Defaults to None, ``{work_dir}/masks``.
         max_keep_rounds (int): Number of newest rounds that stay on disk, in
             addition to those that a checkpoint on disk refers to; -1 keeps
             all. Defaults to -1.
@@ -139,6 +142,8 @@ class MaskUpdateHook(Hook):
         if bank_format not in FORMATS:
             raise UserError('default_hooks.mask_update.bank_format must be '
                             f'one of {FORMATS}, but is {bank_format!r}')
+        if bank_root is not None:  # refuses what cannot be
+            (local if bank_format == 1 else located)(bank_root)
         for name, given in (('source', source), ('initial', initial)):
             if given is not None and not isinstance(given, dict):
                 raise UserError(f'default_hooks.mask_update.{name} must be '
@@ -294,7 +299,8 @@ class MaskUpdateHook(Hook):
         if fresh:
             on_main(lambda: self._set_aside(runner, [number] if made else []))
         if made:
-            bank = MaskBank.open(round_path(self.root, number))
+            bank = together(
+                lambda: MaskBank.open(round_path(self.root, number)))
         else:
             bank = self._make(runner, origin, source)
 
@@ -410,8 +416,8 @@ class MaskUpdateHook(Hook):
         """The previous round, with the old maps of broken images."""
         if self.bank is not None or number == 0:
             return self.bank
-        path = round_path(self.root, number - 1)
-        return MaskBank.open(path) if osp.isdir(path) else None
+        return (MaskBank.open(round_path(self.root, number - 1))
+                if has_round(self.root, number - 1) else None)
 
     def _set_aside(self, runner: Runner, keep: Sequence[int]) -> None:
         """Move rounds of other runs aside, so that a new run uses none."""
@@ -473,7 +479,7 @@ class MaskUpdateHook(Hook):
             fix = ('a run that began without --resume has set it aside: move '
                    f'the rounds of {aside} back to {self.root}, in place of '
                    'those there')
-        if not osp.isdir(path):
+        if not has_round(self.root, number):
             raise MissingFileError(
                 f'The checkpoint needs mask round {number}, but '
                 f'{path} is gone: {fix}')
@@ -496,6 +502,8 @@ class MaskUpdateHook(Hook):
         return bank
 
     def _use(self, runner: Runner, bank: MaskBank) -> None:
+        # An epoch reads all of it, and what is wrong with it is found now.
+        together(bank.fetch)
         for scenes in self.scenes:
             scenes.use_masks(bank)
         # Persistent workers hold a copy of the data set: start new ones.

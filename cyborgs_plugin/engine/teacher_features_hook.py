@@ -13,6 +13,7 @@ from mmpretrain.utils import get_ori_model
 from torch.utils.data import ConcatDataset
 
 from ..datasets.device_scenes import DeviceLoader
+from ..datasets.far_shards import is_far
 from ..datasets.image_io import BrokenImageError, read_image
 from ..datasets.mask_bank import MaskBank, list_rounds, round_path
 from ..datasets.scene_dataset import scene_datasets
@@ -44,6 +45,11 @@ class TeacherFeaturesHook(Hook):
                  source: dict = dict(type='TeacherFeatures'),
                  bank_root: str | None = None,
                  group_size: int = 16) -> None:
+        if is_far(bank_root or ''):
+            raise UserError(
+                'default_hooks.teacher_features.bank_root must be a folder '
+                'that all nodes share: features in a store, as in '
+                f'{bank_root}, cannot be used')
         self.source = source
         self.bank_root = bank_root
         self.group_size = group_size

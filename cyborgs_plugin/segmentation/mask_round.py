@@ -25,6 +25,7 @@ from ..datasets.mask_bank import (
     round_path,
 )
 from ..datasets.mask_blocks import Block, BlockWriter
+from ..datasets.mask_files import local
 from ..errors import UserError
 from .groups import KeyedGroups, ShuffledGroups
 from .ranks import MaskRoundError, on_main, together
@@ -81,7 +82,8 @@ def make_round(source: MaskSource,
     Args:
         source (MaskSource): The prepared source of the masks.
         images (Sequence[tuple[str, str]]): Key and path of each image.
-        root (str): Root of the bank, on a disk that all nodes share.
+        root (str): Root of the bank, on a disk that all nodes share or in a
+            store.
         mask_round (int): Number of the round.
         seed (int): Seed of the run.
         group_size (int): Number of images that are segmented together.
@@ -110,6 +112,8 @@ def make_round(source: MaskSource,
         MaskRoundError: If any rank failed, or too many images are broken. Then
             no round is published.
     """
+    if bank_format == 1:
+        local(root)
     work = _Work(
         source=source,
         images=images,
@@ -130,7 +134,7 @@ def make_round(source: MaskSource,
     done = _sum(all_gather_object(done))  # all are there by now
     work.check_broken(done)  # on all ranks, of the same sum
     on_main(lambda: work.publish(done, meta or {}))
-    bank = MaskBank.open(round_path(root, mask_round))
+    bank = together(lambda: MaskBank.open(round_path(root, mask_round)))
     if done.broken:
         print_log(
             f'{len(done.broken)} of {len(images)} images could not be '

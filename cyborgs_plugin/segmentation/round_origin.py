@@ -17,7 +17,7 @@ from mmpretrain.registry import TASK_UTILS
 from torch import Tensor
 
 from ..datasets.keys import encode
-from ..datasets.mask_bank import FORMATS, MaskBank, round_path
+from ..datasets.mask_bank import FORMATS, MaskBank, has_round, round_path
 from ..datasets.photo_index import fingerprint_of
 from ..datasets.shards import parse_address
 from ..errors import UserError
@@ -192,7 +192,7 @@ class RoundOrigin:
         path = round_path(root, self.round)
 
         def is_same() -> bool:
-            if not osp.isdir(path):
+            if not has_round(root, self.round):
                 return False
             try:
                 bank = MaskBank.open(path, verify=True)

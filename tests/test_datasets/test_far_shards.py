@@ -227,7 +227,7 @@ def test_no_credentials_are_kept_or_told(store, packed, tmp_path,
 
     data = far(store, packed, tmp_path)
     monkeypatch.setattr(
-        far_shards, '_file_system',
+        far_shards, 'file_system',
         lambda url: (SimpleNamespace(cat_file=fails, open=fails), url))
     with pytest.raises(BrokenImageError, match=r'signed with \*\*\*'):
         read_image(data.images()[0][1])
