@@ -70,6 +70,13 @@ def photo_root(tmp_path):
 
 
 @pytest.fixture
+def s3(monkeypatch):
+    """A server of S3 with the bucket 'bucket'; see serve()."""
+    from .s3_server import serve  # moto takes a second
+    yield from serve(monkeypatch)
+
+
+@pytest.fixture
 def call(monkeypatch, capsys):
     """Run a tool in this process; give what it printed."""
 

@@ -204,6 +204,10 @@ RUN = {
     Run(replace={'CONFIG': 'work_dirs/cyborgs_coco/cyborgs_coco.py',
                  'CHECKPOINT': 'work_dirs/cyborgs_coco/epoch_1.pth'},
         says=('It equals the round of the checkpoint', )),
+    'docs/mask_bank.md: export CYBORGS_CACHE=/local/disk':
+    Run(replace={'/local/disk': 'work_dirs/copies',
+                 's3://bucket': 'memory://bucket'},
+        options={'bank_root': f'{SMALL} {R18}'}, says=('loss_contrast', )),
     'docs/mask_update.md: python tools/benchmarks/mask_update_speed.py':
     Run(replace={'--num-images 64': '--num-images 4'}, says=('ratio: ', )),
     'docs/mask_update.md: python tools/benchmarks/mask_update_growth.py':

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from mmengine.logging import print_log
 
 from ..errors import MissingFileError, UserError
+from ..files import publish
 from .far_folder import FarFolder, for_each
 from .mask_files import MANIFEST, altered, check_hashes
 from .node_listing import locked, own_folder
@@ -28,6 +29,9 @@ _GIGABYTES = 50.
 _GAVE_UP = 'gave_up'
 _OURS = (r'part_\d{5}_\d{4,}(-[0-9a-f]{8})?\.masks|rank_\d{5}\.begun|'
          + _GAVE_UP)
+"""Objects of a round, but for the manifest: no others are removed."""
+_COPY = r'[0-9a-f]{32}(\.partial)?'
+_NAME = 'cyborgs_masks'
 _LOCKS = 256
 _PAUSE = 10.
 """Seconds between two looks whether another rank has given up."""
@@ -108,7 +112,7 @@ class FarRound:
             self._folder.get(name, partial, check)
             file = open(partial, 'rb')
             self._check(file, name)
-            os.replace(partial, path)
+            publish(partial, path)
         return file
 
     def _check(self, file: BinaryIO, name: str) -> None:
@@ -136,7 +140,7 @@ class FarPart:
 
     def __init__(self, url: str, rank: int) -> None:
         self._round = FarFolder(url)
-        self.folder = _folder()
+        self.folder = copies()
         self._ending = f'-{os.urandom(4).hex()}.masks'
         # Found out before the work, not after it.
         self._round.write(f'rank_{rank:05d}.begun', b'')
@@ -151,7 +155,7 @@ class FarPart:
         with _writing(path):
             self._round.put(name, path)
             _make_room(0)
-            os.replace(path, _copy_of(blocks))
+            publish(path, _copy_of(blocks))
 
 
 def give_up(url: str) -> None:
@@ -230,7 +234,7 @@ def _copy_of(blocks: Sequence[Any]) -> str:
     content = sorted((block['start'], block['bytes'], block['sha256'])
                      for block in blocks)
     name = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return os.path.join(_folder(), name[:32])
+    return os.path.join(copies(), name[:32])
 
 
 def _lock_of(path: str) -> str:
@@ -239,13 +243,17 @@ def _lock_of(path: str) -> str:
     return os.path.join(folder, f'.lock_{int(name, 16) % _LOCKS:03d}')
 
 
-def _folder() -> str:
-    """The folder of the copies."""
+def copies() -> str:
+    """The folder of the copies.
+
+    Raises:
+        UserError: If it cannot be made.
+    """
     named = os.environ.get(FOLDER)
     try:
         if named is None:
-            return own_folder('cyborgs_masks')
-        folder = os.path.join(named, 'masks')
+            return own_folder(_NAME)
+        folder = os.path.join(named, _NAME)
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise UserError(
@@ -274,18 +282,18 @@ def _make_room(size: int) -> None:
         size (int): Bytes that are to be written.
     """
     found = []
-    for entry in os.scandir(_folder()):
+    for entry in os.scandir(copies()):
         with suppress(FileNotFoundError):
-            status = entry.stat()
-            found.append((status.st_mtime, status.st_size, entry.path))
+            if re.fullmatch(rf'{_COPY}|{_OURS}', entry.name):
+                status = entry.stat()
+                found.append((status.st_mtime, status.st_size, entry.path))
     excess = sum(size for _, size, _ in found) + size - _limit()
     for _, freed, path in sorted(found):
         if excess <= 0:
             return
-        if freed:  # no lock
-            with suppress(OSError):
-                os.remove(path)
-            excess -= freed
+        with suppress(OSError):
+            os.remove(path)
+        excess -= freed
 
 
 @contextmanager

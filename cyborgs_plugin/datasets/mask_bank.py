@@ -171,6 +171,11 @@ class MaskBank:
         """Bytes of all label maps and their index on the disk."""
         return self._stored.num_bytes
 
+    @property
+    def disk(self) -> str:
+        """A folder on the disk of its files, or of their copies."""
+        return far_banks.copies() if is_far(self.path) else self.path
+
     def __len__(self) -> int:
         return len(self._stored)
 

@@ -31,7 +31,7 @@ def describe_round(bank: MaskBank, seconds: float,
         index, compared = agreement(previous, bank)
         parts.append(f'ARI {index:.3f} with round {previous.round} '
                      f'({compared} images)')
-    free = shutil.disk_usage(bank.path).free / 1e9
+    free = shutil.disk_usage(bank.disk).free / 1e9
     return ', '.join([*parts, f'{free:.1f} GB free'])
 
 

@@ -9,14 +9,11 @@ import re
 import threading
 import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from moto.moto_server import werkzeug_app
-from moto.server import ThreadedMotoServer
 
 from cyborgs_plugin.datasets import far_banks, far_shards, mask_blocks
 from cyborgs_plugin.datasets.mask_bank import (
@@ -46,7 +43,7 @@ STORE = fsspec.filesystem('memory')
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(far_shards, '_PAUSE', 0.001)
     monkeypatch.setenv('CYBORGS_CACHE', str(tmp_path / 'cache'))
-    return tmp_path / 'cache' / 'masks'
+    return tmp_path / 'cache' / 'cyborgs_masks'
 
 
 @pytest.fixture
@@ -434,46 +431,6 @@ def test_urls_that_cannot_be(url, found):
 # -- S3 --------------------------------------------------------------------
 
 
-@pytest.fixture
-def s3(monkeypatch):
-    """A server with a bucket; ``faults`` come before its answers."""
-    faults, answered = [], werkzeug_app.DomainDispatcherApplication.__call__
-
-    def answer(self, environ, start):
-        fault = faults.pop(0) if faults and 'masks' in environ[
-            'PATH_INFO'] + environ['QUERY_STRING'] else None
-        if isinstance(fault, int):
-            start(f'{fault} Slow Down', [('Content-Length', '0')])
-            return [b'']
-        body = b''.join(answered(self, environ, start))
-        if fault == 'cut' and environ['REQUEST_METHOD'] == 'GET':
-            return cut(body)
-        return [body]
-
-    monkeypatch.setattr(werkzeug_app.DomainDispatcherApplication, '__call__',
-                        answer)
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in dict(
-            AWS_ACCESS_KEY_ID='AKIATESTTEST',
-            AWS_SECRET_ACCESS_KEY='geheim123456',
-            AWS_ENDPOINT_URL=f'http://{host}:{port}').items():
-        monkeypatch.setenv(name, value)
-    # This process may have used another server, with a bucket of that name.
-    urlopen(f'http://{host}:{port}/moto-api/reset', data=b'').close()
-    fsspec.get_filesystem_class('s3').clear_instance_cache()
-    fsspec.filesystem('s3').mkdir('bucket')
-    server.faults = faults
-    yield server
-    server.stop()
-
-
-def cut(body):
-    yield body[:len(body) // 2]
-    raise ConnectionError('cut')
-
-
 def test_s3(s3, tmp_path, cache):
     scenes, root = make_scenes(), 's3://bucket/runs/masks'
     near = make(tmp_path / 'near', 0, scenes)
@@ -496,15 +453,16 @@ def test_s3(s3, tmp_path, cache):
     assert 'geheim' not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('faults', [[503], ['cut'], [500, 'cut', 503]])
 def test_faults_of_s3(s3, cache, faults):
-    s3.faults[:] = faults
+    s3[:] = faults
     scenes, root = make_scenes(), 's3://bucket/masks'
     bank = make(root, 0, scenes)
-    s3.faults[:] = faults
+    s3[:] = faults
     forget(cache)
     assert_holds(MaskBank(bank.path), scenes)
-    assert s3.faults == []
+    assert s3 == []
 
 
 @pytest.mark.slow
@@ -515,7 +473,7 @@ def test_ranks_without_a_common_disk(s3, photo_root, tmp_path):
     def work(rank):
         os.environ['CYBORGS_CACHE'] = str(tmp_path / f'disk{rank}')
         bank = make_round(GridMasks(), images, root, 0, 5, group_size=2)
-        written = len(copies(tmp_path / f'disk{rank}' / 'masks'))
+        written = len(copies(tmp_path / f'disk{rank}' / 'cyborgs_masks'))
         bank.fetch()
         maps = [bank.label_map(key).tolist() for key, _ in images]
         (tmp_path / f'{rank}.json').write_text(json.dumps(
@@ -531,4 +489,4 @@ def test_ranks_without_a_common_disk(s3, photo_root, tmp_path):
         assert found == near.hash and written == 1
         for (key, _), label_map in zip(images, maps, strict=True):
             np.testing.assert_array_equal(label_map, near.label_map(key))
-        assert len(copies(tmp_path / f'disk{rank}' / 'masks')) == 2
+        assert len(copies(tmp_path / f'disk{rank}' / 'cyborgs_masks')) == 2
