@@ -42,9 +42,11 @@ def serve(monkeypatch: Any) -> Iterator[list[Any]]:
         monkeypatch.setenv(name, value)
     # This process may have used another server, with a bucket of that name.
     urlopen(f'http://{host}:{port}/moto-api/reset', data=b'').close()
-    fsspec.get_filesystem_class('s3').clear_instance_cache()
+    kind = fsspec.get_filesystem_class('s3')
+    kind.clear_instance_cache()
     fsspec.filesystem('s3').mkdir('bucket')
     yield faults
+    kind.clear_instance_cache()
     server.stop()
 
 

@@ -48,17 +48,13 @@ class FarFolder:
         self.url = url.rstrip('/')
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each object and folder, by name; empty if it has none."""
+        """Bytes of each object, by name; empty if there is none."""
+        return {_name(entry): entry['size'] for entry in self._entries()
+                if entry['type'] != 'directory'}
 
-        def listed(files: Any, path: str) -> list[dict]:
-            files.invalidate_cache(path)  # another process may have written
-            try:
-                return files.ls(path, detail=True)
-            except FileNotFoundError:
-                return []
-
-        return {entry['name'].rstrip('/').rpartition('/')[2]: entry['size']
-                for entry in self._done('listed', '', listed)}
+    def names(self) -> list[str]:
+        """Names of objects and folders, sorted."""
+        return sorted(map(_name, self._entries()))
 
     def read(self, name: str) -> bytes:
         """The content of an object."""
@@ -114,6 +110,16 @@ class FarFolder:
         # s3fs is silent about a failure if many are removed by one request.
         for_each(lambda name: self._done('removed', name, removed), names)
 
+    def _entries(self) -> list[dict]:
+        def listed(files: Any, path: str) -> list[dict]:
+            files.invalidate_cache(path)  # another process may have written
+            try:
+                return files.ls(path, detail=True)
+            except FileNotFoundError:
+                return []
+
+        return self._done('listed', '', listed)
+
     def _done(self, done: str, name: str,
               act: Callable[[Any, str], Result]) -> Result:
         """Act on an object, by fsspec's file system and the path in it."""
@@ -121,3 +127,7 @@ class FarFolder:
         with explained_far(url, done):
             files, path = file_system(url)
             return tried(lambda: act(files, path))
+
+
+def _name(entry: dict) -> str:
+    return entry['name'].rstrip('/').rpartition('/')[2]

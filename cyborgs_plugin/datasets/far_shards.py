@@ -181,7 +181,7 @@ def _read_by_tars(place: Address, folder: str, gigabytes: float,
     """Read a photograph from its kept tar file, or alone."""
 
     def get(path: str) -> None:
-        files, source = _file_system(place.shard)
+        files, source = file_system(place.shard)
         files.get_file(source, path)
         size = files.info(source).get('size')
         if size not in (None, os.path.getsize(path)):

@@ -355,7 +355,7 @@ def _names(root: Path) -> list[str]:
     """Names of what a bank's root holds, sorted; none if there is no root."""
     root = located(root)
     if is_far(root):
-        return sorted(FarFolder(root).sizes())
+        return FarFolder(root).names()
     return sorted(os.listdir(root)) if os.path.isdir(root) else []
 
 

@@ -511,6 +511,8 @@ def _sizes(folder: str) -> dict[str, int]:
     """Bytes of each file of a folder, or object below a URL, by name."""
     if is_far(folder):
         return FarFolder(folder).sizes()
+    if not os.path.isdir(folder):
+        return {}
     with os.scandir(folder) as entries:
         return {entry.name: entry.stat().st_size for entry in entries
                 if entry.is_file()}

@@ -219,6 +219,7 @@ def dying(name, left):
 def test_rounds_of_other_runs(root, tmp_path):
     banks = [make(root, number) for number in range(3)]
     STORE.pipe_file(f'{tmp_path}/store/masks/round_0001/notes.txt', b'mine')
+    STORE.pipe_file(f'{tmp_path}/store/masks/round_0001/more/x', b'mine')
     assert prune_rounds(root, 2, keep=[0]) == []
     assert prune_rounds(root, 2) == [0]
     folder = set_aside(root, keep=[2])

@@ -13,7 +13,6 @@ import diskcache
 import fsspec
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 from torch.utils.data import DataLoader
 
 from cyborgs_plugin.datasets import (
@@ -237,6 +236,8 @@ def test_no_credentials_are_kept_or_told(store, packed, tmp_path,
 
 def test_a_package_that_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 's3fs', None)
+    known = sys.modules['fsspec.registry']._registry
+    monkeypatch.delitem(known, 's3', raising=False)  # of another test
     with pytest.raises(MissingPackageError, match='pip install s3fs'):
         index_shards(['s3://bucket/0.tar'], str(tmp_path / 'i'))
     monkeypatch.setitem(sys.modules, 'diskcache', None)
@@ -399,41 +400,31 @@ def test_tar_files_that_cannot_be_kept(store, packed, tmp_path, monkeypatch):
     assert data.prepare_data(1) is None  # a broken image
 
 
-def test_s3(packed, tmp_path, monkeypatch):
+def test_s3(s3, packed, tmp_path, monkeypatch):
     """With the credentials of the environment, against a server of moto."""
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        monkeypatch.setenv('AWS_ACCESS_KEY_ID', 'AKIATESTTEST')
-        monkeypatch.setenv('AWS_SECRET_ACCESS_KEY', 'geheim123456')
-        monkeypatch.setenv('AWS_ENDPOINT_URL',
-                           'http://{}:{}'.format(*server.get_host_and_port()))
-        monkeypatch.setattr(far_shards, '_PAUSE', 0.01)
-        files = fsspec.filesystem('s3')
-        files.mkdir('photographs')
-        for number, path in enumerate(packed):
-            files.put(path, f'photographs/a/{number}.tar')
-        found = far_shards.find_far('s3://photographs/a')
-        assert found == [f's3://photographs/a/{n}.tar' for n in range(2)]
-        index = index_shards(found, str(tmp_path / 'i'))
-        near = index_shards(packed, str(tmp_path / 'j'))
-        assert index.fingerprint == near.fingerprint
-        for row in range(12):
-            assert (read_image(index.photo(row)) == read_image(
-                near.photo(row))).all()
-        data = SceneDataset(
-            index=str(tmp_path / 'i'), with_masks=False, cache_tars=True,
-            cache=str(tmp_path / 'kept'), pipeline=[LoadSceneImage()])
-        assert (trained_on(data, [5])[0] == read_image(near.photo(5))).all()
-        kept, = (tmp_path / 'kept').glob('*.tar')
-        assert kept.read_bytes() == open(packed[1], 'rb').read()
-        for path in (tmp_path / 'i').iterdir():
-            assert b'geheim' not in path.read_bytes()
-        files.rm('photographs/a/1.tar')
-        with pytest.raises(BrokenImageError, match='1.tar::01.png.*not exist'):
-            read_image(index.photo(1))
-        with pytest.raises(UserError, match='nobucket') as error:
-            far_shards.find_far('s3://nobucket/a')
-        assert 'geheim' not in str(error.value)
-    finally:
-        server.stop()
+    monkeypatch.setattr(far_shards, '_PAUSE', 0.01)
+    files = fsspec.filesystem('s3')
+    for number, path in enumerate(packed):
+        files.put(path, f'bucket/a/{number}.tar')
+    found = far_shards.find_far('s3://bucket/a')
+    assert found == [f's3://bucket/a/{n}.tar' for n in range(2)]
+    index = index_shards(found, str(tmp_path / 'i'))
+    near = index_shards(packed, str(tmp_path / 'j'))
+    assert index.fingerprint == near.fingerprint
+    for row in range(12):
+        assert (read_image(index.photo(row)) == read_image(
+            near.photo(row))).all()
+    data = SceneDataset(
+        index=str(tmp_path / 'i'), with_masks=False, cache_tars=True,
+        cache=str(tmp_path / 'kept'), pipeline=[LoadSceneImage()])
+    assert (trained_on(data, [5])[0] == read_image(near.photo(5))).all()
+    kept, = (tmp_path / 'kept').glob('*.tar')
+    assert kept.read_bytes() == open(packed[1], 'rb').read()
+    for path in (tmp_path / 'i').iterdir():
+        assert b'geheim' not in path.read_bytes()
+    files.rm('bucket/a/1.tar')
+    with pytest.raises(BrokenImageError, match='1.tar::01.png.*not exist'):
+        read_image(index.photo(1))
+    with pytest.raises(UserError, match='nobucket') as error:
+        far_shards.find_far('s3://nobucket/a')
+    assert 'geheim' not in str(error.value)
