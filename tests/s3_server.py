@@ -40,13 +40,16 @@ def serve(monkeypatch: Any) -> Iterator[list[Any]]:
             AWS_SECRET_ACCESS_KEY='geheim123456',
             AWS_ENDPOINT_URL=f'http://{host}:{port}').items():
         monkeypatch.setenv(name, value)
-    # This process may have used another server, with a bucket of that name.
-    urlopen(f'http://{host}:{port}/moto-api/reset', data=b'').close()
-    kind = fsspec.get_filesystem_class('s3')
-    kind.clear_instance_cache()
+
+    def forget() -> None:
+        """Servers of a process share their buckets; clients are kept."""
+        urlopen(f'http://{host}:{port}/moto-api/reset', data=b'').close()
+        fsspec.get_filesystem_class('s3').clear_instance_cache()
+
+    forget()
     fsspec.filesystem('s3').mkdir('bucket')
     yield faults
-    kind.clear_instance_cache()
+    forget()
     server.stop()
 
 
