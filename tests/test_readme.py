@@ -141,11 +141,13 @@ RUN = {
         says=('| full shuffle | ', )),
     'docs/data.md: python tools/benchmarks/image_order.py --memory':
     Run(replace={'10000000': '10000'}, says=('window=8 | ', )),
-    'docs/scaling.md: python tools/benchmarks/index_speed.py':
-    Run(replace={'index_speed.py': 'index_speed.py --num-images 1000'},
-        says=('| 1000 | ', )),
-    'docs/cli.md: cyborgs doctor':
-    Run(says=('views with their masks', '0 errors'), place='elsewhere'),
+    'docs/scaling.md: python tools/benchmarks/scale_simulation.py':
+    Run(replace={'1000000 10000000 100000000': '1000 2000 --ranks 1 2'},
+        says=('verify, s', 'Written: growth.json and growth.svg')),
+    'docs/scaling.md: python tools/benchmarks/shard_speed.py':
+    Run(replace={'--data-root PHOTOS': '--data-root PHOTOS --num-images 16 '
+                 '--workers 1 --batch-size 2 --latency-ms 1'},
+        says=('full cache', )),
     'docs/compare.md: cyborgs compare':
     Run(replace={
         'train.json val.json': ' '.join(
@@ -251,6 +253,11 @@ RUN = {
     'docs/results.md: H=default_hooks.mask_update':
     Run(replace={**MINI_COCO, 'OPTIONS': '', '/NAME': '/one'},
         says=('table.md', )),
+    'docs/results.md: cyborgs compare':
+    Run(replace={
+        '1 5 10 100 --seeds 5': '50 --seeds 2 --long-side 64',
+        'byol=BYOL.pth': '', 'detcon=DETCON.pth': '', 'CYBORGS.pth': 'R18.pth'
+    }, says=('compare.html', )),
     'docs/results.md: D=data/coco_mini H=default_hooks.mask_update':
     Run(replace={'OUT': 'work_dirs/out1', 'work_dirs/mini_coco/NETWORK': 'R18',
                  'SMOOTH': '16', 'SIDE': '160'}, says=('mBO', )),
