@@ -1,13 +1,13 @@
 """Whole tar files of a store, each fetched once for all processes."""
 import errno
-import fcntl
 import hashlib
 import os
 import os.path as osp
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from ..errors import UserError
+from .node_listing import locked
 from .shards import Address, read_local
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -24,7 +24,7 @@ def open_kept(folder: str, gigabytes: float) -> None:
                         f'is {gigabytes!r}')
     try:
         os.makedirs(folder, exist_ok=True)
-        with _locked(osp.join(folder, 'lock')):
+        with locked(osp.join(folder, 'lock')):
             pass
     except OSError as error:
         raise UserError(f'SceneDataset.cache={folder!r} cannot be used '
@@ -59,7 +59,7 @@ def read_kept(place: Address, folder: str, gigabytes: float,
     if fetch is None:
         return None
     # One process fetches it. The lock of one that died is free.
-    with _locked(osp.join(folder, f'{name}.lock')):
+    with locked(osp.join(folder, f'{name}.lock')):
         if not osp.exists(path) and not _fetched(path, fetch):
             return None
         _drop_oldest(folder, gigabytes, path)
@@ -101,11 +101,3 @@ def _drop_oldest(folder: str, gigabytes: float, newest: str) -> None:
             with suppress(FileNotFoundError):
                 os.remove(path)
             size -= each
-
-
-@contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Hold a lock of this machine, which ends with the process."""
-    with open(path, 'w', encoding='ascii') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -315,14 +315,17 @@ def changed_images(bank: MaskBank, images: Iterable[tuple[str, str]],
     if indexed is None or changes:
         return changes
     # Of a round of an index, the checkpoint has no sizes.
-    return [] if indexed == (photographs or _fingerprint(images)) else [
+    current = photographs or _fingerprint(images)
+    return [] if current in (indexed, None) else [
         'some replaced, since files have other numbers of bytes than in the '
         'index of the round, which does not say which']
 
 
-def _fingerprint(images: Iterable[tuple[str, str]]) -> str:
-    """What an index of these images has."""
+def _fingerprint(images: Iterable[tuple[str, str]]) -> str | None:
+    """What an index of these images has; None if a size is unknown."""
     files = sorted((encode(key), _size(path)) for key, path in images)
+    if any(size < 0 for _, size in files):
+        return None
     return fingerprint_of([key for key, _ in files],
                           np.array([size for _, size in files], '<i8'))
 

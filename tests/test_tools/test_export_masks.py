@@ -179,3 +179,31 @@ def test_a_detector_of_objects_is_a_start_for_a_fine_tune(run, tmp_path, call):
     }
     for key in {*before} - other:
         assert torch.equal(after[key], before[key]), key
+
+
+@pytest.mark.slow
+def test_so_is_the_demos_detector(run, tmp_path, call):
+    """By its two configs, as docs/toy_scenes.md has it."""
+    mmdet = pytest.importorskip('mmdet.models')
+    masks, file = tmp_path / 'masks.json', tmp_path / 'backbone.pth'
+    call(export_masks, run / 'run', '--coco', masks, '--min-score', 0)
+    network = mmdet.CSPNeXt(deepen_factor=0.167, widen_factor=0.375)
+    weights = {f'backbone.{key}': value
+               for key, value in network.state_dict().items()}
+    torch.save(dict(state_dict=weights, meta=dict(
+        mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395],
+        to_rgb=False)), file)
+    name = osp.join(ROOT, 'configs', 'transfer',
+                    'faster-rcnn_cspnext-tiny_fpn_{}_toy.py')
+    said = train(name.format('class-agnostic'), tmp_path / 'stage',
+                 f'data_root={run}/toy/', *SMALL, BACKBONE=str(file),
+                 MASKS_JSON=str(masks))
+    assert 'model.backbone: 173 of 173 tensors were loaded' in said
+    said = train(name.format('random'), tmp_path / 'fine',
+                 f'data_root={run}/toy/', *SMALL,
+                 f'load_from={tmp_path}/stage/epoch_1.pth',
+                 'val_dataloader.num_workers=0',
+                 'val_dataloader.persistent_workers=False')
+    # all but what tells six classes apart
+    assert '197 of 199 tensors of the model are loaded' in said
+    assert 'coco/bbox_mAP' in said

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import os.path as osp
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -231,7 +232,7 @@ def simulate(number: int, all_ranks: Sequence[int], processes: int,
             parts = osp.join(where, f'of_{ranks}')
             row['ranks'][ranks] = alone('write', path, parts, ranks // 2,
                                         ranks)
-            subprocess.run(['rm', '-r', parts], check=True)
+            shutil.rmtree(parts)
         ranks = max(all_ranks)
         with ProcessPoolExecutor(processes) as pool:
             written = list(pool.map(

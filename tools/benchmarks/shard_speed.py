@@ -117,13 +117,12 @@ def rate(data: SceneDataset, workers: int, batch: int) -> tuple[float, float]:
         collate_fn=collate,
         generator=torch.Generator().manual_seed(0))
     steps = iter(loader)
-    first = next(steps)  # the workers have started
+    next(steps)  # the workers have started
     begun, count, busy = time.perf_counter(), 0, 0.
     for own in steps:
         count += len(own)
         busy += sum(own)
     seconds = time.perf_counter() - begun
-    del first
     return count / seconds, 1 - busy / (seconds * workers)
 
 
