@@ -659,7 +659,7 @@ def test_an_error_of_one_rank_ends_all(photo_root, tmp_path, monkeypatch,
         hook.root, hook._began, hook._resumed = str(tmp_path / 'm'), 0, fails
         hook.scenes = [SimpleNamespace(
             images=lambda: images, read_args={}, fingerprint=None,
-            index=None)]
+            sorted_keys=None)]
         runner = SimpleNamespace(
             seed=rank, rank=rank, logger=logging.getLogger(),
             model=OneWeight())

@@ -36,8 +36,8 @@ def test_shipped_configs_do_as_the_pretraining(path, tmp_path, monkeypatch):
     """Without data, and with a file that says how it was trained."""
     file = str(tmp_path / 'backbone.pth')
     name, _, _ = osp.basename(path).replace('-ins', '').replace(
-        'faster-rcnn_cspnext-tiny_fpn', 'rtmdet_tiny').partition(
-            '_cyborgs-pre')
+        'faster-rcnn_cspnext-tiny_fpn', 'rtmdet_tiny').replace(
+            '_class-agnostic', '_cyborgs-pre').partition('_cyborgs-pre')
     own = osp.join(ROOT, 'configs', 'backbones', f'{name}.py')
     has_own = osp.isfile(own)
     text = Config.fromfile(own if has_own else TOY).pretty_text
