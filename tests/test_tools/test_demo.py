@@ -61,8 +61,8 @@ def test_the_stages_and_again(tmp_path, monkeypatch, capsys):
     }
     stage = demo.stage
     monkeypatch.setattr(
-        demo, 'stage', lambda name, *call: stage(
-            name, *call, *small.get(name, [])))
+        demo, 'stage', lambda name, *call, **share: stage(
+            name, *call, *small.get(name, []), **share))
     demo.main()
     said = capsys.readouterr().out
     assert (work / 'masks.png').is_file()
