@@ -7,6 +7,8 @@ import fsspec
 from moto.moto_server import werkzeug_app
 from moto.server import ThreadedMotoServer
 
+from cyborgs_plugin.datasets import far_ranges
+
 FAILS = 'masks'
 """Part of the URLs that have faults."""
 
@@ -45,6 +47,8 @@ def serve(monkeypatch: Any) -> Iterator[list[Any]]:
         """Servers of a process share their buckets; clients are kept."""
         urlopen(f'http://{host}:{port}/moto-api/reset', data=b'').close()
         fsspec.get_filesystem_class('s3').clear_instance_cache()
+        far_ranges._signed.cache_clear()
+        far_ranges._PASSED_ON.clear()
 
     forget()
     fsspec.filesystem('s3').mkdir('bucket')

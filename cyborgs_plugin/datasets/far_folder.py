@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import UserError
-from .far_shards import check_url, explained_far, file_system, tried
+from .far_shards import check_url, explained_far, tried
+from .file_systems import file_system
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')

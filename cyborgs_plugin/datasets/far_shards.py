@@ -8,7 +8,8 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from random import SystemRandom
@@ -18,6 +19,8 @@ from urllib.parse import urlsplit
 from mmengine.logging import print_log
 
 from ..errors import MissingFileError, MissingPackageError, UserError
+from .far_ranges import read_range
+from .file_systems import file_system
 from .kept_tars import read_kept
 from .shards import Address, MisplacedError, check_member, span
 
@@ -26,8 +29,10 @@ TRIES = 5
 _PAUSE = 0.5
 """Seconds before the second try; each further pause is twice as long."""
 _SECRET = re.compile(r'SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL')
-_EXTRAS = {'s3': 's3fs', 's3a': 's3fs', 'gs': 'gcsfs', 'gcs': 'gcsfs',
-           'http': 'aiohttp', 'https': 'aiohttp'}
+_AT_ONCE = 16
+"""Photographs of a batch that a process reads at once."""
+_AHEAD: dict[Address, Future] = {}
+"""Photographs whose reading was begun."""
 
 
 def is_far(path: str) -> bool:
@@ -72,6 +77,13 @@ def read_far(place: Address, cache: str | None = None,
         OSError: If it cannot be read, after :data:`TRIES` tries.
         MisplacedError: If the tar file is truncated, or holds something else.
     """
+    begun = _AHEAD.pop(place, None)
+    return (_read_now(place, cache, cache_gb, tars) if begun is None else
+            begun.result())
+
+
+def _read_now(place: Address, cache: str | None = None, cache_gb: float = 50.,
+              tars: str | None = None) -> bytes:
     if cache is not None and tars is not None:
         return _read_by_tars(place, cache, cache_gb, tars == 'fetch')
     kept = None if cache is None else open_cache(cache, cache_gb)
@@ -82,6 +94,32 @@ def read_far(place: Address, cache: str | None = None,
         if kept is not None:
             _keep(kept, key, content)
     return content
+
+
+@contextmanager
+def reading_ahead(places: Iterable[Address], **options: Any) -> Iterator[None]:
+    """Begin to read photographs, for which :func:`read_far` then waits.
+
+    Args:
+        places (Iterable[Address]): Where they lie.
+        **options: Of :func:`read_far`.
+    """
+    pool = _threads(os.getpid())
+    begun = {place: pool.submit(_read_now, place, **options)
+             for place in dict.fromkeys(places)}
+    _AHEAD.update(begun)
+    try:
+        yield
+    finally:
+        for place, future in begun.items():
+            _AHEAD.pop(place, None)
+            future.cancel()
+
+
+@lru_cache(maxsize=1)
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Threads of a process; those of its parent are not its own."""
+    return ThreadPoolExecutor(_AT_ONCE, 'reading')
 
 
 def open_cache(folder: str, gigabytes: float) -> Any:
@@ -201,29 +239,16 @@ def _read_by_tars(place: Address, folder: str, gigabytes: float,
 
 
 def _read(place: Address) -> bytes:
-    files, path = file_system(place.shard)
     start, stop = span(place)
-    content = files.cat_file(path, start=start, end=stop)
+    content = read_range(place.shard, start, stop)
+    if content is None:
+        files, path = file_system(place.shard)
+        content = files.cat_file(path, start=start, end=stop)
     if len(content) > stop - start:
         raise UserError(
             f'{place.shard}: the server sent {len(content)} bytes where '
             f'{stop - start} were asked for: it must support range requests')
     return check_member(content, place)
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, which fsspec keeps, and the path in it."""
-    import fsspec  # not before a run needs it
-    try:
-        return fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        scheme = urlsplit(url).scheme
-        package = _EXTRAS.get(scheme, 'the file system of fsspec for it')
-        raise MissingPackageError(
-            f'{url}: reading {scheme}:// needs {package}: pip install '
-            f'{package}') from error
-    except ValueError as error:
-        raise UserError(f'{url}: {error}') from error
 
 
 @lru_cache(maxsize=4)

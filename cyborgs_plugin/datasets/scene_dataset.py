@@ -22,7 +22,7 @@ from mmpretrain.registry import DATASETS
 from ..commands import command
 from ..errors import MissingFileError, UserError
 from .coco_truth import load_coco
-from .far_shards import open_cache
+from .far_shards import is_far, open_cache, reading_ahead
 from .image_files import Found, find_files, images_of, left_out, match_names
 from .image_folders import folders_of, prefixes_of
 from .image_io import MAX_PIXELS, BrokenImageError, check_options
@@ -37,10 +37,12 @@ from .photo_index import (
     is_index,
     is_round_of,
 )
+from .shards import parse_address
 from .teacher_bank import Box, TeacherBank
 from .view_laws import decoded_side
 
 _NAMED = 5  # number of files in a message
+_AHEAD = 32  # photographs of a store that are read before they are needed
 _PREFIX = 'train_dataloader.dataset.data_prefix.img_path'
 _BY = ('--cfg-options data=FOLDER, or in the config by data_root or '
        f'{_PREFIX} (an absolute path stands alone)')
@@ -449,6 +451,22 @@ class SceneDataset(BaseDataset):
         bank = self._masks()
         return [bank.label_map(key, number)
                 for number in range(bank.num_clusterings)]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+        """Load a batch; photographs of a store are read several at once."""
+        if self.index is None or not self.index.shards or self.cache_tars:
+            return [self[index] for index in indices]
+        samples = []
+        for start in range(0, len(indices), _AHEAD):
+            part = indices[start:start + _AHEAD]
+            places = [parse_address(self.get_data_info(index)['img_path'])
+                      for index in part]
+            with reading_ahead(
+                    [place for place in places
+                     if place is not None and is_far(place.shard)],
+                    **self._image_options.get('cache', {})):
+                samples += [self[index] for index in part]
+        return samples
 
     def prepare_data(self, idx: int) -> dict | None:
         """Load and transform one sample.

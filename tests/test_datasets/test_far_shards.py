@@ -22,6 +22,7 @@ from cyborgs_plugin.datasets import (
     SceneSampler,
     far_shards,
     read_image,
+    scene_dataset,
 )
 from cyborgs_plugin.datasets.index_making import index_shards
 from cyborgs_plugin.datasets.shards import parse_address
@@ -56,6 +57,8 @@ class Store(BaseHTTPRequestHandler):
                              self.headers.get('Range', ''))
         if body:
             server.asked.append((self.path, asked and asked.groups()))
+        if body and server.together is not None:
+            server.together.wait(10)
         fault = server.faults.pop(0) if body and server.faults else None
         if isinstance(fault, int) or not path.is_file():
             self.send_response(fault or 404)
@@ -87,7 +90,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr(far_shards, '_PAUSE', 0.01)
     server = ThreadingHTTPServer(('127.0.0.1', 0), Store)
     server.folder, server.faults, server.asked = tmp_path, [], []
-    server.ranges = True
+    server.ranges, server.together = True, None
     server.url = f'http://127.0.0.1:{server.server_port}'
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -144,6 +147,48 @@ def test_rounds_and_workers_read_from_a_store(store, packed, tmp_path):
     images = [sample['img'] for sample in loader]
     for row, image in enumerate(images):
         assert (np.asarray(image) == read_image(near.photo(row))).all()
+
+
+def test_a_batch_is_read_at_once(store, packed, tmp_path):
+    """Each answer waits until all of the batch are asked for."""
+    data = far(store, packed, tmp_path)
+    alone = [data[index]['img'] for index in (3, 0, 5, 4)]
+    store.together = threading.Barrier(4)
+    batch = data.__getitems__([3, 0, 5, 4])
+    store.together = None
+    assert all(map(np.array_equal, alone, [one['img'] for one in batch]))
+    assert not far_shards._AHEAD
+
+
+def test_a_broken_one_of_a_batch(store, packed, tmp_path):
+    """It is replaced and named, as if it had been read alone."""
+    data = far(store, packed, tmp_path)
+    said = []
+    data._warn = said.append
+    os.remove(packed[0])
+    names = [address for _, address in data.images()]
+    near = [row for row, name in enumerate(names) if '/1.tar::' in name]
+    batch = data.__getitems__([*range(12), 3, 3])
+    assert len(batch) == 14 and len(said) == 5
+    assert all('replaces a broken one' in line for line in said)
+    own = [data[row]['img'] for row in near]
+    for row, sample in enumerate(batch[:12]):
+        assert any(np.array_equal(sample['img'], one) for one in own)
+        if row in near:
+            assert np.array_equal(sample['img'], own[near.index(row)])
+
+
+def test_large_batches_are_read_in_parts(store, packed, tmp_path, monkeypatch):
+    """So that memory holds few files ahead."""
+    monkeypatch.setattr(scene_dataset, '_AHEAD', 5)
+    data = far(store, packed, tmp_path)
+    begun = []
+    reading_ahead = scene_dataset.reading_ahead
+    monkeypatch.setattr(
+        scene_dataset, 'reading_ahead', lambda places, **options: (
+            begun.append(len(places)), reading_ahead(places, **options))[1])
+    assert len(data.__getitems__([*range(12)])) == 12
+    assert begun == [5, 5, 2] and len(store.asked) == 12
 
 
 @pytest.mark.parametrize('faults', [[503], [500, 503, 'cut', 429],
@@ -414,6 +459,13 @@ def test_s3(s3, packed, tmp_path, monkeypatch):
     for row in range(12):
         assert (read_image(index.photo(row)) == read_image(
             near.photo(row))).all()
+    # in processes that are forked after this one has read
+    plain = SceneDataset(index=str(tmp_path / 'i'), with_masks=False,
+                         pipeline=[LoadSceneImage()])
+    plain.__getitems__([3, 4])
+    batches = DataLoader(plain, 5, num_workers=2, collate_fn=list)
+    for row, sample in enumerate(sum(batches, [])):
+        assert (sample['img'] == read_image(near.photo(row))).all()
     data = SceneDataset(
         index=str(tmp_path / 'i'), with_masks=False, cache_tars=True,
         cache=str(tmp_path / 'kept'), pipeline=[LoadSceneImage()])
@@ -428,3 +480,47 @@ def test_s3(s3, packed, tmp_path, monkeypatch):
     with pytest.raises(UserError, match='nobucket') as error:
         far_shards.find_far('s3://nobucket/a')
     assert 'geheim' not in str(error.value)
+
+
+def signed(s3, packed, tmp_path, monkeypatch):
+    """An index of S3, whose bytes s3fs does not read."""
+    monkeypatch.setattr(far_shards, '_PAUSE', 0.01)
+    monkeypatch.setattr('tests.s3_server.FAILS', 'Signature')
+    files = fsspec.filesystem('s3')
+    files.put(packed[0], 'bucket/0.tar')
+    index = index_shards(['s3://bucket/0.tar'], str(tmp_path / 'i'))
+    read, own = [], files.cat_file
+    monkeypatch.setattr(files, 'cat_file', lambda path, **span: (
+        read.append(path), own(path, **span))[1])
+    near = index_shards(packed[:1], str(tmp_path / 'j'))
+    return index.photo(0), read_image(near.photo(0)), read
+
+
+@pytest.mark.parametrize('faults, by_s3fs', [
+    ([], 0), ([503, 'cut', 429, 500], 0), ([403], 1), ([301], 1), ([404], 1)])
+def test_signed_urls(s3, packed, tmp_path, monkeypatch, faults, by_s3fs):
+    """Faults are tried again; a refused signature is left to s3fs."""
+    path, image, read = signed(s3, packed, tmp_path, monkeypatch)
+    s3[:] = faults
+    assert (read_image(path) == image).all()
+    assert not s3 and len(read) == by_s3fs
+    assert (read_image(path) == image).all()
+    # a refusal of the signature holds for the bucket
+    assert len(read) == (2 if faults in ([403], [301]) else by_s3fs)
+
+
+def test_a_signature_is_not_told(s3, packed, tmp_path, monkeypatch):
+    path, _, read = signed(s3, packed, tmp_path, monkeypatch)
+    for faults in ([503] * 5, ['cut'] * 5):
+        s3[:] = faults
+        with pytest.raises(BrokenImageError, match='5 tries') as error:
+            read_image(path)
+        assert 'ignature' not in str(error.value) and not read
+
+
+def test_a_missing_object_of_s3(s3, packed, tmp_path, monkeypatch):
+    path, _, read = signed(s3, packed, tmp_path, monkeypatch)
+    fsspec.filesystem('s3').rm('bucket/0.tar')
+    with pytest.raises(BrokenImageError, match='0.tar'):
+        read_image(path)
+    assert len(read) == 1  # not tried again
