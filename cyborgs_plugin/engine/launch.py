@@ -1,4 +1,5 @@
 """Start of a run: several processes on a CPU, and runners of tools."""
+import logging
 import os
 import socket
 import sys
@@ -6,12 +7,14 @@ from datetime import timedelta
 from threading import Timer
 from typing import Any
 
+import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 from mmengine.runner import Runner
+from mmengine.utils import digit_version
 
 from ..errors import UserError
 
@@ -31,8 +34,8 @@ def prepare_launch(cfg: Config) -> None:
 
     Raises:
         UserError: If the launcher on a CPU is not ``pytorch``, if torchrun did
-            not start this process, or if the processes cannot reach one
-            another.
+            not start this process or has restarted it without the means to
+            find the others, or if the processes cannot reach one another.
     """
     if cfg.get('launcher') == 'pytorch' and not (
             is_distributed() or 'RANK' in os.environ):
@@ -40,6 +43,8 @@ def prepare_launch(cfg: Config) -> None:
                         'has started: torchrun --nproc_per_node=GPUS -m '
                         'cyborgs_plugin train CONFIG --launcher pytorch. '
                         'Leave it out to train in one process')
+    if cfg.get('launcher') == 'pytorch' and not is_distributed():
+        _check_restarts()
     if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
         return
     if cfg.launcher != 'pytorch':
@@ -60,6 +65,28 @@ def prepare_launch(cfg: Config) -> None:
             f'count each process by itself (sync_bn=None, {replaced} SyncBN '
             'became BN)',
             logger='current')
+
+
+def _check_restarts() -> None:
+    """Warn of restarts that will fail, and refuse one that would hang.
+
+    Raises:
+        UserError: If this is one.
+    """
+    shares = os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
+    if (not shares or not int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0))
+            or digit_version(torch.__version__) < digit_version('2.5')):
+        return
+    message = (
+        'torchrun --max-restarts: restarted processes would look for one '
+        'another at the addresses of those before, which torchrun keeps '
+        '(https://github.com/pytorch/pytorch/issues/135712). Start it with '
+        'TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment and with '
+        '--standalone, or on several machines --rdzv-backend=c10d')
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):
+        raise UserError(message)
+    if os.environ['RANK'] == '0':
+        print_log(message, logger='current', level=logging.WARNING)
 
 
 def _connect(timeout: float | None) -> None:

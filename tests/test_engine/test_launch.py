@@ -94,6 +94,34 @@ def test_a_process_that_torchrun_has_not_started(of_two_machines, monkeypatch,
         launch.prepare_launch(of_two_machines)
 
 
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_restarts_that_would_find_old_addresses(of_two_machines, monkeypatch,
+                                                device):
+    """A warning at the start, and no restart that hangs."""
+    said, made = [], []
+    monkeypatch.setattr(launch, 'print_log',
+                        lambda message, **_: said.append(message))
+    monkeypatch.setattr(launch, 'get_device', lambda: device)
+    monkeypatch.setattr(launch, '_connect', made.append)
+    monkeypatch.setattr(torch_dist, 'get_rank', lambda: 1)
+    for name, value in dict(
+            RANK=0, TORCHELASTIC_USE_AGENT_STORE=True,
+            TORCHELASTIC_MAX_RESTARTS=0,
+            TORCHELASTIC_RESTART_COUNT=0).items():
+        monkeypatch.setenv(name, str(value))
+    launch.prepare_launch(of_two_machines)
+    assert said == []
+    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '3')
+    launch.prepare_launch(of_two_machines)
+    assert len(said) == 1 and 'STORE=1 in the environment and' in said[0]
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    with pytest.raises(UserError, match='--standalone'):
+        launch.prepare_launch(of_two_machines)
+    monkeypatch.setenv('TORCHELASTIC_USE_AGENT_STORE', 'False')
+    launch.prepare_launch(of_two_machines)
+    assert len(said) == 1
+
+
 @pytest.mark.slow
 def test_connecting_ends(tmp_path, monkeypatch):
     """The second process never comes."""
