@@ -9,9 +9,9 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from random import SystemRandom
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from mmengine.logging import print_log
 
 from ..errors import MissingFileError, MissingPackageError, UserError
+from .daemons import begin
 from .far_ranges import read_range
 from .file_systems import file_system
 from .kept_tars import read_kept
@@ -29,8 +30,6 @@ TRIES = 5
 _PAUSE = 0.5
 """Seconds before the second try; each further pause is twice as long."""
 _SECRET = re.compile(r'SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL')
-_AT_ONCE = 16
-"""Photographs of a batch that a process reads at once."""
 _AHEAD: dict[Address, Future] = {}
 """Photographs whose reading was begun."""
 
@@ -104,22 +103,16 @@ def reading_ahead(places: Iterable[Address], **options: Any) -> Iterator[None]:
         places (Iterable[Address]): Where they lie.
         **options: Of :func:`read_far`.
     """
-    pool = _threads(os.getpid())
-    begun = {place: pool.submit(_read_now, place, **options)
-             for place in dict.fromkeys(places)}
-    _AHEAD.update(begun)
+    begun: dict[Address, Future] = {}
     try:
+        for place in dict.fromkeys(places):
+            begun[place] = begin(partial(_read_now, place, **options))
+        _AHEAD.update(begun)
         yield
     finally:
         for place, future in begun.items():
             _AHEAD.pop(place, None)
             future.cancel()
-
-
-@lru_cache(maxsize=1)
-def _threads(process: int) -> ThreadPoolExecutor:
-    """Threads of a process; those of its parent are not its own."""
-    return ThreadPoolExecutor(_AT_ONCE, 'reading')
 
 
 def open_cache(folder: str, gigabytes: float) -> Any:

@@ -2,10 +2,13 @@
 import os
 import re
 import shutil
+import signal
 import sys
 import threading
+import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -176,6 +179,25 @@ def test_a_broken_one_of_a_batch(store, packed, tmp_path):
         assert any(np.array_equal(sample['img'], one) for one in own)
         if row in near:
             assert np.array_equal(sample['img'], own[near.index(row)])
+
+
+def test_an_interrupt_does_not_wait_for_the_store(store, packed, tmp_path):
+    """The end of a process waits for no thread that reads."""
+    data = far(store, packed, tmp_path)
+    answers = threading.Event()
+    store.together = SimpleNamespace(wait=lambda _: answers.wait(60))
+    process = get_context('fork').Process(
+        target=data.__getitems__, args=([*range(12)], ))
+    process.start()
+    try:
+        while len(store.asked) < 12 and process.is_alive():
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(10)
+        assert process.exitcode == 1
+    finally:
+        process.kill()
+        answers.set()
 
 
 def test_large_batches_are_read_in_parts(store, packed, tmp_path, monkeypatch):
