@@ -283,6 +283,20 @@ RUN = {
         says=('bytes/image', )),
     'docs/toy_scenes.md: python tools/dataset_converters/make_toy_scenes.py':
     Run(replace={'--floor 5 8 16': '--floor 5'}, says=('mBO', )),
+    'docs/toy_scenes.md: D=data/toy_scenes\n':
+    Run(replace={
+        'D=data/toy_scenes': 'D=data/few',
+        'make_toy_scenes.py':
+        'make_toy_scenes.py --out $D --num-train 16 --num-val 8',
+        '5 20 100 --seeds 3': '50 --seeds 1'
+    }, options={
+        'tools/train.py': f'data_root=data/few/ {SMALL}',
+        'cyborgs compare': 'train_cfg.max_epochs=1 train_cfg.val_interval=1 '
+        'train_dataloader.num_workers=0 val_dataloader.num_workers=0 '
+        'train_dataloader.persistent_workers=False '
+        'val_dataloader.persistent_workers=False '
+        'model.test_cfg.score_thr=0. model.test_cfg.min_bbox_size=-1'
+    }, says=('cyborgs against random, box AP: not shown with 50 %', )),
     'docs/toy_scenes.md: D=data/toy_scenes H=default_hooks.mask_update':
     Run(replace={'RUN': 'work_dirs/toy', 'VAL': 'work_dirs/val',
                  'epoch_20': 'epoch_1', '--floor 8': '--floor 3',
