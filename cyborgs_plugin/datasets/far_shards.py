@@ -86,7 +86,7 @@ def _read_now(place: Address, cache: str | None = None, cache_gb: float = 50.,
     if cache is not None and tars is not None:
         return _read_by_tars(place, cache, cache_gb, tars == 'fetch')
     kept = None if cache is None else open_cache(cache, cache_gb)
-    key = f'{place.shard}@{place.start}+{place.length}'
+    key = _key(place)
     content = None if kept is None else kept.get(key)
     if content is None:
         content = tried(lambda: _read(place))
@@ -95,18 +95,31 @@ def _read_now(place: Address, cache: str | None = None, cache_gb: float = 50.,
     return content
 
 
+def _key(place: Address) -> str:
+    """What the cache keeps a photograph by."""
+    return f'{place.shard}@{place.start}+{place.length}'
+
+
 @contextmanager
-def reading_ahead(places: Iterable[Address], **options: Any) -> Iterator[None]:
+def reading_ahead(places: Iterable[Address], cache: str | None = None,
+                  cache_gb: float = 50., **options: Any) -> Iterator[None]:
     """Begin to read photographs, for which :func:`read_far` then waits.
 
     Args:
         places (Iterable[Address]): Where they lie.
-        **options: Of :func:`read_far`.
+        cache (str, optional): As of :func:`read_far`. What it keeps is left to
+            be read when it is asked for, which is faster.
+            Defaults to None.
+        cache_gb (float): As of :func:`read_far`. Defaults to 50.
+        **options: Others of :func:`read_far`.
     """
+    kept = () if cache is None else open_cache(cache, cache_gb)
     begun: dict[Address, Future] = {}
     try:
         for place in dict.fromkeys(places):
-            begun[place] = begin(partial(_read_now, place, **options))
+            if _key(place) not in kept:
+                begun[place] = begin(partial(
+                    _read_now, place, cache, cache_gb, **options))
         _AHEAD.update(begun)
         yield
     finally:

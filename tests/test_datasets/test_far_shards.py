@@ -213,6 +213,19 @@ def test_large_batches_are_read_in_parts(store, packed, tmp_path, monkeypatch):
     assert begun == [5, 5, 2] and len(store.asked) == 12
 
 
+def test_what_a_cache_keeps_is_not_read_ahead(store, packed, tmp_path,
+                                              monkeypatch):
+    data = far(store, packed, tmp_path, cache=str(tmp_path / 'kept'))
+    first = data.__getitems__([0, 5])
+    begun, begin = [], far_shards.begin
+    monkeypatch.setattr(far_shards, 'begin', lambda work: (
+        begun.append(work), begin(work))[1])
+    again = data.__getitems__([5, 7, 0])
+    assert len(begun) == 1 and len(store.asked) == 3
+    for one, two in ((0, 2), (1, 0)):
+        assert np.array_equal(first[one]['img'], again[two]['img'])
+
+
 @pytest.mark.parametrize('faults', [[503], [500, 503, 'cut', 429],
                                     ['cut', 'cut']])
 def test_faults_that_pass(store, packed, tmp_path, faults):
