@@ -66,10 +66,10 @@ class NetworkMasks(MaskSource):
             ones side by side. K is lowered to the number of superpixels in the
             group. The decoding threads compute them. Defaults to None, cells,
             as published.
-        keep_plain (bool): With ``superpixels`` and ``smooth``, whether the
-            plain vectors stand beside the averaged ones. Without them, many
-            small regions overlap better with objects, at a lower ARI.
-            Defaults to True.
+        plain_weight (float): With ``superpixels`` and ``smooth``, the length
+            of the plain vectors beside the averaged ones of length 1. Without
+            them (0), many small regions overlap better with objects, at a
+            lower ARI. Defaults to 1.
         backend (str): 'torch', or 'faiss' (pip install faiss-cpu), which
             clusters on the CPU, as published. Defaults to 'torch'.
         reflect (int): Pixels mirrored beyond each border for the forward; a
@@ -124,7 +124,7 @@ class NetworkMasks(MaskSource):
                  backbone: dict | None = None,
                  colour_weight: float = 0.,
                  superpixels: dict | None = None,
-                 keep_plain: bool = True) -> None:
+                 plain_weight: float = 1.) -> None:
         span = (num_clusters if isinstance(num_clusters, (tuple, list)) else
                 (num_clusters, num_clusters))
         _expect(
@@ -145,6 +145,7 @@ class NetworkMasks(MaskSource):
         _expect(colour_weight >= 0, 'colour_weight', colour_weight,
                 '0 or more')
         _check_superpixels(superpixels)
+        _expect(plain_weight >= 0, 'plain_weight', plain_weight, '0 or more')
         _expect(reflect >= 0 and reflect % 32 == 0, 'reflect', reflect,
                 'a multiple of 32')
         _expect(smooth >= 0, 'smooth', smooth, '0 or more')
@@ -175,7 +176,7 @@ class NetworkMasks(MaskSource):
         self.position_weight = position_weight
         self.colour_weight = colour_weight
         self.superpixels = superpixels
-        self.keep_plain = keep_plain and superpixels is not None
+        self.plain_weight = plain_weight
         self.reflect = reflect
         self.smooth = smooth
         self.long_side = long_side
@@ -188,6 +189,11 @@ class NetworkMasks(MaskSource):
         self._dtype = getattr(torch, dtype)
         self._extractor: FeatureExtractor | None = None
         self._lowered = False
+
+    @property
+    def _keeps_plain(self) -> bool:
+        """Whether plain vectors stand beside the averaged ones."""
+        return bool(self.superpixels and self.smooth and self.plain_weight)
 
     def architecture(self, backbone: nn.Module) -> nn.Module:
         """The network whose features are clustered, with any weights."""
@@ -228,7 +234,7 @@ class NetworkMasks(MaskSource):
                                            data_preprocessor, self._dtype,
                                            self.reflect, self.smooth,
                                            self.long_side, self.max_pixels,
-                                           self.keep_plain)
+                                           self._keeps_plain)
         self._lowered = False
 
     def preprocess(self, image: np.ndarray) -> Any:
@@ -268,8 +274,8 @@ class NetworkMasks(MaskSource):
         # Only the means of each batch are kept.
         parts = {
             index: Parts.of_superpixels(maps, prepared[index].superpixels,
-                                        2 if self.smooth and self.keep_plain
-                                        else 1)
+                                        (self.plain_weight, 1.)
+                                        if self._keeps_plain else (1., ))
             if self.superpixels else Parts.of_cells(maps, pictures[index])
             for index, maps in self._extractor.each(pictures)
         }

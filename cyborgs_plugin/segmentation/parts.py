@@ -1,4 +1,5 @@
 """The parts of an image that are clustered: its cells or superpixels."""
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,15 +54,15 @@ class Parts(NamedTuple):
 
     @classmethod
     def of_superpixels(cls, maps: Tensor | None, superpixels: Superpixels,
-                       num_vectors: int = 1) -> 'Parts':
+                       weights: Sequence[float] = (1., )) -> 'Parts':
         """Use each superpixel as a part, represented by the mean of its cells.
 
         Args:
             maps (Tensor, optional): Features, (h', w', C), made of vectors of
-                ``C / num_vectors`` channels. None: use only colour and place.
+                ``C / len(weights)`` channels. None: use only colour and place.
             superpixels (Superpixels): The superpixels of the image.
-            num_vectors (int): Vectors per cell, each normalised to a unit
-                vector. Defaults to 1.
+            weights (Sequence[float]): Length to which each vector of a cell is
+                normalised. Defaults to (1, ).
         """
         ids, counts, places, colours = superpixels
         if maps is None:
@@ -69,8 +70,9 @@ class Parts(NamedTuple):
         else:
             means = pool(maps, torch.from_numpy(ids).to(maps.device),
                          len(counts))
-            vectors = F.normalize(
-                means.unflatten(1, (num_vectors, -1)), dim=2).flatten(1)
+            vectors = (F.normalize(
+                means.unflatten(1, (len(weights), -1)), dim=2)
+                * means.new_tensor(weights)[:, None]).flatten(1)
         return cls(vectors, ids, *(
             torch.from_numpy(values).to(vectors)
             for values in (places, colours, counts)))

@@ -3,12 +3,12 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +36,7 @@ from cyborgs_plugin.errors import (
 )
 from cyborgs_plugin.segmentation import GridMasks, make_round
 
+from ..helpers import ROOT
 from .test_shards import pack
 
 
@@ -181,20 +182,30 @@ def test_a_broken_one_of_a_batch(store, packed, tmp_path):
             assert np.array_equal(sample['img'], own[near.index(row)])
 
 
+LOADS = """
+import sys
+from cyborgs_plugin.datasets import LoadSceneImage, SceneDataset
+SceneDataset(index=sys.argv[1], with_masks=False,
+             pipeline=[LoadSceneImage()]).__getitems__([*range(12)])
+"""
+
+
+@pytest.mark.slow
 def test_an_interrupt_does_not_wait_for_the_store(store, packed, tmp_path):
     """The end of a process waits for no thread that reads."""
-    data = far(store, packed, tmp_path)
+    far(store, packed, tmp_path)
     answers = threading.Event()
-    store.together = SimpleNamespace(wait=lambda _: answers.wait(60))
-    process = get_context('fork').Process(
-        target=data.__getitems__, args=([*range(12)], ))
-    process.start()
+    store.together = SimpleNamespace(wait=lambda _: answers.wait(100))
+    process = subprocess.Popen(
+        [sys.executable, '-c', LOADS, str(tmp_path / 'far.index')],
+        env=dict(os.environ, PYTHONPATH=ROOT), stderr=subprocess.PIPE,
+        text=True)
     try:
-        while len(store.asked) < 12 and process.is_alive():
+        while len(store.asked) < 12 and process.poll() is None:
             time.sleep(0.05)
-        os.kill(process.pid, signal.SIGINT)
-        process.join(10)
-        assert process.exitcode == 1
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=40)
+        assert said.rstrip().endswith('KeyboardInterrupt')
     finally:
         process.kill()
         answers.set()

@@ -153,9 +153,14 @@ def test_smooth_stands_beside_the_plain(images):
         torch.testing.assert_close(
             halves.norm(dim=2), torch.ones(len(two.vectors), 2))
         assert (halves[:, 0] - halves[:, 1]).abs().max() > 1e-2
-    alone = network_masks(superpixels=SMALL, smooth=16, keep_plain=False)
+    alone = network_masks(superpixels=SMALL, smooth=16, plain_weight=0)
     for one, two in zip(alone.features(images), averaged):
         torch.testing.assert_close(one.vectors, two.vectors[:, 128:])
+    half = network_masks(superpixels=SMALL, smooth=16, plain_weight=0.5)
+    for one, two in zip(half.features(images), averaged):
+        torch.testing.assert_close(one.vectors[:, :128],
+                                   two.vectors[:, :128] / 2)
+        assert torch.equal(one.vectors[:, 128:], two.vectors[:, 128:])
 
 
 def test_of_the_features_only_means_are_held(images):
@@ -323,6 +328,8 @@ def test_bad_options_name_their_key(found, match):
 def test_bad_colour_weight():
     with pytest.raises(ValueError, match='source.colour_weight must be .*-1'):
         NetworkMasks(colour_weight=-1)
+    with pytest.raises(ValueError, match='source.plain_weight must be .*-1'):
+        NetworkMasks(plain_weight=-1)
 
 
 @pytest.mark.parametrize('name, recipe', [
@@ -334,7 +341,7 @@ def test_recipes_differ_in_their_source_only(name, recipe):
         for path in (f'ablations/{name}', recipe))
     more = found.pop('superpixel_masks')
     if recipe == 'cyborgs_continue':
-        more['keep_plain'] = False
+        more['plain_weight'] = 0
     assert more['superpixels'] == dict(type='Felzenszwalb')
     plain['default_hooks']['mask_update']['source'].update(more)
     assert found == plain

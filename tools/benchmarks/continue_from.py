@@ -105,7 +105,7 @@ METHODS: dict[str, dict[str, Any]] = {
     'superpixels': {  # clusters of superpixels in place of cells
         _MASKS: dict(
             Config.fromfile(_SUPERPIXELS).superpixel_masks.to_dict(),
-            keep_plain=False)
+            plain_weight=0)
     },
     'felzenszwalb': {  # masks without a network, as DetCon
         _MASKS: dict(

@@ -3,9 +3,10 @@
     _base_ = ['cyborgs_continue.py', '_base_/masks/superpixels.py']
     default_hooks = dict(mask_update=dict(source=_base_.superpixel_masks))
 """
-# Weights of place and colour: docs/mask_update.md
+# The weights were chosen by docs/mask_update.md
 superpixel_masks = dict(
     superpixels=dict(type='Felzenszwalb'),
     position_weight=0.6,
     colour_weight=0.6,
+    plain_weight=0.6,
     kmeans_init='k-means++')
