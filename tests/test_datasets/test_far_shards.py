@@ -183,7 +183,9 @@ def test_a_broken_one_of_a_batch(store, packed, tmp_path):
 
 
 LOADS = """
-import sys
+import signal, sys
+# a process in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from cyborgs_plugin.datasets import LoadSceneImage, SceneDataset
 SceneDataset(index=sys.argv[1], with_masks=False,
              pipeline=[LoadSceneImage()]).__getitems__([*range(12)])
