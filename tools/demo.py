@@ -57,8 +57,8 @@ def main() -> None:
     stage('publish', 'tools/model_converters/publish_backbone.py', checkpoint,
           '--out-dir', WORK)
     backbone = published()
-    # A second thread hardly makes the small detector faster, a second run does
-    # not make it slower.
+    # A second thread hardly makes the small detector faster: two runs at once
+    # end sooner than one after the other.
     with ThreadPoolExecutor(len(STARTS)) as pool:
         scores = dict(zip(STARTS, pool.map(
             lambda start: fine_tune(start, backbone), STARTS)))

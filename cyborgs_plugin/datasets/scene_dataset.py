@@ -453,7 +453,15 @@ class SceneDataset(BaseDataset):
                 for number in range(bank.num_clusterings)]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict]:
-        """Load a batch; photographs of a store are read several at once."""
+        """Load a batch; photographs of a store are read several at once.
+
+        Args:
+            indices (Sequence[int]): Indices of the images.
+
+        Returns:
+            list[dict]: The output of the pipeline for each, in this order; an
+            image that is broken is replaced by another.
+        """
         if self.index is None or not self.index.shards or self.cache_tars:
             return [self[index] for index in indices]
         samples = []

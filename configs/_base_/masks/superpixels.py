@@ -3,7 +3,7 @@
     _base_ = ['cyborgs_continue.py', '_base_/masks/superpixels.py']
     default_hooks = dict(mask_update=dict(source=_base_.superpixel_masks))
 """
-# The weights were chosen by docs/mask_update.md
+# docs/mask_update.md: how the weights were chosen
 superpixel_masks = dict(
     superpixels=dict(type='Felzenszwalb'),
     position_weight=0.6,
