@@ -258,7 +258,7 @@ RUN = {
     Run(replace={
         '1 5 10 100 --seeds 5': '50 --seeds 2 --long-side 64',
         'byol=BYOL.pth': '', 'detcon=DETCON.pth': '', 'CYBORGS.pth': 'R18.pth'
-    }, says=('compare.html', )),
+    }, says=('few_labels/compare.html', )),
     'docs/results.md: D=data/coco_mini H=default_hooks.mask_update':
     Run(replace={'OUT': 'work_dirs/out1', 'work_dirs/mini_coco/NETWORK': 'R18',
                  'SMOOTH': '16', 'SIDE': '160'}, says=('mBO', )),
