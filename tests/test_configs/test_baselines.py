@@ -25,8 +25,8 @@ def cfg(request):
 
 def test_there_are_all():
     assert sorted(NAMES) == ['byol', 'continue', 'cyborgs', 'cyborgs-in-step',
-                             'cyborgs-oracle', 'densecl', 'detcon-fh',
-                             'distill']
+                             'cyborgs-oracle', 'cyborgs-superpixels',
+                             'densecl', 'detcon-fh', 'distill', 'superpixels']
 
 
 def test_budget_and_optimiser_are_shared(cfg):
@@ -75,13 +75,33 @@ def test_views_are_the_same_pixels(cfg):
 
 def test_only_the_source_of_masks_differs():
     base = SHARED.to_dict()
-    for name in ('cyborgs', 'detcon-fh', 'cyborgs-oracle'):
+    for name in ('cyborgs', 'detcon-fh', 'cyborgs-oracle', 'superpixels'):
         cfg = Config.fromfile(FILES[NAMES.index(name)]).to_dict()
         assert cfg['model'] == base['model']
         update = cfg['default_hooks']['mask_update']
         if name != 'cyborgs':
             assert update['interval'] == -1
             assert update['source']['type'] != 'NetworkMasks'
+
+
+def test_only_what_is_clustered_differs():
+    """Superpixels with or without features, in rounds of as many regions."""
+    base = SHARED.to_dict()
+    cfg = Config.fromfile(FILES[NAMES.index('cyborgs-superpixels')]).to_dict()
+    source = cfg['default_hooks']['mask_update']['source']
+    cells = base['default_hooks']['mask_update']['source']
+    cfg.pop('superpixel_masks')  # a variable of the config
+    assert source.pop('superpixels') and 'superpixels' not in cells
+    changed = {key for key in source if source[key] != cells.get(key)}
+    assert changed == {'position_weight', 'colour_weight', 'plain_weight',
+                       'kmeans_init'}
+    cfg['default_hooks']['mask_update']['source'] = cells
+    assert cfg == base
+    alone = Config.fromfile(FILES[NAMES.index('superpixels')])
+    assert (alone.default_hooks.mask_update.source.num_clusters
+            == cells['num_clusters'])
+    assert (alone.default_hooks.mask_update.group_size
+            == SHARED.default_hooks.mask_update.group_size)
 
 
 def test_masks_in_the_step_change_nothing_else():

@@ -151,6 +151,14 @@ def test_trains_and_scores_on_a_cpu(tmp_path):
         'runs'] == found['runs']
     other = proof(*arguments, '--minutes', 24, '--phases', 2)
     assert other.returncode == 1 and 'another --work-dir' in other.stderr
+    # another method is added, of as many steps
+    more = proof(*arguments, '--minutes', 24, '--methods', 'cyborgs',
+                 'detcon-fh', 'superpixels')
+    assert more.returncode == 0, more.stderr[-3000:]
+    added = json.loads((out / 'results.json').read_text())['runs']
+    assert added.keys() == {*found['runs'], 'superpixels_s0'}
+    assert added['superpixels_s0']['steps'] == added['cyborgs_s0']['steps']
+    assert {name: added[name] for name in found['runs']} == found['runs']
     # what leaves the machine is small, and scored again anywhere
     files = list(out.iterdir())
     assert len(files) <= 8 and sum(f.stat().st_size for f in files) < 2e6

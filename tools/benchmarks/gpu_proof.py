@@ -8,10 +8,11 @@ Run: python tools/benchmarks/gpu_proof.py train --minutes 8 \
 the same number for each run, and trains several at a time where that is
 faster. The photographs lie on the device. Idle cores score the last network of
 each run (with --growth, those after each third) by the masks and frozen probes
-of mini_coco.py. Each result is written as it comes, so
-that an interrupted proof keeps what it has; the same command resumes. `score`
-needs neither a GPU nor, for what is scored already, the data: it compares the
-methods seed by seed and draws how scores grow with the pictures seen.
+of mini_coco.py. Each result is written as it comes, so that an interrupted
+proof keeps what it has. The same command resumes; with more --methods or
+--seeds, it adds runs of as many steps. `score` needs neither a GPU nor, for
+what is scored already, the data: it compares the methods seed by seed and
+draws how scores grow with the pictures seen.
 """
 import argparse
 import os
@@ -28,7 +29,14 @@ from typing import Any
 import gpu_proof_work as work
 import mini_coco_report as report
 import torch
-from gpu_proof_plan import Plan, RunSpeed, Speed, make_plan, paired_table
+from gpu_proof_plan import (
+    Plan,
+    RunSpeed,
+    Speed,
+    make_plan,
+    paired_table,
+    runs_of,
+)
 from mini_coco_train import METHODS as TRAINED
 from mini_coco_train import ON_DEMAND, read, write
 
@@ -41,6 +49,8 @@ _TIMED = 12  # batches that a method's speed is measured by
 _WARM = 2  # batches of the first runs, which are forgotten
 _WHOLE = Plan(1, 1, [])
 """Of which only the images matter: all of them."""
+_FREE = ('minutes', 'out', 'command', 'methods', 'seeds', 'at_once')
+"""What a proof may be resumed with another value of."""
 _MOST = 4  # runs that are tried at a time
 _SPARE = 0.9
 """Part of the time that is planned for."""
@@ -147,28 +157,31 @@ class Proof:
     def plan(self) -> Plan:
         """Plan by measurement, or keep what was planned before."""
         path = osp.join(self.args.work_dir, 'plan.json')
-        asked = {name: value for name, value in vars(self.args).items()
-                 if name not in ('minutes', 'out', 'command')}
+        args = self.args
+        asked = {name: value for name, value in vars(args).items()
+                 if name not in _FREE}
         known = read(path)
         if known is None:
             speed = self.measure()
             self.felzenszwalb()
             plan = make_plan(
                 speed,
-                self.args.methods,
-                self.args.seeds,
+                args.methods,
+                args.seeds,
                 _SPARE * self.remaining() - speed.score,
-                self.args.phases,
-                self.args.max_epochs)
+                args.phases,
+                args.max_epochs)
             write(path, dict(asked=asked, plan=plan._asdict()))
         elif known['asked'] != asked:
             raise UserError(
-                f'{self.args.work_dir} holds runs of {known["asked"]}, but '
+                f'{args.work_dir} holds runs of {known["asked"]}, but '
                 f'asked is {asked}: give another --work-dir, or delete it')
         else:
             plan = Plan(**known['plan'])
             plan = plan._replace(
-                runs=[(method, seed) for method, seed in plan.runs])
+                runs=runs_of(args.methods, args.seeds),
+                at_once=args.at_once or plan.at_once,
+                seconds=0.)
         if plan.at_once < self.most:
             self.trainers.shutdown()
             self.trainers = self._pool(plan.at_once, True)

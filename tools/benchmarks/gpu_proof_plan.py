@@ -40,12 +40,14 @@ class Plan(NamedTuple):
     runs: list[tuple[str, int]]
     at_once: int = 1
     seconds: float = 0.
+    """0 where it is not known: some of the runs are done."""
 
     def said(self, batch_size: int) -> str:
         """Say it in a line."""
         return (f'{len(self.runs)} runs of {self.steps} steps, '
                 f'{self.steps * batch_size} pictures, {self.phases} mask '
-                f'rounds; {self.at_once} at a time, in {self.seconds:.0f} s')
+                f'rounds; {self.at_once} at a time'
+                + (f', in {self.seconds:.0f} s' if self.seconds else ''))
 
 
 def make_plan(speed: Speed, methods: Sequence[str], seeds: int,
@@ -83,14 +85,18 @@ def make_plan(speed: Speed, methods: Sequence[str], seeds: int,
             epochs = count * per_phase
             return Plan(
                 epochs * speed.batches, count,
-                [(method, seed) for seed in range(seeds)
-                 for method in methods], speed.at_once,
+                runs_of(methods, seeds), speed.at_once,
                 (start + count * a_round + epochs * epoch) / speed.at_once)
     needs = (start + a_round + epoch) / speed.at_once
     raise UserError(
         f'{max(0, seconds):.0f} s are left to train in, but an epoch of '
         f'{seeds * len(methods)} runs takes {needs:.0f} s: give more '
         '--minutes, fewer --methods or --seeds, or --max-images')
+
+
+def runs_of(methods: Sequence[str], seeds: int) -> list[tuple[str, int]]:
+    """Name the runs seed by seed, so that the first compare all methods."""
+    return [(method, seed) for seed in range(seeds) for method in methods]
 
 
 class Paired(NamedTuple):

@@ -47,8 +47,9 @@ class Budget(NamedTuple):
 
 METHODS = ('cyborgs', 'cyborgs-in-step', 'detcon-fh', 'byol', 'densecl',
            'cyborgs-oracle', 'cyborgs-annotated')
-ON_DEMAND = ('distill', 'start', 'continue')
-"""Not among all methods: they need a file, TEACHER=FILE or START=FILE."""
+ON_DEMAND = ('cyborgs-superpixels', 'superpixels', 'distill', 'start',
+             'continue')
+"""Not among all methods: of other masks, or of TEACHER=FILE, START=FILE."""
 _UNTRAINED = dict(random='cyborgs', start='continue')
 """What is scored as it begins, and whose beginning that is."""
 BUDGETS = dict(
