@@ -12,7 +12,7 @@ from threading import Thread
 from typing import Any
 
 _AT_ONCE = 16
-"""Photographs of a batch that a process reads at once."""
+"""Objects of a store that a process reads or writes at once."""
 
 
 def begin(work: Callable[[], Any]) -> Future:
@@ -34,7 +34,7 @@ def _waiting(process: int) -> SimpleQueue:
     """Work for the threads of a process; a fork has none of its parent's."""
     queue: SimpleQueue = SimpleQueue()
     for _ in range(_AT_ONCE):
-        Thread(target=_work, args=(queue, ), name='reading',
+        Thread(target=_work, args=(queue, ), name='store',
                daemon=True).start()
     return queue
 

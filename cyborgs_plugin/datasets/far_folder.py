@@ -1,30 +1,42 @@
 """A folder of a store: the objects whose names begin with a URL."""
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC, EROFS
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import UserError
+from .daemons import begin
 from .far_shards import check_url, explained_far, tried
 from .file_systems import file_system
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
-_AT_ONCE = 4
-"""Objects that a process moves at once."""
 
 
 def for_each(function: Callable[[Item], Result],
              items: Iterable[Item]) -> list[Result]:
     """Call a function that waits for a store, several times at once.
 
+    Args:
+        function (Callable): What is called, in another thread. It must not
+            call this function.
+        items (Iterable): What it is called with, one by one.
+
     Returns:
         list: The results, in the order of the items.
+
+    Raises:
+        Exception: What the function raises for the first item of which it
+            fails. Items that it has not begun with are left out.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return [*pool.map(function, items)]
+    futures = [begin(partial(function, item)) for item in items]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 class FarFolder:
