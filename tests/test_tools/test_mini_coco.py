@@ -35,9 +35,14 @@ def test_smoke(tmp_path):
     for name, found in results['runs'].items():
         last = found['points'][str(found['epochs'][-1])]
         assert 0 < last['regions']['accuracy'] <= 1, name
-        assert set(last['masks']) == set(results['floor']), name
+        for floor in results['floors'].values():
+            assert set(last['masks']) == set(floor), name
         if found['method'] != 'random':
             assert found['loss'] and len(found['epochs']) == 2, name
+    assert list(results['floors']) == ['colour and position', 'superpixels']
+    for title in results['floors']:
+        assert f'| {title} |' in first.stdout
+        assert f'mBO at K=8, above {title}: ' in first.stdout
     rounds = results['runs']['cyborgs_s0']['rounds']
     assert len(rounds) == 2 and rounds[0][0] == 0
     for name in ('table.md', 'masks_by_round.png', 'probes_by_epoch.png',

@@ -263,7 +263,7 @@ class Proof:
         """Train and score the plan's runs until the time is over."""
         settings = self.settings(plan, 'runs')
         self.results = work.about(settings, plan, self.args)
-        floor = self.scorers.submit(work.floor, settings)
+        floors = self.scorers.submit(work.floors, settings)
         waiting: dict[Future, tuple[str, int, Any]] = {}
         for method, seed in plan.runs:
             waiting[self.trainers.submit(
@@ -276,9 +276,9 @@ class Proof:
         for method, seed in begins:
             waiting[self.scorers.submit(
                 work.train, settings, method, seed)] = (method, seed, None)
-        for future in self._as_completed([floor, *waiting], waiting):
-            if future is floor:
-                self.results['floor'] = future.result()
+        for future in self._as_completed([floors, *waiting], waiting):
+            if future is floors:
+                self.results['floors'] = future.result()
                 continue
             method, seed, run = waiting.pop(future)
             if run is None:

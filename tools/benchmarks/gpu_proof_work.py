@@ -134,9 +134,9 @@ def score(settings: Settings, method: str, seed: int,
     return _scores(settings).judge(method, seed, run)
 
 
-def floor(settings: Settings) -> dict[str, Any]:
-    """Score colour and position alone."""
-    return _scores(settings).floor()
+def floors(settings: Settings) -> dict[str, Any]:
+    """Score masks without a network."""
+    return _scores(settings).floors()
 
 
 def time_run(settings: Settings, method: str) -> RunSpeed:
@@ -228,4 +228,4 @@ def about(settings: Settings, plan: Plan,
             mini_coco.about(runs, _scores(settings)),
             minutes=args.minutes, at_once=plan.at_once,
             seeds=args.seeds),
-        floor={}, runs={})
+        floors={}, runs={})

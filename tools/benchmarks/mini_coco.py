@@ -159,7 +159,7 @@ def main() -> None:
     start = time.time()
     runs: dict[str, dict[str, Any]] = {}
     results: dict[str, Any] = dict(
-        about=about(trainings, scores), floor=scores.floor(), runs={})
+        about=about(trainings, scores), floors=scores.floors(), runs={})
     for method, seed in trainings.runs():
         name = f'{method}_s{seed}'
         runs[name] = trainings.train(method, seed)

@@ -4,6 +4,7 @@ import json
 import os.path as osp
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -72,10 +73,15 @@ def final(results: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
     return scores
 
 
+def _ks(results: dict[str, Any]) -> list[str]:
+    """Numbers of regions that masks were scored with."""
+    return list(next(iter(results['floors'].values()), {}))
+
+
 def table(results: dict[str, Any]) -> str:
     """Write the scores of all methods as a Markdown table."""
     scores = final(results)
-    ks = list(results['floor'])
+    ks = _ks(results)
     columns = [kind for kind, _, _ in PROBES]
     columns += [f'{name}, K={k}' for name in ('mBO', 'ARI') for k in ks]
     heads = [title for _, _, title in PROBES] + columns[len(PROBES):]
@@ -88,10 +94,10 @@ def table(results: dict[str, Any]) -> str:
             text += ' (' + ', '.join(f'{v:.{digits}f}' for v in values) + ')'
         return text
 
-    floor = [f'{results["floor"][k][name]:.3f}' for name in ('mBO', 'ARI')
-             for k in ks]
-    lines.append('| colour and position | | | | | ' + ' | '.join(floor)
-                 + ' |')
+    for title, floor in results['floors'].items():
+        cells = [f'{floor[k][name]:.3f}' for name in ('mBO', 'ARI')
+                 for k in ks]
+        lines.append(f'| {title} | | | | | ' + ' | '.join(cells) + ' |')
     for method, found in scores.items():
         lines.append(f'| {method} | {cell(found["minutes"], 1)} | '
                      + ' | '.join(cell(found[c]) for c in columns) + ' |')
@@ -126,14 +132,13 @@ def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
             elif other in scores:
                 bar(f'{title}, above {other}', own[kind],
                     scores[other][kind], 1)
-    for k, floor in results['floor'].items():
-        for name in ('mBO', 'ARI'):
-            value = own[f'{name}, K={k}']
-            if 'random' in scores:
-                bar(f'{name} at K={k}, 15 % above the random network', value,
-                    scores['random'][f'{name}, K={k}'], 1.15)
-            bar(f'{name} at K={k}, above colour and position', value,
-                floor[name], 1)
+    for k, name in product(_ks(results), ('mBO', 'ARI')):
+        value = own[f'{name}, K={k}']
+        if 'random' in scores:
+            bar(f'{name} at K={k}, 15 % above the random network', value,
+                scores['random'][f'{name}, K={k}'], 1.15)
+        for title, floor in results['floors'].items():
+            bar(f'{name} at K={k}, above {title}', value, floor[k][name], 1)
     return found
 
 
@@ -180,7 +185,7 @@ def sheet(images: list[np.ndarray], columns: dict[str, list[np.ndarray]],
 def _plot_masks(results: dict[str, Any], path: str) -> str:
     figure = Figure(figsize=(10, 4))
     for axis, name in zip(figure.subplots(1, 2), ('mBO', 'ARI')):
-        for colour, k in enumerate(results['floor']):
+        for colour, k in enumerate(_ks(results)):
             for run in results['runs'].values():
                 if run['method'] != 'cyborgs':
                     continue
@@ -193,11 +198,12 @@ def _plot_masks(results: dict[str, Any], path: str) -> str:
                     [points[str(e)]['masks'][k][name] for e in epochs],
                     f'C{colour}o-',
                     label=f'K={k}' if run['seed'] == 0 else None)
-            axis.axhline(
-                results['floor'][k][name], color=f'C{colour}', linestyle=':')
+            for floor, line in zip(results['floors'].values(), (':', '--')):
+                axis.axhline(floor[k][name], color=f'C{colour}',
+                             linestyle=line)
         axis.set_xlabel('epoch of the network')
-        axis.set_title(f'{name} on val images (dotted: colour and position)',
-                       fontsize=9)
+        axis.set_title(f'{name} on val images (dotted: colour and position, '
+                       'dashed: superpixels)', fontsize=9)
         axis.legend()
     return _save(figure, path)
 

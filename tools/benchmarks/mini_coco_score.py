@@ -8,7 +8,7 @@ import mini_coco_report as report
 import numpy as np
 import torch
 from mini_coco_train import Trainings, read, write
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS, TASK_UTILS
 
@@ -21,7 +21,7 @@ from cyborgs_plugin.evaluation.probes import (
     run_probes,
 )
 from cyborgs_plugin.safe_load import load_weights
-from cyborgs_plugin.segmentation import NetworkMasks
+from cyborgs_plugin.segmentation import NetworkMasks, SuperpixelMasks
 
 
 class Scores:
@@ -57,16 +57,13 @@ class Scores:
               run: dict[str, Any]) -> dict[str, Any]:
         """Score the backbones of a run: masks of each, probes of some."""
         path = osp.join(run['folder'], 'scores.json')
-        cfg = self._runs.config('cyborgs', 0)
+        cfg = self._runs.config(method, seed)
         settings = [self._budget.max_eval_images, self._budget.long_side,
                     list(self._budget.ks), self._runs.args.grid_stride,
-                    REGION_SPLITS,
-                    str(cfg.default_hooks.mask_update.source)]
+                    REGION_SPLITS, str(self._rounds(cfg))]
         scores = read(path) or dict(settings=settings, points={})
         if scores['settings'] != settings:
             scores = dict(settings=settings, points={})
-        if method != 'random':
-            cfg = self._runs.config(method, seed)
         for number, (file, epoch) in enumerate(
                 zip(run['phases'], run['epochs']), 1):
             point = scores['points'].setdefault(str(epoch), {})
@@ -123,30 +120,38 @@ class Scores:
                 maps[k][key] = source.cluster([*features], [key], (0, k))[0]
         return maps
 
+    def _rounds(self, cfg: Config) -> ConfigDict:
+        """What a method makes its rounds with; if it has none, CYBORGS'."""
+        update = cfg.default_hooks.get('mask_update')
+        if not update or update.source.type != 'NetworkMasks':
+            update = self._runs.config('cyborgs', 0).default_hooks.mask_update
+        return update.source
+
     def _source(self, cfg: Config, backbone: torch.nn.Module,
                 k: int) -> NetworkMasks:
-        """What CYBORGS makes its rounds with, for any method and this K."""
-        update = self._runs.config('cyborgs', 0).default_hooks.mask_update
+        """That, for this K."""
         init_default_scope('mmpretrain')
         source = TASK_UTILS.build(
-            dict(update.source, num_clusters=k, num_clusterings=1))
+            dict(self._rounds(cfg), num_clusters=k, num_clusterings=1))
         source.prepare(backbone, MODELS.build(cfg.model.data_preprocessor))
         return source
 
-    def floor(self) -> dict[str, Any]:
-        """Score colour and position alone, once."""
-        path = osp.join(self._runs.work, 'floor.json')
+    def floors(self) -> dict[str, Any]:
+        """Score masks without a network, once."""
+        path = osp.join(self._runs.work, 'floors.json')
         settings = [list(self._budget.ks), self._budget.max_eval_images]
         found = read(path)
         if found is None or found['settings'] != settings:
-            maps = {
-                k: {
-                    key: color_kmeans(image, k)
-                    for key, image in self._val_images()
-                }
-                for k in self._budget.ks
+            scores = {
+                title: self.mask_scores({
+                    k: {key: cut(image, k) for key, image in
+                        self._val_images()}
+                    for k in self._budget.ks
+                })
+                for title, cut in (('colour and position', color_kmeans),
+                                   ('superpixels', _superpixels))
             }
-            found = dict(settings=settings, scores=self.mask_scores(maps))
+            found = dict(settings=settings, scores=scores)
             write(path, found)
         return found['scores']
 
@@ -208,3 +213,8 @@ class Scores:
         backbone.to(self._device)
         backbone.eval()  # mmpretrain's gives nothing back
         return backbone
+
+
+def _superpixels(image: np.ndarray, k: int) -> np.ndarray:
+    """Cluster superpixels by colour and place, as evaluate_masks.py does."""
+    return SuperpixelMasks(num_clusters=k).label_maps([image], [''], (0, ))[0]
