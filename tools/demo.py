@@ -118,6 +118,9 @@ def stage(name: str, script: str, *arguments: str, share: int = 1) -> None:
                 print(f'[{name}] {line.split(" - INFO - ")[-1].rstrip()}',
                       flush=True)
     if process.returncode:
+        if share > 1:
+            print(f'[{name}] failed; why follows when the stages beside it '
+                  'have ended', flush=True)
         with open(log, encoding='utf-8') as file:
             tail = ''.join(file.readlines()[-15:])
         raise UserError(f'{tail}\n[{name}] failed with exit code '
