@@ -223,6 +223,8 @@ RUN = {
         'data_root=data/coco_mini': 'data_root=data/coco_mini '
         'train_dataloader.dataset.indices=2'
     }, says=('boundary_F', )),
+    'docs/mask_update.md: python tools/benchmarks/superpixel_cost.py':
+    Run(replace={'--num-images 32': '--num-images 2'}, says=('ratio: ', )),
     'docs/mask_update.md: python -c "':
     Run(says=('torch.bfloat16', )),
     'docs/performance.md: python tools/benchmarks/gpu_proof.py train --mi':
