@@ -360,6 +360,8 @@ NOT_RUN = {
     'docs/performance.md: python tools/benchmarks/gpu_check.py --light':
     'takes a GPU; test_gpu_check runs its parts, test_gpu the tests it starts',
     'docs/results.md: python tools/benchmarks/gpu_proof.py train':
+    'trains for two hours; test_gpu_proof runs it on fewer pictures',
+    'docs/results.md (2): python tools/benchmarks/gpu_proof.py train':
     'trains for half an hour of a GPU; that of performance.md is run',
     'docs/interruptions.md: apiVersion: batch/v1':
     'wants a cluster; test_slurm.py checks it',
