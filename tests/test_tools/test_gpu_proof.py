@@ -1,6 +1,8 @@
 """The proof of minutes: what is planned, run on a CPU, and compared."""
 import json
 import os.path as osp
+import re
+import shutil
 import subprocess
 import sys
 
@@ -94,6 +96,31 @@ def test_a_folder_without_results(tmp_path, call):
         call(gpu_proof, 'score', tmp_path)
 
 
+def test_results_of_an_earlier_version(tmp_path, call):
+    (tmp_path / 'results.json').write_text(json.dumps(
+        dict(results(('cyborgs', 0, 0.5)), floor={})))
+    with pytest.raises(SystemExit, match='give the `train` command again'):
+        call(gpu_proof, 'score', tmp_path)
+
+
+def test_the_table_in_the_docs_is_that_of_the_json(tmp_path, call):
+    docs = osp.join(ROOT, 'docs')
+    shutil.copy(osp.join(docs, 'results', 'seeds_coco_mini.json'),
+                tmp_path / 'results.json')
+    said = call(gpu_proof, 'score', tmp_path)
+    with open(osp.join(docs, 'results.md'), encoding='utf-8') as file:
+        text = file.read().split('### Seed by seed')[1].replace('**', '')
+    for name, title in (('random', 'random weights'), ('cyborgs', 'CYBORGS'),
+                        ('detcon-fh', 'DetCon-B, Felzenszwalb masks')):
+        probes = re.search(
+            rf'^\| {name} \| [^|]*\|((?:[^|]*\|){{3}})', said, re.M)[1]
+        assert f'| {title} |{probes}' in text
+    for name, title in (('random', 'random'), ('detcon-fh', 'DetCon')):
+        less = re.search(
+            rf'^\| {name} \| 3 \|((?:[^|]*\|){{3}})', said, re.M)[1]
+        assert f'| CYBORGS less {title} |{less}' in text
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_without_a_gpu_it_says_so(tmp_path, call):
     with pytest.raises(SystemExit, match='no CUDA GPU here: give --device'):
@@ -151,9 +178,8 @@ def test_trains_and_scores_on_a_cpu(tmp_path):
         'runs'] == found['runs']
     other = proof(*arguments, '--minutes', 24, '--phases', 2)
     assert other.returncode == 1 and 'another --work-dir' in other.stderr
-    # another method is added, of as many steps
-    more = proof(*arguments, '--minutes', 24, '--methods', 'cyborgs',
-                 'detcon-fh', 'superpixels')
+    # another method is added to them, of as many steps
+    more = proof(*arguments, '--minutes', 24, '--methods', 'superpixels')
     assert more.returncode == 0, more.stderr[-3000:]
     added = json.loads((out / 'results.json').read_text())['runs']
     assert added.keys() == {*found['runs'], 'superpixels_s0'}

@@ -9,8 +9,8 @@ the same number for each run, and trains several at a time where that is
 faster. The photographs lie on the device. Idle cores score the last network of
 each run (with --growth, those after each third) by the masks and frozen probes
 of mini_coco.py. Each result is written as it comes, so that an interrupted
-proof keeps what it has. The same command resumes; with more --methods or
---seeds, it adds runs of as many steps. `score` needs neither a GPU nor, for
+proof keeps what it has. The same command resumes; with other --methods or
+more --seeds, it adds runs of as many steps. `score` needs neither a GPU nor, for
 what is scored already, the data: it compares the methods seed by seed and
 draws how scores grow with the pictures seen.
 """
@@ -178,10 +178,14 @@ class Proof:
                 f'asked is {asked}: give another --work-dir, or delete it')
         else:
             plan = Plan(**known['plan'])
+            methods, seeds = zip(*plan.runs)
+            args.methods = [*dict.fromkeys([*methods, *args.methods])]
+            args.seeds = max(args.seeds, 1 + max(seeds))
             plan = plan._replace(
                 runs=runs_of(args.methods, args.seeds),
                 at_once=args.at_once or plan.at_once,
                 seconds=0.)
+            write(path, dict(asked=asked, plan=plan._asdict()))
         if plan.at_once < self.most:
             self.trainers.shutdown()
             self.trainers = self._pool(plan.at_once, True)
@@ -336,6 +340,11 @@ def score(folder: str) -> None:
         raise UserError(
             f'{osp.join(folder, "results.json")} has no scored run: give the '
             'folder that `gpu_proof.py train` has written to (--out)')
+    if 'floors' not in results:
+        raise UserError(
+            f'{osp.join(folder, "results.json")} was written by an earlier '
+            'version, without the floor of superpixels: give the `train` '
+            'command again, which keeps finished runs, or delete --work-dir')
     paired = paired_table(results)
     results['paired'] = paired.differences
     results['bars'] = report.bars(results)

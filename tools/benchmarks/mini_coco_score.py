@@ -112,7 +112,12 @@ class Scores:
     def network_maps(self, cfg: Config, backbone: torch.nn.Module
                      ) -> dict[int, dict[str, np.ndarray]]:
         """Cluster the features of each val image by itself, for each K."""
-        sources = {k: self._source(cfg, backbone, k) for k in self._budget.ks}
+        return self._maps(
+            {k: self._source(cfg, backbone, k) for k in self._budget.ks})
+
+    def _maps(self, sources: dict[int, NetworkMasks]
+              ) -> dict[int, dict[str, np.ndarray]]:
+        """Label maps of each val image, whose features are found once."""
         maps: dict[int, dict[str, np.ndarray]] = {k: {} for k in sources}
         for key, image in self._val_images():
             features = next(iter(sources.values())).features([image])
@@ -142,14 +147,16 @@ class Scores:
         settings = [list(self._budget.ks), self._budget.max_eval_images]
         found = read(path)
         if found is None or found['settings'] != settings:
+            ks = self._budget.ks
+            pixels = {
+                k: {key: color_kmeans(image, k) for key, image in
+                    self._val_images()} for k in ks
+            }
+            superpixels = self._maps(
+                {k: SuperpixelMasks(num_clusters=k) for k in ks})
             scores = {
-                title: self.mask_scores({
-                    k: {key: cut(image, k) for key, image in
-                        self._val_images()}
-                    for k in self._budget.ks
-                })
-                for title, cut in (('colour and position', color_kmeans),
-                                   ('superpixels', _superpixels))
+                'colour and position': self.mask_scores(pixels),
+                'superpixels': self.mask_scores(superpixels)
             }
             found = dict(settings=settings, scores=scores)
             write(path, found)
@@ -213,8 +220,3 @@ class Scores:
         backbone.to(self._device)
         backbone.eval()  # mmpretrain's gives nothing back
         return backbone
-
-
-def _superpixels(image: np.ndarray, k: int) -> np.ndarray:
-    """Cluster superpixels by colour and place, as evaluate_masks.py does."""
-    return SuperpixelMasks(num_clusters=k).label_maps([image], [''], (0, ))[0]

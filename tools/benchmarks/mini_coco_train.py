@@ -49,7 +49,7 @@ METHODS = ('cyborgs', 'cyborgs-in-step', 'detcon-fh', 'byol', 'densecl',
            'cyborgs-oracle', 'cyborgs-annotated')
 ON_DEMAND = ('cyborgs-superpixels', 'superpixels', 'distill', 'start',
              'continue')
-"""Not among all methods: of other masks, or of TEACHER=FILE, START=FILE."""
+"""Run only if they are named: other masks, or TEACHER=FILE, START=FILE."""
 _UNTRAINED = dict(random='cyborgs', start='continue')
 """What is scored as it begins, and whose beginning that is."""
 BUDGETS = dict(
