@@ -223,6 +223,9 @@ RUN = {
         'data_root=data/coco_mini': 'data_root=data/coco_mini '
         'train_dataloader.dataset.indices=2'
     }, says=('boundary_F', )),
+    'docs/mask_update.md: PHOTOS=':
+    Run(replace={'BACKBONE': 'R18.pth', 'docs/images/': 'work_dirs/'},
+        says=('Wrote work_dirs/edges.jpg', )),
     'docs/mask_update.md: python tools/benchmarks/superpixel_cost.py':
     Run(replace={'--num-images 32': '--num-images 2'}, says=('ratio: ', )),
     'docs/mask_update.md: python -c "':

@@ -165,14 +165,25 @@ if [ "$FORCE_CUDA" = 1 ]; then
     build=(--no-cache-dir --no-binary "$mmcv")
 fi
 # Without debug symbols the build needs less memory and a tenth of the disk.
-FORCE_CUDA=$FORCE_CUDA MAX_JOBS=${MAX_JOBS:-$(nproc)} \
-    CFLAGS="${CFLAGS:-} -g0" CXXFLAGS="${CXXFLAGS:-} -g0" \
-    pip_install --no-build-isolation "${build[@]}" -r "$toolbox" ||
-    fail 'pip could not install the OpenMMLab packages (see above).' \
-        'If compiling mmcv failed, for want of' \
-        '    a compiler or Python.h: apt-get install g++ python3-dev' \
-        "    memory: make $target MAX_JOBS=1" \
-        "    a CUDA toolkit that fits torch: make $target FORCE_CUDA=0"
+install_toolbox() {
+    FORCE_CUDA=$FORCE_CUDA MAX_JOBS=${MAX_JOBS:-$(nproc)} \
+        CFLAGS="${CFLAGS:-} -g0" CXXFLAGS="${CXXFLAGS:-} -g0" \
+        pip_install --no-build-isolation "${build[@]}" "$@" ||
+        fail 'pip could not install the OpenMMLab packages (see above).' \
+            'If compiling mmcv failed, for want of' \
+            '    a compiler or Python.h: apt-get install g++ python3-dev' \
+            "    memory: make $target MAX_JOBS=1" \
+            "    a CUDA toolkit that fits torch: make $target FORCE_CUDA=0"
+}
+install_toolbox -r "$toolbox"
+site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+if [ "$OPS" = 1 ] && ! compgen -G "$site/mmcv/_ext*" >/dev/null; then
+    echo "The cache of pip had $mmcv without its ops, as a build in isolation"
+    echo 'leaves it: compiling it, 10 minutes on 2 cores.'
+    "$python" -m pip cache remove "${mmcv/-/_}" || true
+    install_toolbox --force-reinstall --no-deps \
+        "$(grep -m 1 "^$mmcv[=<>]" "$toolbox")"
+fi
 
 step 4/5 'detectors, segmentors, requirements of running, testing and lint'
 downstream=()

@@ -3,6 +3,7 @@
 A stand-in for Python answers it, so nothing is downloaded.
 """
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,10 +27,17 @@ case "$*" in
         sleep 0.05
         [ "$(cat "$here/fail" 2>/dev/null)" != "${@: -1}" ] || exit 1
         echo "${@: -1}" >> "$here/installed"
+        case "${@: -1}" in
+            */onedl.txt|*/openmmlab.txt) [ ! -e "$here/no_ops" ] ;;
+            onedl-mmcv==*) ;;
+            *) false ;;
+        esac && mkdir -p "$here/site/mmcv" && touch "$here/site/mmcv/_ext.so"
         if [ "${@: -1}" = . ]; then
             mkdir -p cyborgs_plugin/.mim
             touch cyborgs_plugin/.mim/model-index.yml
         fi ;;
+    *sysconfig*) echo "$here/site" ;;
+    '-m pip cache remove '*) echo "$5" > "$here/uncached" ;;
     *'from mmcv.ops import nms'*)
         grep -qE '/(onedl|openmmlab).txt' "$here/installed" ;;
     *'import torch'*) grep -q torch "$here/installed" 2>/dev/null ;;
@@ -181,6 +189,20 @@ def test_uses_the_wheels_beside_the_repository(repo):
     lines = (repo / 'arguments').read_text().splitlines()
     assert lines[lines.index('--find-links') + 1] == str(wheels)
     assert lines.count('--find-links') == len(STEPS)
+
+
+def test_a_cached_mmcv_without_its_ops_is_compiled(repo):
+    """As a build in isolation has left it: only once, and of this version."""
+    (repo / 'no_ops').touch()
+    code, output = setup(repo)
+    assert code == 0 and 'without its ops' in output
+    assert (repo / 'uncached').read_text() == 'onedl_mmcv\n'
+    compiled = 'onedl-mmcv==' + re.search(
+        r'^onedl-mmcv==(\S+)', (repo / 'requirements/onedl.txt').read_text(),
+        re.M)[1]
+    after = STEPS.index('requirements/onedl.txt') + 1
+    assert installed(repo) == [*STEPS[:after], compiled, *STEPS[after:]]
+    assert setup(repo) == (0, '')
 
 
 def test_python_is_missing(repo):
