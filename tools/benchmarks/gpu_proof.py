@@ -10,8 +10,8 @@ faster. The photographs lie on the device. Idle cores score the last network of
 each run (with --growth, those after each third) by the masks and frozen probes
 of mini_coco.py. Each result is written as it comes, so that an interrupted
 proof keeps what it has. The same command resumes; with other --methods or
-more --seeds, it adds runs of as many steps. `score` needs neither a GPU nor, for
-what is scored already, the data: it compares the methods seed by seed and
+more --seeds, it adds runs of as many steps. `score` needs neither a GPU nor,
+for what is scored already, the data: it compares the methods seed by seed and
 draws how scores grow with the pictures seen.
 """
 import argparse
