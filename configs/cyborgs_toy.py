@@ -3,7 +3,7 @@
 Run: python tools/dataset_converters/make_toy_scenes.py
      python tools/train.py configs/cyborgs_toy.py
 """
-_base_ = 'cyborgs_small_data.py'
+_base_ = ['cyborgs_small_data.py', '_base_/masks/superpixels.py']
 
 data_root = 'data/toy_scenes/'
 train_dataloader = dict(dataset=dict(data_root=data_root))
@@ -19,8 +19,8 @@ default_hooks = dict(
         # every round, so that rounds can be compared.
         group_size=1,
         source=dict(
+            **_base_.superpixel_masks,
             num_clusters=8,
-            kmeans_init='k-means++',
             # scenes of about 160 pixels, three times as large
             smooth=24,
             long_side=480)))
