@@ -12,6 +12,7 @@ import os.path as osp
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -143,17 +144,21 @@ def short(scores: dict[str, float]) -> dict[str, float]:
 
 def floor(metric: MaskQuality,
           args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Score k-means on colour and position, averaged over seeds."""
+    """Score clusters of colour and position, averaged over seeds."""
     keys = metric.keys()
 
-    def superpixels(image: np.ndarray, k: int, seed: int) -> np.ndarray:
+    def superpixels(image: np.ndarray, k: int, seed: int,
+                    linkage: str | None = None) -> np.ndarray:
         source = SuperpixelMasks(
-            dict(dict(type='Felzenszwalb'), **args.superpixels), k)
+            dict(dict(type='Felzenszwalb'), **args.superpixels), k,
+            linkage=linkage)
         return source.label_maps([image], [''], (seed, ))[0]
 
     floors: dict[str, Callable[..., np.ndarray]] = {
         'colour k-means': color_kmeans,
-        'superpixels, colour and place': superpixels
+        'superpixels, colour and place': superpixels,
+        'superpixels merged, colour and place': partial(
+            superpixels, linkage='average')
     }
 
     def maps(cut: Callable[..., np.ndarray], k: int,

@@ -18,6 +18,7 @@ from ..precision import warn_if_bfloat16_is_slow
 from ..start_file import load_start
 from .features import FeatureExtractor, resized
 from .layer_choice import choose_layer
+from .linkage import LINKAGES, clusters, merges
 from .network_state import copy_of
 from .parts import Parts, Preprocessed
 from .sources import MaskSource, NonFiniteFeaturesError
@@ -70,6 +71,13 @@ class NetworkMasks(MaskSource):
             of the plain vectors beside the averaged ones of length 1. Without
             them (0), many small regions overlap better with objects, at a
             lower ARI. Defaults to 1.
+        linkage (str, optional): With ``superpixels``, merge them step by step
+            instead of by k-means: 'average', the two groups of superpixels
+            with the smallest mean distance, or 'ward', those that add least to
+            the variance (SciPy). Each superpixel counts once, whatever its
+            size, and chance draws K alone. Distances of all pairs are held: at
+            most 20,000 superpixels per group of images. Defaults to None,
+            k-means.
         backend (str): 'torch', or 'faiss' (pip install faiss-cpu), which
             clusters on the CPU, as published. Defaults to 'torch'.
         reflect (int): Pixels mirrored beyond each border for the forward; a
@@ -124,7 +132,8 @@ class NetworkMasks(MaskSource):
                  backbone: dict | None = None,
                  colour_weight: float = 0.,
                  superpixels: dict | None = None,
-                 plain_weight: float = 1.) -> None:
+                 plain_weight: float = 1.,
+                 linkage: str | None = None) -> None:
         span = (num_clusters if isinstance(num_clusters, (tuple, list)) else
                 (num_clusters, num_clusters))
         _expect(
@@ -146,6 +155,10 @@ class NetworkMasks(MaskSource):
                 '0 or more')
         _check_superpixels(superpixels)
         _expect(plain_weight >= 0, 'plain_weight', plain_weight, '0 or more')
+        _expect(linkage in (None, *LINKAGES), 'linkage', linkage,
+                f'None or one of {LINKAGES}')
+        _expect(linkage is None or superpixels is not None, 'linkage', linkage,
+                'None without superpixels: there are too many cells')
         _expect(reflect >= 0 and reflect % 32 == 0, 'reflect', reflect,
                 'a multiple of 32')
         _expect(smooth >= 0, 'smooth', smooth, '0 or more')
@@ -177,6 +190,7 @@ class NetworkMasks(MaskSource):
         self.colour_weight = colour_weight
         self.superpixels = superpixels
         self.plain_weight = plain_weight
+        self.linkage = linkage
         self.reflect = reflect
         self.smooth = smooth
         self.long_side = long_side
@@ -328,15 +342,18 @@ class NetworkMasks(MaskSource):
         else:
             most = len(points)
             limit = f'superpixels of the group of {keys[0]!r}'
+        tree = merges(points, self.linkage, keys[0]) if self.linkage else None
         labels = []
         for _ in range(self.num_clusterings):
             count = int(random.integers(self.num_clusters[0],
                                         self.num_clusters[1] + 1))
             if count > most:
                 self._log_lowered(count, most, limit)
-            ids, _ = self._kmeans(points, min(count, most), self.num_iters,
-                                  int(random.integers(2**31)), weights=counts)
-            labels.append(ids)
+            count, start = min(count, most), int(random.integers(2**31))
+            labels.append(
+                self._kmeans(points, count, self.num_iters, start,
+                             weights=counts)[0]
+                if tree is None else clusters(tree, count))
         return _split(torch.stack(labels), maps)
 
     def _log_lowered(self, count: int, most: int, limit: str) -> None:

@@ -34,6 +34,8 @@ class SuperpixelMasks(NetworkMasks):
             pixels first. Defaults to 640, COCO's.
         max_pixels (int, optional): As in :class:`NetworkMasks`, without
             ``long_side``. Defaults to 2097152.
+        linkage (str, optional): As in :class:`NetworkMasks`. Defaults to None,
+            k-means.
     """
 
     uses_network = False
@@ -47,7 +49,8 @@ class SuperpixelMasks(NetworkMasks):
                  position_weight: float = 1.,
                  colour_weight: float = 1.,
                  long_side: int | None = 640,
-                 max_pixels: int | None = 1 << 21) -> None:
+                 max_pixels: int | None = 1 << 21,
+                 linkage: str | None = None) -> None:
         super().__init__(
             num_clusters=num_clusters,
             num_iters=num_iters,
@@ -57,7 +60,8 @@ class SuperpixelMasks(NetworkMasks):
             colour_weight=colour_weight,
             long_side=long_side,
             max_pixels=max_pixels,
-            superpixels=superpixels or dict(type='Felzenszwalb'))
+            superpixels=superpixels or dict(type='Felzenszwalb'),
+            linkage=linkage)
         if not position_weight and not colour_weight:
             raise UserError(
                 'default_hooks.mask_update.source: position_weight and '

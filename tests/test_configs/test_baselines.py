@@ -94,14 +94,15 @@ def test_only_what_is_clustered_differs():
     assert source.pop('superpixels') and 'superpixels' not in cells
     changed = {key for key in source if source[key] != cells.get(key)}
     assert changed == {'position_weight', 'colour_weight', 'plain_weight',
-                       'kmeans_init'}
-    cfg['default_hooks']['mask_update']['source'] = cells
-    assert cfg == base
+                       'linkage'}
     alone = Config.fromfile(FILES[NAMES.index('superpixels')])
-    assert (alone.default_hooks.mask_update.source.num_clusters
-            == cells['num_clusters'])
-    assert (alone.default_hooks.mask_update.group_size
-            == SHARED.default_hooks.mask_update.group_size)
+    update = alone.default_hooks.mask_update
+    assert update.source.num_clusters == cells['num_clusters']
+    assert update.source.linkage == source['linkage']
+    assert update.group_size == 1
+    cfg['default_hooks']['mask_update']['source'] = cells
+    base['default_hooks']['mask_update']['group_size'] = 1
+    assert cfg == base
 
 
 def test_masks_in_the_step_change_nothing_else():

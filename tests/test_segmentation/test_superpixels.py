@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import TASK_UTILS
+from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 
 from cyborgs_plugin.datasets import MaskBank
@@ -95,9 +96,22 @@ def test_equals_clusters_of_a_naive_loop(images, place, colour, init):
     assert adjusted_rand_score(expected, flat(maps)) > 0.99
 
 
+@pytest.mark.parametrize('linkage', ['average', 'ward'])
+def test_merging_equals_scikit_learn(images, linkage):
+    points, _, naive = naive_parts(images, .6, .6)
+    count = int(np.random.default_rng(list(SEED)).integers(2, 10))
+    labels = AgglomerativeClustering(
+        count, linkage=linkage).fit_predict(points.double().numpy())
+    maps = maps_of(images, position_weight=.6, colour_weight=.6,
+                   linkage=linkage)
+    expected = flat([labels[ids] for ids in naive])
+    assert adjusted_rand_score(expected, flat(maps)) > 0.99
+
+
 @pytest.mark.parametrize('kwargs', [
-    {}, dict(num_clusterings=3), dict(pca_dim=5), dict(smooth=16, reflect=32),
-    dict(long_side=256), dict(backend='faiss'), dict(layer='layer3.1'),
+    {}, dict(num_clusterings=3), dict(linkage='average', num_clusterings=2),
+    dict(linkage='ward', pca_dim=5), dict(pca_dim=5),
+    dict(smooth=16, reflect=32), dict(long_side=256), dict(backend='faiss'), dict(layer='layer3.1'),
     dict(position_weight=.5, colour_weight=.5, kmeans_init='k-means++',
          num_clusterings=2, pca_dim=4, smooth=8)])
 def test_a_superpixel_is_never_cut(images, kwargs):
@@ -332,6 +346,13 @@ def test_bad_colour_weight():
         NetworkMasks(plain_weight=-1)
 
 
+def test_bad_linkage():
+    with pytest.raises(ValueError, match='source.linkage must be .*average'):
+        NetworkMasks(superpixels=SMALL, linkage='single')
+    with pytest.raises(ValueError, match='source.linkage .* too many cells'):
+        NetworkMasks(linkage='average')
+
+
 @pytest.mark.parametrize('name, recipe', [
     ('small-data_superpixels', 'cyborgs_small_data'),
     ('continue_superpixels', 'cyborgs_continue')])
@@ -340,8 +361,10 @@ def test_recipes_differ_in_their_source_only(name, recipe):
         Config.fromfile(osp.join(ROOT, 'configs', f'{path}.py')).to_dict()
         for path in (f'ablations/{name}', recipe))
     more = found.pop('superpixel_masks')
-    if recipe == 'cyborgs_continue':
-        more['plain_weight'] = 0
+    if recipe == 'cyborgs_continue':  # as it was measured
+        more.update(plain_weight=0, linkage=None, kmeans_init='k-means++')
+    else:
+        plain['default_hooks']['mask_update']['group_size'] = 1
     assert more['superpixels'] == dict(type='Felzenszwalb')
     plain['default_hooks']['mask_update']['source'].update(more)
     assert found == plain

@@ -1,6 +1,7 @@
 """The table of a bank's rounds and of the floor."""
 import importlib.util
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -83,14 +84,17 @@ def test_floor(annotated, call, tmp_path):  # noqa: F811
          '--superpixels', 'reduction=4')
     metric = MaskQuality(str(annotated), 'val2017/', str(panoptic))
     scores = json.loads(out.read_text())
-    assert len(scores) == 2
+    assert len(scores) == 3
 
-    def superpixels(image, k, seed):
-        source = SuperpixelMasks(dict(type='Felzenszwalb', reduction=4), k)
+    def superpixels(image, k, seed, linkage=None):
+        source = SuperpixelMasks(dict(type='Felzenszwalb', reduction=4), k,
+                                 linkage=linkage)
         return source.label_maps([image], [''], (seed, ))[0]
 
     for name, cut in (('colour k-means', color_kmeans),
-                      ('superpixels, colour and place', superpixels)):
+                      ('superpixels, colour and place', superpixels),
+                      ('superpixels merged, colour and place',
+                       partial(superpixels, linkage='average'))):
         runs = [metric.evaluate_maps(((key, cut(image, 3, seed))
                                       for key, image in images.items()), 3)
                 for seed in range(2)]
