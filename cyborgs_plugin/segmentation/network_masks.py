@@ -75,7 +75,8 @@ class NetworkMasks(MaskSource):
             instead of by k-means: 'average', the two groups of superpixels
             with the smallest mean distance, or 'ward', those that add least to
             the variance (SciPy). Each superpixel counts once, whatever its
-            size, and chance draws K alone. Distances of all pairs are held: at
+            size, and chance draws K alone; ``kmeans_init``, ``num_iters`` and
+            ``backend`` have no effect. Distances of all pairs are held: at
             most 20,000 superpixels per group of images. Defaults to None,
             k-means.
         backend (str): 'torch', or 'faiss' (pip install faiss-cpu), which
@@ -159,6 +160,9 @@ class NetworkMasks(MaskSource):
                 f'None or one of {LINKAGES}')
         _expect(linkage is None or superpixels is not None, 'linkage', linkage,
                 'None without superpixels: there are too many cells')
+        _expect(linkage is None or num_clusterings == 1 or span[0] < span[1],
+                'num_clusterings', num_clusterings, '1 where linkage is set '
+                'and num_clusters is one number: they would be the same')
         _expect(reflect >= 0 and reflect % 32 == 0, 'reflect', reflect,
                 'a multiple of 32')
         _expect(smooth >= 0, 'smooth', smooth, '0 or more')

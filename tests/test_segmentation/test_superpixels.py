@@ -111,7 +111,8 @@ def test_merging_equals_scikit_learn(images, linkage):
 @pytest.mark.parametrize('kwargs', [
     {}, dict(num_clusterings=3), dict(linkage='average', num_clusterings=2),
     dict(linkage='ward', pca_dim=5), dict(pca_dim=5),
-    dict(smooth=16, reflect=32), dict(long_side=256), dict(backend='faiss'), dict(layer='layer3.1'),
+    dict(smooth=16, reflect=32), dict(long_side=256),
+    dict(backend='faiss'), dict(layer='layer3.1'),
     dict(position_weight=.5, colour_weight=.5, kmeans_init='k-means++',
          num_clusterings=2, pca_dim=4, smooth=8)])
 def test_a_superpixel_is_never_cut(images, kwargs):
@@ -351,6 +352,9 @@ def test_bad_linkage():
         NetworkMasks(superpixels=SMALL, linkage='single')
     with pytest.raises(ValueError, match='source.linkage .* too many cells'):
         NetworkMasks(linkage='average')
+    with pytest.raises(ValueError, match='num_clusterings must be 1 where'):
+        NetworkMasks(superpixels=SMALL, linkage='ward', num_clusters=8,
+                     num_clusterings=2)
 
 
 @pytest.mark.parametrize('name, recipe', [

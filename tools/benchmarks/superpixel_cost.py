@@ -42,7 +42,7 @@ def build(config: str, superpixels: bool) -> Any:
     backbone.init_weights()
     options = dict(cfg.default_hooks.mask_update.source)
     if not superpixels:
-        options.update(superpixels=None, colour_weight=0.)
+        options.update(superpixels=None, colour_weight=0., linkage=None)
     source = TASK_UTILS.build(options)
     source.prepare(backbone, MODELS.build(cfg.model.data_preprocessor))
     return source
