@@ -415,14 +415,15 @@ class Nans:
 
     def __init__(self, monkeypatch, nth):
         self.calls, self.nth = 0, nth
-        original = FeatureExtractor.__call__
+        original = FeatureExtractor.each
 
         def features(extractor, images):
             self.calls += 1
             scale = float('nan') if self.calls == self.nth else 1
-            return [x * scale for x in original(extractor, images)]
+            for index, maps in original(extractor, images):
+                yield index, maps * scale
 
-        monkeypatch.setattr(FeatureExtractor, '__call__', features)
+        monkeypatch.setattr(FeatureExtractor, 'each', features)
 
 
 def test_nan_features_keep_the_old_round(photo_root, tmp_path, monkeypatch):
