@@ -235,9 +235,10 @@ def small_config(photo_root, work_dir, **options):
     cfg.model.neck.projector.update(in_channels=224, hid_channels=32)
     cfg.model.head.predictor.update(hid_channels=32)
     # pictures of 64 pixels as they are; of so few superpixels, cells instead
-    cfg.default_hooks.mask_update.source.update(
-        long_side=None, smooth=8, superpixels=None, colour_weight=0.,
-        position_weight=0.)
+    source = cfg.default_hooks.mask_update.source
+    source.update(long_side=None, smooth=8)
+    for option in ('superpixels', 'colour_weight', 'position_weight'):
+        source.pop(option)
     cfg.merge_from_dict({
         'train_dataloader.batch_size': 4,
         'train_dataloader.num_workers': 0,

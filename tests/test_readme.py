@@ -287,7 +287,8 @@ RUN = {
     Run(replace={'--num-images 25000': '--num-images 50'},
         says=('bytes/image', )),
     'docs/toy_scenes.md: python tools/dataset_converters/make_toy_scenes.py':
-    Run(replace={'--floor 5 8 16': '--floor 5'}, says=('mBO', )),
+    Run(replace={'--floor 5 8 16': '--floor 5 --max-images 8'},
+        says=('mBO', )),
     'docs/toy_scenes.md: D=data/toy_scenes\n':
     Run(replace={
         'D=data/toy_scenes': 'D=data/few',
@@ -304,12 +305,15 @@ RUN = {
     }, says=('cyborgs against random, box AP: not shown with 50 %', )),
     'docs/toy_scenes.md: D=data/toy_scenes H=default_hooks.mask_update':
     Run(replace={'RUN': 'work_dirs/toy', 'VAL': 'work_dirs/val',
-                 'epoch_20': 'epoch_1', '--floor 8': '--floor 3',
+                 'epoch_20': 'epoch_1',
+                 '--floor 8': '--floor 3 --max-images 8',
                  'max_keep_ckpts=-1': f'max_keep_ckpts=-1 {SMALL}'},
+        options={'generate_masks.py': 'train_dataloader.dataset.indices=8'},
         says=('mBO', )),
     'docs/toy_scenes.md (2): D=data/toy_scenes H=default_hooks.mask_update':
     Run(replace={'[RUN/epoch_20.pth]': 'work_dirs/toy/epoch_1.pth',
                  'OUT': 'work_dirs/out3', 'OPTIONS': '$H.source.smooth=8'},
+        options={'generate_masks.py': 'train_dataloader.dataset.indices=8'},
         says=('mBO', )),
     'docs/transfer.md: bash tools/benchmarks/transfer.sh coco-1x work_dirs/cy':
     Run(replace={'epoch_800.pth 8': 'epoch_800.pth 1 --cfg-options'},
@@ -366,6 +370,8 @@ NOT_RUN = {
     'trains for two hours; test_gpu_proof runs it on fewer pictures',
     'docs/results.md (2): python tools/benchmarks/gpu_proof.py train':
     'trains for half an hour of a GPU; that of performance.md is run',
+    'docs/results.md: OMP_NUM_THREADS=1 python tools/benchmarks/gpu_proof.p':
+    'trains for two hours; test_gpu_proof runs it on fewer pictures',
     'docs/interruptions.md: apiVersion: batch/v1':
     'wants a cluster; test_slurm.py checks it',
     'docs/interruptions.md: name: cyborgs':

@@ -271,7 +271,8 @@ def test_nan_names_the_image(photo_root, tmp_path):
 
 OPTIONS = {
     'default_hooks.mask_update.source.superpixels': SMALL,
-    'default_hooks.mask_update.source.colour_weight': 0.6}
+    'default_hooks.mask_update.source.colour_weight': 0.6,
+    'default_hooks.mask_update.source.linkage': 'average'}
 
 
 @pytest.mark.slow

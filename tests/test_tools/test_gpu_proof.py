@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,33 @@ def test_the_table_in_the_docs_is_that_of_the_json(tmp_path, call):
         less = re.search(
             rf'^\| {name} \| 3 \|((?:[^|]*\|){{3}})', said, re.M)[1]
         assert f'| CYBORGS less {title} |{less}' in text
+
+
+def test_the_longer_table_is_that_of_its_jsons():
+    docs = Path(ROOT) / 'docs'
+    runs = {}
+    for name in ('longer_on_a_gpu', 'longer_seeds_coco_mini'):
+        content = json.loads((docs / 'results' / f'{name}.json').read_text())
+        for key, run in content['runs'].items():
+            point, = run['points'].values()
+            runs[key if '_s' in key else f'{key}_s0'] = [
+                point['regions']['accuracy'], point['segments']['mIoU'],
+                point['images']['mAP'], point['masks']['8']['mBO'],
+                point['masks']['8']['ARI']]
+    text = (docs / 'results.md').read_text(encoding='utf-8').split(
+        '### Longer, seed by seed')[1].split('###')[0].replace('**', '')
+    ours, theirs = (
+        np.array([runs[f'{name}_s{seed}'] for seed in range(3)]).T
+        for name in ('cyborgs', 'detcon-fh'))
+    for title, scores in (('CYBORGS', ours),
+                          ('DetCon-B, Felzenszwalb masks', theirs)):
+        cells = [f'{each.mean():.3f} ({", ".join(map("{:.3f}".format, each))})'
+                 for each in scores[:3]]
+        cells += [f'{each.mean():.3f}' for each in scores[3:]]
+        assert f'| {title} | {" | ".join(cells)} |' in text
+    cells = [f'{each.mean():+.3f} ± {each.std(ddof=1) / 3**.5:.3f}'
+             for each in ours - theirs]
+    assert f'| CYBORGS less DetCon | {" | ".join(cells)} |' in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
