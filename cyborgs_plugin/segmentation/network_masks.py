@@ -159,10 +159,10 @@ class NetworkMasks(MaskSource):
         _expect(linkage in (None, *LINKAGES), 'linkage', linkage,
                 f'None or one of {LINKAGES}')
         _expect(linkage is None or superpixels is not None, 'linkage', linkage,
-                'None without superpixels: there are too many cells')
+                'None without superpixels (there are too many cells)')
         _expect(linkage is None or num_clusterings == 1 or span[0] < span[1],
                 'num_clusterings', num_clusterings, '1 where linkage is set '
-                'and num_clusters is one number: they would be the same')
+                'and num_clusters is one number (all would be the same)')
         _expect(reflect >= 0 and reflect % 32 == 0, 'reflect', reflect,
                 'a multiple of 32')
         _expect(smooth >= 0, 'smooth', smooth, '0 or more')
