@@ -19,10 +19,8 @@ default_hooks = dict(
         # every round, so that rounds can be compared.
         group_size=1,
         source=dict(
-            _base_.superpixel_masks,
+            **_base_.superpixel_masks,
             num_clusters=8,
-            linkage=None,
-            kmeans_init='k-means++',
             # scenes of about 160 pixels, three times as large
             smooth=24,
             long_side=480)))

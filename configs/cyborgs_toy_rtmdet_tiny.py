@@ -18,10 +18,8 @@ default_hooks = dict(
         interval=3,
         group_size=1,
         source=dict(
-            _base_.superpixel_masks,
+            **_base_.superpixel_masks,
             num_clusters=8,
-            linkage=None,
-            kmeans_init='k-means++',
             # scenes of about 160 pixels, twice as large
             smooth=16,
             long_side=320)))

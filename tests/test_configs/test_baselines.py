@@ -94,7 +94,7 @@ def test_only_what_is_clustered_differs():
     assert source.pop('superpixels') and 'superpixels' not in cells
     changed = {key for key in source if source[key] != cells.get(key)}
     assert changed == {'position_weight', 'colour_weight', 'plain_weight',
-                       'linkage'}
+                       'kmeans_init', 'linkage'}
     alone = Config.fromfile(FILES[NAMES.index('superpixels')])
     update = alone.default_hooks.mask_update
     assert update.source.num_clusters == cells['num_clusters']

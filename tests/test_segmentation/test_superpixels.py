@@ -366,9 +366,10 @@ def test_recipes_differ_in_their_source_only(name, recipe):
         Config.fromfile(osp.join(ROOT, 'configs', f'{path}.py')).to_dict()
         for path in (f'ablations/{name}', recipe))
     more = found.pop('superpixel_masks')
-    if recipe == 'cyborgs_continue':  # as it was measured
-        more.update(plain_weight=0, linkage=None, kmeans_init='k-means++')
+    if recipe == 'cyborgs_continue':
+        more['plain_weight'] = 0
     else:
+        more['linkage'] = 'average'
         plain['default_hooks']['mask_update']['group_size'] = 1
     assert more['superpixels'] == dict(type='Felzenszwalb')
     plain['default_hooks']['mask_update']['source'].update(more)

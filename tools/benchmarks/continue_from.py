@@ -105,9 +105,7 @@ METHODS: dict[str, dict[str, Any]] = {
     'superpixels': {  # clusters of superpixels in place of cells
         _MASKS: dict(
             Config.fromfile(_SUPERPIXELS).superpixel_masks.to_dict(),
-            plain_weight=0,
-            linkage=None,
-            kmeans_init='k-means++')
+            plain_weight=0)
     },
     'felzenszwalb': {  # masks without a network, as DetCon
         _MASKS: dict(

@@ -9,4 +9,4 @@ superpixel_masks = dict(
     position_weight=0.6,
     colour_weight=0.6,
     plain_weight=0.6,
-    linkage='average')
+    kmeans_init='k-means++')
