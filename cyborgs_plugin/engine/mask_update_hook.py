@@ -87,7 +87,7 @@ class MaskUpdateHook(Hook):
             all. Defaults to -1.
         decode_threads (int, optional): Threads per rank that decode images.
             Defaults to None: with a GPU, the rank's share of the cores, at
-            most ``group_size``; without one, 2.
+            most 16, or ``group_size`` if that is larger; without one, 2.
         exact_resume (bool): Whether a resumed run refuses a round that is
             complete but differs from the checkpoint's, such as one that was
             made again on other hardware. Defaults to True.

@@ -1,6 +1,7 @@
 """A mask round: images to label maps to a published ``MaskBank`` round."""
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from .ranks import MaskRoundError, on_main, together
 from .sources import MaskSource
 
 _NAMED = 10
+_AHEAD = 16
+"""Images that are decoded ahead where groups are smaller."""
 ReadArgs = dict[str, Any] | Callable[[int], dict[str, Any]] | None
 Pixels = dict[int, Any]
 """What ``preprocess`` of a source gave of the images of a group, by index: the
@@ -94,8 +97,9 @@ def make_round(source: MaskSource,
         read_args (dict or Callable, optional): Arguments of ``read_image``, or
             a function that returns those of the image at an index. Defaults to
             None.
-        decode_threads (int, optional): Threads that decode the next group in
-            the background. Defaults to None, :func:`own_cores`.
+        decode_threads (int, optional): Threads that decode the next images in
+            the background: the next group, or as many as keep all threads
+            busy. Defaults to None, :func:`own_cores` of at least 16 images.
         max_broken (float): Largest share of the images, 0 to 1, that may be
             broken. One image may be broken unless this is 0; all only if it is
             1. Defaults to 0.1.
@@ -123,7 +127,8 @@ def make_round(source: MaskSource,
         group_size=group_size,
         previous=previous,
         read_args=read_args,
-        decode_threads=decode_threads or own_cores(group_size),
+        decode_threads=decode_threads or own_cores(
+            max(group_size, _AHEAD)),
         max_broken=max_broken,
         bank_format=bank_format,
         keys=keys)
@@ -249,7 +254,8 @@ class _Work:
 
     def _decoded(self, groups: range,
                  done: _Done) -> Iterator[tuple[int, Pixels]]:
-        """Decode each group while the previous one is clustered."""
+        """Decode the next groups while one is clustered."""
+        most = -(-self.decode_threads // self.group_size)
         with ThreadPoolExecutor(self.decode_threads) as pool:
 
             def start(number: int) -> dict[int, Any]:
@@ -258,17 +264,18 @@ class _Work:
                     for index in self.groups.members(number)
                 }
 
-            ahead = start(groups[0]) if groups else {}
-            for count, number in enumerate(groups, 1):
+            ahead = deque(start(number) for number in groups[:most])
+            for count, number in enumerate(groups, len(ahead)):
                 pixels: Pixels = {}
-                for index, future in ahead.items():
+                for index, future in ahead.popleft().items():
                     pixels[index], reason = future.result()
                     if reason is not None:
                         done.broken.append(self.images[index][0])
                         if len(done.reasons) < _NAMED:
                             done.reasons.append(reason)
-                # Only one group is held in addition to the yielded one.
-                ahead = start(groups[count]) if count < len(groups) else {}
+                # No more groups are held in addition to the yielded one.
+                if count < len(groups):
+                    ahead.append(start(groups[count]))
                 yield number, pixels
 
     def _read(self, index: int) -> tuple[Any, str | None]:

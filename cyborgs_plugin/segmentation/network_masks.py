@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ..errors import MissingPackageError, UserError
 from ..ops import kmeans
-from ..ops.superpixels import check_superpixels, find_superpixels
+from ..ops.superpixels import check_superpixels
 from ..precision import warn_if_bfloat16_is_slow
 from ..start_file import load_start
 from .features import FeatureExtractor, resized
+from .known_superpixels import known_superpixels
 from .layer_choice import choose_layer
 from .linkage import LINKAGES, clusters, merges
 from .network_state import copy_of
@@ -65,8 +66,8 @@ class NetworkMasks(MaskSource):
             (:func:`~cyborgs_plugin.ops.superpixels.find_superpixels`). With
             ``smooth``, a superpixel has the averaged vectors and the plain
             ones side by side. K is lowered to the number of superpixels in the
-            group. The decoding threads compute them. Defaults to None, cells,
-            as published.
+            group. The decoding threads compute them, once per photograph and
+            process. Defaults to None, cells, as published.
         plain_weight (float): With ``superpixels`` and ``smooth``, the length
             of the plain vectors beside the averaged ones of length 1. Without
             them (0), many small regions overlap better with objects, at a
@@ -260,7 +261,8 @@ class NetworkMasks(MaskSource):
         if self.superpixels is None:
             return image
         image = resized(image, self.long_side, self.max_pixels)
-        return Preprocessed(image, find_superpixels(image, **self.superpixels))
+        return Preprocessed(image,
+                            known_superpixels(image, **self.superpixels))
 
     def label_maps(self, images: Sequence[Any], keys: Sequence[str],
                    seed: Sequence[int]) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 import hashlib
 import os
 import re
+import time
 
 import numpy as np
 import pytest
@@ -299,3 +300,44 @@ def test_threads_that_decode(monkeypatch):
     assert own_cores(16) == 6
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '24')
     assert own_cores(16) == 2
+
+
+@pytest.mark.parametrize('group_size, threads, ahead', [
+    (1, 5, 5), (1, 1, 1), (2, 5, 6), (16, 3, 16), (5, 5, 5)])
+def test_images_are_decoded_ahead(photo_root, tmp_path, group_size, threads,
+                                  ahead):
+    """As many groups as keep the threads busy, and no more."""
+    images, seen = images_of(photo_root), []
+    read, done = [], []
+
+    class Watched(GridMasks):
+
+        def preprocess(self, image):
+            read.append(image)
+            return image
+
+        def label_maps(self, group, keys, seed):
+            # Wait for what is ahead: the threads need no more than a moment.
+            expected = min(len(images), len(done) + len(group) + ahead)
+            end = time.monotonic() + 20
+            while len(read) < expected and time.monotonic() < end:
+                time.sleep(0.001)
+            time.sleep(0.02)
+            seen.append(len(read) - expected)
+            done.extend(keys)
+            return super().label_maps(group, keys, seed)
+
+    make_round(Watched(), images, str(tmp_path / 'm'), 0, 3,
+               group_size=group_size, decode_threads=threads)
+    assert len(done) == len(images) and set(seen) == {0}
+
+
+def test_small_groups_keep_the_threads_busy(photo_root, tmp_path,
+                                            monkeypatch):
+    asked = []
+    monkeypatch.setattr(mask_round, 'own_cores',
+                        lambda most: asked.append(most) or 2)
+    for number, size in enumerate((1, 16, 40)):
+        make_round(GridMasks(), images_of(photo_root), str(tmp_path / 'm'),
+                   number, 0, group_size=size)
+    assert asked == [16, 16, 40]
