@@ -34,6 +34,16 @@ param_scheduler[0]['end'] = 1  # the warm-up: one epoch
 
 default_hooks = dict(
     checkpoint=dict(interval=1),
-    # Good features make good masks at once: round 0 is kept.
-    mask_update=dict(interval=-1))
+    mask_update=dict(
+        interval=-1,  # good features make good masks at once
+        group_size=16,
+        # cells, as measured: superpixels gained no more
+        source=dict(
+            _delete_=True,
+            type='NetworkMasks',
+            num_clusters=(4, 32),
+            num_iters=20,
+            reflect=32,
+            smooth=32,
+            long_side=640)))
 custom_hooks = [dict(type='DriftHook')]

@@ -28,12 +28,18 @@ default_hooks = dict(
     mask_update=dict(
         type='MaskUpdateHook',
         interval=3,
-        group_size=16,
+        group_size=1,  # each photograph has regions of its own
         source=dict(
             type='NetworkMasks',
             # layer is chosen: for ResNet-18, the end of stage 2
             num_clusters=(4, 32),
-            num_iters=20,
+            # Superpixels follow edges, and merged they keep large even areas
+            # whole.
+            superpixels=dict(type='Felzenszwalb'),
+            linkage='average',
+            position_weight=0.6,
+            colour_weight=0.6,
+            plain_weight=0.6,
             reflect=32,  # so that the border is not a region
             smooth=32,  # without it masks do not improve
             long_side=640)))

@@ -3,7 +3,7 @@
 Run: python tools/dataset_converters/make_toy_scenes.py
      python tools/train.py configs/cyborgs_toy.py
 """
-_base_ = ['cyborgs_small_data.py', '_base_/masks/superpixels.py']
+_base_ = 'cyborgs_small_data.py'
 
 data_root = 'data/toy_scenes/'
 train_dataloader = dict(dataset=dict(data_root=data_root))
@@ -15,12 +15,10 @@ default_hooks = dict(
     checkpoint=dict(interval=1),
     mask_update=dict(
         interval=10,
-        # Scenes share no objects: each has its own regions, the same number in
-        # every round, so that rounds can be compared.
-        group_size=1,
         source=dict(
-            **_base_.superpixel_masks,
-            num_clusters=8,
+            num_clusters=8,  # in every round, so that they can be compared
+            linkage=None,  # k-means: here it is better than merging
+            kmeans_init='k-means++',
             # scenes of about 160 pixels, three times as large
             smooth=24,
             long_side=480)))

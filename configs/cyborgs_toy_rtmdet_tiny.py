@@ -3,7 +3,7 @@
 Run: python tools/dataset_converters/make_toy_scenes.py
      python tools/train.py configs/cyborgs_toy_rtmdet_tiny.py
 """
-_base_ = ['backbones/rtmdet_tiny.py', '_base_/masks/superpixels.py']
+_base_ = 'backbones/rtmdet_tiny.py'
 
 data_root = 'data/toy_scenes/'
 # half the batch of the recipe: twice the steps in the same time
@@ -16,10 +16,10 @@ default_hooks = dict(
     checkpoint=dict(interval=1),
     mask_update=dict(
         interval=3,
-        group_size=1,
         source=dict(
-            **_base_.superpixel_masks,
             num_clusters=8,
+            linkage=None,  # k-means: here it is better than merging
+            kmeans_init='k-means++',
             # scenes of about 160 pixels, twice as large
             smooth=16,
             long_side=320)))

@@ -212,12 +212,12 @@ RUN = {
                  's3://bucket': 'memory://bucket'},
         options={'bank_root': f'{SMALL} {R18}'}, says=('loss_contrast', )),
     'docs/mask_update.md: python tools/benchmarks/mask_update_speed.py':
-    Run(replace={'--num-images 64': '--num-images 4'}, says=('ratio: ', )),
+    Run(replace={'--num-images 64': '--num-images 4'}, says=('first round: ', 'later rounds: ')),
     'docs/mask_update.md: python tools/benchmarks/mask_update_growth.py':
     Run(replace={'--num-images 32': '--num-images 2'}, says=('bytes/image', )),
     'docs/mask_update.md: python tools/train.py configs/cyborgs_in_step.py':
     Run(options={'tools/train.py': SMALL}, says=('num_clusters', )),
-    'docs/mask_update.md: python tools/generate_masks.py configs/ablations/':
+    'docs/mask_update.md: python tools/generate_masks.py configs/cyborgs_smal':
     Run(replace={
         'BACKBONE': 'R18.pth',
         'data_root=data/coco_mini': 'data_root=data/coco_mini '
@@ -227,7 +227,7 @@ RUN = {
     Run(replace={'BACKBONE': 'R18.pth', 'docs/images/': 'work_dirs/'},
         says=('Wrote work_dirs/edges.jpg', )),
     'docs/mask_update.md: python tools/benchmarks/superpixel_cost.py':
-    Run(replace={'--num-images 32': '--num-images 2'}, says=('ratio: ', )),
+    Run(replace={'--num-images 32': '--num-images 2'}, says=('first round: ', 'later rounds: ')),
     'docs/mask_update.md: python -c "':
     Run(says=('torch.bfloat16', )),
     'docs/performance.md: python tools/benchmarks/gpu_proof.py train --mi':
@@ -246,7 +246,7 @@ RUN = {
     'docs/tutorials/five_minutes.md: python tools/train.py configs/cyb':
     Run(options={'tools/train.py': SMALL}, replace={'epoch_18': 'epoch_1'},
         says=('photographs of at most', 'Wrote masks.png', 'init_cfg')),
-    'docs/health.md: python tools/train.py configs/cyborgs_small_data.py --cf':
+    'docs/health.md: python tools/train.py configs/ablations/small-data_cells':
     Run(replace={'unlabeled2017': 'train2017', 'indices=160': 'indices=20',
                  'max_epochs=3': 'max_epochs=1'},
         says=('Health of mask round 0', 'Health: after epoch 1: ')),

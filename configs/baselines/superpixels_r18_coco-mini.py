@@ -8,7 +8,6 @@ _base_ = 'cyborgs_r18_coco-mini.py'
 default_hooks = dict(
     mask_update=dict(
         interval=-1,
-        group_size=1,
         source=dict(
             _delete_=True,
             type='SuperpixelMasks',

@@ -124,7 +124,8 @@ class Plan:
         if self.start:
             looks += self.epochs * _DRIFT_COST * min(
                 _DRIFT_IMAGES, self.photographs)
-        return self.epochs * self.steps * step, looks * trial.round
+        first = trial.first * self.photographs / self.processes
+        return self.epochs * self.steps * step, looks * trial.round + first
 
     @property
     def seconds(self) -> float:
@@ -283,8 +284,10 @@ def describe(plan: Plan, free: int) -> str:
         time=f'about {duration(plan.seconds)}: {duration(steps)} of steps '
         f'({trial.step:.2g} s each) and {duration(rounds)} of mask rounds '
         + 'and drift ' * bool(plan.start)
-        + f'({trial.round * 1000:.0f} ms per photograph). This is an '
-        'estimate, from a few steps timed just now',
+        + f'({trial.round * 1000:.0f} ms per photograph'
+        + f', {trial.first * 1000:.0f} ms more in the first' * (
+            plan.rounds > 1 and trial.first > 0.2 * trial.round)
+        + '). This is an estimate, from a few steps timed just now',
         memory=f'about {size(held)} of {size(memory)} that are free'
         + (' on the GPU' if plan.machine.gpus else ''),
         disk=f'about {size(checkpoints + masks)} of {size(free)} that are '

@@ -1,6 +1,7 @@
 """What a run costs here, by a few steps and one group of a mask round."""
 import copy
 import math
+import os.path as osp
 import resource
 import shutil
 import sys
@@ -41,13 +42,15 @@ class Trial:
     load: float
     """Seconds in which a core makes the two views of a photograph."""
     round: float
-    """Seconds of a mask round for a photograph."""
+    """Seconds of a mask round after the first for a photograph."""
     memory: int
     """Bytes that a process takes at its peak, on the GPU if there is one."""
     checkpoint: int
     """Bytes of a checkpoint."""
     masks: float
     """Bytes of a mask round for a photograph."""
+    first: float = 0.
+    """Seconds that the first round takes longer for a photograph."""
 
 
 TOO_LARGE = Trial(math.inf, math.inf, math.inf, sys.maxsize, 0, 0.)
@@ -81,8 +84,9 @@ def draw_masks(cfg: Config, indices: Sequence[int], root: str,
     source = TASK_UTILS.build((hook.get('initial') or hook.source).to_dict())
     source.prepare(source.network(model.backbone), model.data_preprocessor)
     bank = make_round(source, scenes.images(), root, 0, 0,
-                      group_size=len(indices), read_args=scenes.read_args,
-                      max_broken=1)
+                      group_size=min(len(indices), hook.get('group_size', 16)),
+                      read_args=scenes.read_args, max_broken=1,
+                      progress=False)
     scenes.use_masks(bank)
     return scenes, bank
 
@@ -106,10 +110,17 @@ def measure(cfg: Config, indices: Sequence[int], batch: int) -> Trial:
     silence()
     model = build_model(cfg)
     root = tempfile.mkdtemp(prefix='cyborgs_trial_')
-    try:
+
+    def timed_masks(name: str, chosen: Sequence[int]
+                    ) -> tuple[float, SceneDataset, MaskBank]:
         began = time.perf_counter()
-        scenes, bank = draw_masks(cfg, indices, root, model)
-        per_image = (time.perf_counter() - began) / len(indices)
+        made = draw_masks(cfg, chosen, osp.join(root, name), model)
+        return (time.perf_counter() - began) / len(chosen), *made
+
+    try:
+        timed_masks('warm', indices[:1])
+        first, *_ = timed_masks('first', indices)
+        later, scenes, bank = timed_masks('later', indices)
         files = sum(entry.stat().st_size
                     for entry in Path(bank.path).iterdir())
         began = time.perf_counter()
@@ -118,8 +129,8 @@ def measure(cfg: Config, indices: Sequence[int], batch: int) -> Trial:
     finally:
         shutil.rmtree(root, ignore_errors=True)
     step, memory, checkpoint = _steps(cfg, model, samples, batch)
-    return Trial(step, load, per_image, memory, checkpoint,
-                 files / max(1, len(bank)))
+    return Trial(step, load, later, memory, checkpoint,
+                 files / max(1, len(bank)), max(0., first - later))
 
 
 def _steps(cfg: Config, model: Any, samples: Sequence[dict],

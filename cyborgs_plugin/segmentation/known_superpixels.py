@@ -29,12 +29,13 @@ class KnownSuperpixels:
 
         Args:
             image (np.ndarray): BGR, shape (H, W, 3), uint8.
-            **options: Arguments of :func:`~cyborgs_plugin.ops.superpixels.find_superpixels`.
+            **options: Arguments of ``find_superpixels``.
 
         Returns:
             Superpixels: What that function returns.
         """
-        name = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16)
+        name = hashlib.blake2b(
+            np.ascontiguousarray(image).data, digest_size=16)
         name.update(repr((image.shape, sorted(options.items()))).encode())
         key = name.digest()
         known = self._found.get(key)

@@ -74,7 +74,8 @@ def make_round(source: MaskSource,
                max_broken: float = 0.1,
                meta: dict[str, Any] | None = None,
                bank_format: int = 2,
-               keys: SortedKeys | None = None) -> MaskBank:
+               keys: SortedKeys | None = None,
+               progress: bool = True) -> MaskBank:
     """Segment all images and publish the label maps as a round.
 
     Every rank calls it. Which images form a group depends on the seed and the
@@ -108,6 +109,7 @@ def make_round(source: MaskSource,
         bank_format (int): Format of the round, 1 or 2. Defaults to 2.
         keys (SortedKeys, optional): Keys of the images, of an index that lists
             exactly these. Defaults to None: they are read from ``images``.
+        progress (bool): Whether rank 0 shows a bar. Defaults to True.
 
     Returns:
         MaskBank: The published round.
@@ -131,7 +133,8 @@ def make_round(source: MaskSource,
             max(group_size, _AHEAD)),
         max_broken=max_broken,
         bank_format=bank_format,
-        keys=keys)
+        keys=keys,
+        progress=progress)
     on_main(lambda: clear_leftovers(root))
     done = together(work.segment)
     # Training cannot use memory blocks of photographs' sizes.
@@ -192,6 +195,7 @@ class _Work:
     max_broken: float
     bank_format: int
     keys: SortedKeys | None
+    progress: bool
 
     def __post_init__(self) -> None:
         drawn = self.seed, self.mask_round, self.group_size
@@ -214,7 +218,8 @@ class _Work:
         done, rank = _Done(), get_rank()
         mine = self.groups.of_rank(rank, get_world_size())
         writer = self._writer(rank)
-        bar = ProgressBar(len(mine)) if rank == 0 and len(mine) > 1 else None
+        shown = self.progress and rank == 0 and len(mine) > 1
+        bar = ProgressBar(len(mine)) if shown else None
         for count, (number, pixels) in enumerate(self._decoded(mine, done), 1):
             maps = self._label_maps(number, pixels)
             for index in pixels:

@@ -66,6 +66,17 @@ def test_several_processes_share_batch_and_rounds():
     assert plan.parts()[1] == pytest.approx(6 * 3000 * 0.05 / 4)
 
 
+def test_the_first_round_may_take_longer():
+    """Superpixels are found once; with little more, nothing is said."""
+    plan = plan_of(3000, cost=replace(COST, first=0.02))
+    assert plan.parts()[1] == pytest.approx(6 * 3000 * 0.05 + 3000 * 0.02)
+    assert '(50 ms per photograph, 20 ms more in the first).' in ' '.join(
+        describe(plan, 10**10).split())
+    plan = plan_of(3000, cost=replace(COST, first=0.01))
+    assert '(50 ms per photograph).' in ' '.join(
+        describe(plan, 10**10).split())
+
+
 @pytest.mark.parametrize('number, processes', [(3000, 3), (13, 3), (8, 4)])
 def test_the_batch_is_that_of_all_processes(number, processes):
     plan = plan_of(number, processes=processes)

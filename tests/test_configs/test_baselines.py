@@ -24,9 +24,9 @@ def cfg(request):
 
 
 def test_there_are_all():
-    assert sorted(NAMES) == ['byol', 'continue', 'cyborgs', 'cyborgs-in-step',
-                             'cyborgs-oracle', 'cyborgs-superpixels',
-                             'densecl', 'detcon-fh', 'distill', 'superpixels']
+    assert sorted(NAMES) == ['byol', 'continue', 'cyborgs', 'cyborgs-cells',
+                             'cyborgs-in-step', 'cyborgs-oracle', 'densecl',
+                             'detcon-fh', 'distill', 'superpixels']
 
 
 def test_budget_and_optimiser_are_shared(cfg):
@@ -85,24 +85,25 @@ def test_only_the_source_of_masks_differs():
 
 
 def test_only_what_is_clustered_differs():
-    """Superpixels with or without features, in rounds of as many regions."""
+    """Cells, or superpixels without features; K is drawn alike."""
     base = SHARED.to_dict()
-    cfg = Config.fromfile(FILES[NAMES.index('cyborgs-superpixels')]).to_dict()
-    source = cfg['default_hooks']['mask_update']['source']
-    cells = base['default_hooks']['mask_update']['source']
-    cfg.pop('superpixel_masks')  # a variable of the config
-    assert source.pop('superpixels') and 'superpixels' not in cells
-    changed = {key for key in source if source[key] != cells.get(key)}
-    assert changed == {'position_weight', 'colour_weight', 'plain_weight',
-                       'kmeans_init', 'linkage'}
+    cfg = Config.fromfile(FILES[NAMES.index('cyborgs-cells')]).to_dict()
+    update = cfg['default_hooks']['mask_update']
+    cells = update['source']
+    ours = base['default_hooks']['mask_update']['source']
+    assert ours['superpixels'] and 'superpixels' not in cells
+    changed = {key for key in {*cells, *ours}
+               if cells.get(key) != ours.get(key)}
+    assert changed == {'superpixels', 'linkage', 'position_weight',
+                       'colour_weight', 'plain_weight', 'num_iters'}
+    assert update['group_size'] == 16
+    update.update(source=ours, group_size=1)
+    assert cfg == base
     alone = Config.fromfile(FILES[NAMES.index('superpixels')])
     update = alone.default_hooks.mask_update
-    assert update.source.num_clusters == cells['num_clusters']
-    assert update.source.linkage == source['linkage']
+    assert update.source.num_clusters == ours['num_clusters']
+    assert update.source.linkage == ours['linkage']
     assert update.group_size == 1
-    cfg['default_hooks']['mask_update']['source'] = cells
-    base['default_hooks']['mask_update']['group_size'] = 1
-    assert cfg == base
 
 
 def test_masks_in_the_step_change_nothing_else():

@@ -358,20 +358,52 @@ def test_bad_linkage():
                      num_clusterings=2)
 
 
-@pytest.mark.parametrize('name, recipe', [
-    ('small-data_superpixels', 'cyborgs_small_data'),
-    ('continue_superpixels', 'cyborgs_continue')])
-def test_recipes_differ_in_their_source_only(name, recipe):
+def test_recipes_differ_in_their_source_only():
     found, plain = (
         Config.fromfile(osp.join(ROOT, 'configs', f'{path}.py')).to_dict()
-        for path in (f'ablations/{name}', recipe))
-    more = found.pop('superpixel_masks')
-    if recipe == 'cyborgs_continue':
-        more['plain_weight'] = 0
-    else:
-        more['linkage'] = 'average'
-        plain['default_hooks']['mask_update']['group_size'] = 1
+        for path in ('ablations/continue_superpixels', 'cyborgs_continue'))
+    more = dict(found.pop('superpixel_masks'), plain_weight=0)
     assert more['superpixels'] == dict(type='Felzenszwalb')
     plain['default_hooks']['mask_update']['source'].update(more)
     assert found == plain
     TASK_UTILS.build(found['default_hooks']['mask_update']['source'])
+
+
+@pytest.mark.parametrize('name', [
+    'cyborgs_small_data', 'cyborgs_toy', 'cyborgs_toy_rtmdet_tiny'])
+def test_recipes_of_small_data_have_the_shared_settings(name):
+    """Those of the base config, merged or not."""
+    cfg = Config.fromfile(osp.join(ROOT, 'configs', f'{name}.py'))
+    shared = Config.fromfile(osp.join(
+        ROOT, 'configs', '_base_', 'masks', 'superpixels.py'))
+    expected = shared.superpixel_masks.to_dict()
+    source = cfg.default_hooks.mask_update.source
+    merged = name == 'cyborgs_small_data'
+    assert source.linkage == ('average' if merged else None)
+    if merged:  # no k-means
+        expected.pop('kmeans_init')
+    assert {key: source.get(key) for key in expected} == expected
+    assert cfg.default_hooks.mask_update.group_size == 1
+    assert TASK_UTILS.build(source).superpixels
+
+
+def test_cells_by_the_command_line():
+    """As docs/mask_update.md says, from the recipe of small data."""
+    cfg = Config.fromfile(
+        osp.join(ROOT, 'configs', 'cyborgs_small_data.py'))
+    update = 'default_hooks.mask_update'
+    cfg.merge_from_dict({
+        f'{update}.source.superpixels': None, f'{update}.source.linkage': None,
+        f'{update}.source.position_weight': 0.,
+        f'{update}.source.colour_weight': 0., f'{update}.group_size': 16})
+    cells = Config.fromfile(osp.join(
+        ROOT, 'configs', 'ablations', 'small-data_cells.py'))
+    found, expected = (
+        vars(TASK_UTILS.build(config.default_hooks.mask_update.source))
+        for config in (cfg, cells))
+    for one in (found, expected):
+        one.pop('plain_weight')  # of superpixels alone
+        one.pop('_kmeans')  # a function, equal to itself alone
+    assert found == expected
+    assert cfg.default_hooks.mask_update.group_size == (
+        cells.default_hooks.mask_update.group_size)

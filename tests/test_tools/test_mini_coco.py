@@ -39,7 +39,8 @@ def test_smoke(tmp_path):
             assert set(last['masks']) == set(floor), name
         if found['method'] != 'random':
             assert found['loss'] and len(found['epochs']) == 2, name
-    assert list(results['floors']) == ['colour and position', 'superpixels']
+    assert list(results['floors']) == ['colour and position', 'superpixels',
+                                       'superpixels merged']
     for title in results['floors']:
         assert f'| {title} |' in first.stdout
         assert f'mBO at K=8, above {title}: ' in first.stdout

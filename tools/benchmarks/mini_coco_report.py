@@ -198,12 +198,14 @@ def _plot_masks(results: dict[str, Any], path: str) -> str:
                     [points[str(e)]['masks'][k][name] for e in epochs],
                     f'C{colour}o-',
                     label=f'K={k}' if run['seed'] == 0 else None)
-            for floor, line in zip(results['floors'].values(), (':', '--')):
+            for floor, line in zip(results['floors'].values(),
+                                   (':', '--', '-.')):
                 axis.axhline(floor[k][name], color=f'C{colour}',
                              linestyle=line)
         axis.set_xlabel('epoch of the network')
         axis.set_title(f'{name} on val images (dotted: colour and position, '
-                       'dashed: superpixels)', fontsize=9)
+                       'dashed: superpixels, dash-dotted: merged)',
+                       fontsize=8)
         axis.legend()
     return _save(figure, path)
 

@@ -1,7 +1,8 @@
 """Scores of mini_coco.py: masks and frozen probes of each network."""
 import os.path as osp
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import mini_coco_report as report
@@ -144,19 +145,31 @@ class Scores:
     def floors(self) -> dict[str, Any]:
         """Score masks without a network, once."""
         path = osp.join(self._runs.work, 'floors.json')
-        settings = [list(self._budget.ks), self._budget.max_eval_images]
-        found = read(path)
-        if found is None or found['settings'] != settings:
-            ks = self._budget.ks
-            pixels = {
+        ks = self._budget.ks
+
+        def superpixels(linkage: str | None) -> dict[int, dict]:
+            return self._maps({
+                k: SuperpixelMasks(num_clusters=k, linkage=linkage)
+                for k in ks
+            })
+
+        def pixels() -> dict[int, dict]:
+            return {
                 k: {key: color_kmeans(image, k) for key, image in
                     self._val_images()} for k in ks
             }
-            superpixels = self._maps(
-                {k: SuperpixelMasks(num_clusters=k) for k in ks})
+
+        makers: dict[str, Callable[[], dict[int, dict]]] = {
+            'colour and position': pixels,
+            'superpixels': partial(superpixels, None),
+            'superpixels merged': partial(superpixels, 'average')
+        }
+        settings = [list(ks), self._budget.max_eval_images, [*makers]]
+        found = read(path)
+        if found is None or found['settings'] != settings:
             scores = {
-                'colour and position': self.mask_scores(pixels),
-                'superpixels': self.mask_scores(superpixels)
+                title: self.mask_scores(make())
+                for title, make in makers.items()
             }
             found = dict(settings=settings, scores=scores)
             write(path, found)

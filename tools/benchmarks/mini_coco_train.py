@@ -47,8 +47,7 @@ class Budget(NamedTuple):
 
 METHODS = ('cyborgs', 'cyborgs-in-step', 'detcon-fh', 'byol', 'densecl',
            'cyborgs-oracle', 'cyborgs-annotated')
-ON_DEMAND = ('cyborgs-superpixels', 'superpixels', 'distill', 'start',
-             'continue')
+ON_DEMAND = ('cyborgs-cells', 'superpixels', 'distill', 'start', 'continue')
 """Run only if they are named: other masks, or TEACHER=FILE, START=FILE."""
 _UNTRAINED = dict(random='cyborgs', start='continue')
 """What is scored as it begins, and whose beginning that is."""
