@@ -212,7 +212,7 @@ RUN = {
                  's3://bucket': 'memory://bucket'},
         options={'bank_root': f'{SMALL} {R18}'}, says=('loss_contrast', )),
     'docs/mask_update.md: python tools/benchmarks/mask_update_speed.py':
-    Run(replace={'--num-images 64': '--num-images 4'}, says=('first round: ', 'later rounds: ')),
+    Run(replace={'--num-images 64': '--num-images 4'}, says=('ratio: ', )),
     'docs/mask_update.md: python tools/benchmarks/mask_update_growth.py':
     Run(replace={'--num-images 32': '--num-images 2'}, says=('bytes/image', )),
     'docs/mask_update.md: python tools/train.py configs/cyborgs_in_step.py':
@@ -227,7 +227,8 @@ RUN = {
     Run(replace={'BACKBONE': 'R18.pth', 'docs/images/': 'work_dirs/'},
         says=('Wrote work_dirs/edges.jpg', )),
     'docs/mask_update.md: python tools/benchmarks/superpixel_cost.py':
-    Run(replace={'--num-images 32': '--num-images 2'}, says=('first round: ', 'later rounds: ')),
+    Run(replace={'--num-images 32': '--num-images 2'},
+        says=('first round: ', 'later rounds: ')),
     'docs/mask_update.md: python -c "':
     Run(says=('torch.bfloat16', )),
     'docs/performance.md: python tools/benchmarks/gpu_proof.py train --mi':
