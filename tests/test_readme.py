@@ -270,7 +270,8 @@ RUN = {
                  'SMOOTH': '16', 'SIDE': '160'}, says=('mBO', )),
     'docs/results.md (2): D=data/coco_mini H=default_hooks.mask_update':
     Run(replace={'OUT': 'work_dirs/out2', '=K ': '=8 ', 'OPTION': '',
-                 'work_dirs/search/NAME/cyborgs_s0/backbone_3': 'R18'},
+                 'work_dirs/search/NAME/cyborgs-cells_s0/backbone_3':
+                 'R18'},
         says=('mBO', )),
     'docs/results.md: python tools/evaluate_masks.py --floor 7':
     Run(replace={'--floor 7': '--floor 3 --max-images 2'}, says=('FG_ARI', )),

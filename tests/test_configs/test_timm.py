@@ -76,7 +76,7 @@ def test_from_a_name_to_a_file_of_timm(name, tmp_path, call):
     assert model.neck.projector.fc0.in_features == sum(channels)
     bank = MaskBank.open(str(tmp_path / 'run' / 'masks' / 'round_0000'))
     cells = bank.label_map('0.png')
-    assert cells.shape == (-(-48 // strides[0]), -(-64 // strides[0]))
+    assert cells.shape == (48 // 8, 64 // 8)  # of superpixels, any network
     assert len(np.unique(cells)) > 1
 
     out = call(publish_backbone, tmp_path / 'run' / 'epoch_1.pth')

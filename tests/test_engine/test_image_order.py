@@ -106,10 +106,11 @@ def test_two_processes_and_one_in_their_place(data, tmp_path, loaded):
 def test_other_settings_between_two_epochs(data, tmp_path, loaded, capsys):
     options = options_of(data, **{'default_hooks.checkpoint.interval': 1})
 
+    copies = (tmp_path / f'copy{number}' for number in range(3))
+
     def resumed(root, **more):
-        copy = tmp_path / 'x'
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(tmp_path / 'w', copy)
+        # another each time: mmengine's visualizer knows runs by the second
+        copy = shutil.copytree(tmp_path / 'w', next(copies))
         del loaded[:]
         capsys.readouterr()
         small_run(root, copy, resume=True, **{
