@@ -45,6 +45,17 @@ def test_the_parts_of_a_mask_round(tmp_path):
     assert found['seconds per image'] > 0.5 * found['forward, alone']
 
 
+def test_rounds_of_superpixels(tmp_path):
+    paths = [str(tmp_path / f'{i}.png') for i in range(3)]
+    for i, path in enumerate(paths):
+        write_photo(path, (96, 128), i)
+    found = gpu_check.superpixel_rounds(paths, 'cpu')
+    assert found.pop('images') == 3
+    assert found.keys() == {'first, seconds per image',
+                            'later, seconds per image'}
+    assert all(0 < seconds < 20 for seconds in found.values())
+
+
 def args(tmp_path, **changes):
     return SimpleNamespace(**(dict(
         out=str(tmp_path / 'g.json'), light=True, seconds=570.,
@@ -59,6 +70,7 @@ def parts(monkeypatch, tmp_path):
             run_tests='3 passed', two_ranks='gradients equal',
             training='2 epochs', mmcv_ops='NMS keeps',
             mask_round={'seconds per image': 0.002},
+            superpixel_rounds={'later, seconds per image': 0.01},
             pipeline=dict(byol=20., ours=60., ratio=3.),
             device_views={'images a second': 900.},
             steps=dict(bfloat16=STEP)).items():

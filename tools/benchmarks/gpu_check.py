@@ -31,7 +31,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import init_default_scope
 from mmpretrain.models import MobileNetV2, ResNet, SelfSupDataPreprocessor
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import MODELS, TASK_UTILS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
@@ -52,6 +52,7 @@ from cyborgs_plugin.version import require_mmcv_ops
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 RECIPE = osp.join(ROOT, 'configs', 'cyborgs_coco.py')
+SMALL = osp.join(ROOT, 'configs', 'cyborgs_small_data.py')
 IMAGENET = dict(
     mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), to_rgb=True)
 BATCH = 64
@@ -194,6 +195,28 @@ def mask_round(paths: Sequence[str], device: str,
         **{f'{part}, alone': value / len(paths)
            for part, value in seconds.items()}
     }
+
+
+def superpixel_rounds(paths: Sequence[str], device: str) -> dict[str, Any]:
+    """Seconds an image of the rounds of small data, merged superpixels."""
+    cfg = Config.fromfile(SMALL)
+    init_default_scope('mmpretrain')
+    hook = cfg.default_hooks.mask_update
+    source = TASK_UTILS.build(hook.source)
+    backbone = MODELS.build(cfg.model.backbone).to(device)
+    source.prepare(backbone,
+                   MODELS.build(cfg.model.data_preprocessor).to(device))
+    warm = source.preprocess(np.zeros((480, 640, 3), np.uint8))
+    source.label_maps([warm], ['warm'], (0, 0))
+    found: dict[str, Any] = {'images': len(paths)}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(('first', 'later')):
+            begin = clock(device)
+            make_round(source, [(path, path) for path in paths], folder,
+                       number, 0, hook.group_size)
+            found[f'{name}, seconds per image'] = (
+                clock(device) - begin) / len(paths)
+    return found
 
 
 def clock(device: str) -> float:
@@ -354,7 +377,7 @@ def training(paths: Sequence[str], folder: str, limit: float) -> str:
             photos, f'{number:03d}{osp.splitext(path)[1]}'))
     command = [
         sys.executable, osp.join(ROOT, 'tools', 'train.py'),
-        osp.join(ROOT, 'configs', 'cyborgs_small_data.py'), '--amp',
+        SMALL, '--amp',
         '--work-dir', osp.join(folder, 'run')]
     options = ['--cfg-options', f'data={photos}',
                'train_dataloader.batch_size=8',
@@ -495,6 +518,8 @@ def check(args: argparse.Namespace, device: str) -> dict[str, Any]:
         part('mask round of a teacher', lambda: mask_round(
             paths, device, MobileNetV2(out_indices=(7, )), 'layer3',
             smooth=32.), 30)
+        part('mask rounds of superpixels',
+             lambda: superpixel_rounds(paths, device), 30)
         part('pipeline', lambda: pipeline(paths), 40)
         part('views on the device', lambda: device_views(
             args.data_root or folder, len(paths), device), 20)
