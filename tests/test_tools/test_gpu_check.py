@@ -46,10 +46,10 @@ def test_the_parts_of_a_mask_round(tmp_path):
 
 
 def test_rounds_of_superpixels(tmp_path):
-    paths = [str(tmp_path / f'{i}.png') for i in range(3)]
+    paths = [tmp_path / f'{i}.png' for i in range(3)]
     for i, path in enumerate(paths):
         write_photo(path, (96, 128), i)
-    found = gpu_check.superpixel_rounds(paths, 'cpu')
+    found = gpu_check.superpixel_rounds([*map(str, paths)], 'cpu')
     assert found.pop('images') == 3
     assert found.keys() == {'first, seconds per image',
                             'later, seconds per image'}
