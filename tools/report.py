@@ -111,7 +111,7 @@ def plan(run: RunFolder) -> list[tuple[str, str]]:
             f'{", ".join(sorted(views))} pixels'),
         'optimizer': said(optimizer, 'type', 'lr', 'weight_decay'),
         'masks': said(source, 'type', 'layer', 'num_clusters', 'kmeans_init',
-                      'smooth', 'long_side'),
+                      'superpixels', 'linkage', 'smooth', 'long_side'),
         'new masks': f'every {hook.get("interval")} epochs' if (
             hook.get('interval', -1) > 0) else 'never',
         'seed': (cfg.get('randomness') or {}).get('seed'),

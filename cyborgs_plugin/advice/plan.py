@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..datasets.photo_survey import Survey, typical_pixels
 from ..errors import UserError
+from ..segmentation.known_superpixels import PHOTOGRAPHS
 from .machine import Machine, duration, size
 from .networks import Network
 from .table import (
@@ -124,8 +125,20 @@ class Plan:
         if self.start:
             looks += self.epochs * _DRIFT_COST * min(
                 _DRIFT_IMAGES, self.photographs)
-        first = trial.first * self.photographs / self.processes
-        return self.epochs * self.steps * step, looks * trial.round + first
+        searches = self._searches() * self.photographs / self.processes
+        return (self.epochs * self.steps * step,
+                looks * trial.round + searches * trial.first)
+
+    def _searches(self) -> float:
+        """Rounds in which the superpixels of a photograph are not known.
+
+        On average: its first, those of processes that have not seen it, and
+        all where there is no room for it.
+        """
+        room = min(1., PHOTOGRAPHS * self.processes / self.photographs)
+        strange = 1 - 1 / self.processes
+        return sum(1 - min(room, 1 - strange**number)
+                   for number in range(self.rounds))
 
     @property
     def seconds(self) -> float:
@@ -285,8 +298,8 @@ def describe(plan: Plan, free: int) -> str:
         f'({trial.step:.2g} s each) and {duration(rounds)} of mask rounds '
         + 'and drift ' * bool(plan.start)
         + f'({trial.round * 1000:.0f} ms per photograph'
-        + f', {trial.first * 1000:.0f} ms more in the first' * (
-            plan.rounds > 1 and trial.first > 0.2 * trial.round)
+        + f', {trial.first * 1000:.0f} ms more when it is new' * (
+            trial.first > 0.2 * trial.round)
         + '). This is an estimate, from a few steps timed just now',
         memory=f'about {size(held)} of {size(memory)} that are free'
         + (' on the GPU' if plan.machine.gpus else ''),

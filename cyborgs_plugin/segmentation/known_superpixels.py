@@ -10,9 +10,11 @@ from ..ops.superpixels import Superpixels, find_superpixels
 class KnownSuperpixels:
     """A memory of :func:`~cyborgs_plugin.ops.superpixels.find_superpixels`.
 
-    The network changes from round to round, but photographs do not, and most
+    The network changes from round to round, but photographs do not, and much
     of the time of a round with superpixels is spent on finding them. An image
     is known by its pixels, so a changed file is never taken for the old one.
+    Each process knows those that it has seen: of W processes, which divide
+    the photographs anew for each round, 1 / W of them in the second round.
 
     Args:
         most_bytes (int): What the superpixels may take, about 15 kB for
@@ -21,7 +23,7 @@ class KnownSuperpixels:
     """
 
     def __init__(self, most_bytes: int = 1 << 28) -> None:
-        self._room = most_bytes
+        self._most = self._room = most_bytes
         self._found: dict[bytes, Superpixels] = {}
 
     def __call__(self, image: np.ndarray, **options: Any) -> Superpixels:
@@ -50,6 +52,13 @@ class KnownSuperpixels:
             self._found[key] = kept
         return found
 
+    def forget(self) -> None:
+        """Forget all of them."""
+        self._found.clear()
+        self._room = self._most
 
+
+PHOTOGRAPHS = 17_000
+"""About as many of 640x480 find room by default."""
 known_superpixels = KnownSuperpixels()
 """That of this process."""

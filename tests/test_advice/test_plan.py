@@ -68,9 +68,18 @@ def test_several_processes_share_batch_and_rounds():
 
 def test_the_first_round_may_take_longer():
     """Superpixels are found once; with little more, nothing is said."""
-    plan = plan_of(3000, cost=replace(COST, first=0.02))
+    cost = replace(COST, first=0.02)
+    plan = plan_of(3000, cost=cost)
     assert plan.parts()[1] == pytest.approx(6 * 3000 * 0.05 + 3000 * 0.02)
-    assert '(50 ms per photograph, 20 ms more in the first).' in ' '.join(
+    # a process sees half of the others' photographs in each further round
+    both = plan_of(3000, processes=2, cost=cost)
+    assert both.parts()[1] == pytest.approx(
+        1500 * (6 * 0.05 + 0.02 * (2 - 1 / 2**5)))
+    # there is room for 17,000: the others are new in each of 10 rounds
+    many = plan_of(50_000, cost=cost)
+    assert many.rounds == 10 and many.parts()[1] == pytest.approx(
+        10 * 50_000 * 0.05 + 0.02 * (17_000 + 10 * 33_000))
+    assert '(50 ms per photograph, 20 ms more when it is new).' in ' '.join(
         describe(plan, 10**10).split())
     plan = plan_of(3000, cost=replace(COST, first=0.01))
     assert '(50 ms per photograph).' in ' '.join(

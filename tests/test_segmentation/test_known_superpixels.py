@@ -79,8 +79,19 @@ def test_no_more_than_there_is_room_for(searches):
     assert sum((image == image_of(0)).all() for image in searches) == 1
 
 
-def test_a_later_round_does_not_search(searches, monkeypatch):
-    monkeypatch.setattr(known_superpixels, '_found', {})
+def test_what_is_forgotten_is_found_again(searches):
+    image = image_of(0)
+    size = sum(values.nbytes for values in find_superpixels(image))
+    known = KnownSuperpixels(most_bytes=size)
+    for _ in range(2):
+        known(image)
+        known(image)
+        known.forget()
+    assert len(searches) == 2
+
+
+def test_a_later_round_does_not_search(searches):
+    known_superpixels.forget()
     image = image_of(0)
     first, second = (
         NetworkMasks(superpixels=dict(type='Felzenszwalb')).preprocess(image)

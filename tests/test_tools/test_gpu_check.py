@@ -9,6 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cyborgs_plugin.ops.superpixels import find_superpixels
+from cyborgs_plugin.segmentation import known_superpixels
+
 from ..helpers import ROOT, write_photo
 
 sys.path.insert(0, osp.join(ROOT, 'tools', 'benchmarks'))
@@ -45,7 +48,12 @@ def test_the_parts_of_a_mask_round(tmp_path):
     assert found['seconds per image'] > 0.5 * found['forward, alone']
 
 
-def test_rounds_of_superpixels(tmp_path):
+def test_rounds_of_superpixels(tmp_path, monkeypatch):
+    searches = []
+    monkeypatch.setattr(
+        known_superpixels, 'find_superpixels', lambda image, **options:
+        searches.append(1) or find_superpixels(image, **options))
+    known_superpixels.known_superpixels.forget()
     paths = [tmp_path / f'{i}.png' for i in range(3)]
     for i, path in enumerate(paths):
         write_photo(path, (96, 128), i)
@@ -54,6 +62,7 @@ def test_rounds_of_superpixels(tmp_path):
     assert found.keys() == {'first, seconds per image',
                             'later, seconds per image'}
     assert all(0 < seconds < 20 for seconds in found.values())
+    assert len(searches) == 1 + 3  # to get warm, and in the first round
 
 
 def args(tmp_path, **changes):

@@ -213,7 +213,7 @@ def superpixel_rounds(paths: Sequence[str], device: str) -> dict[str, Any]:
         for number, name in enumerate(('first', 'later')):
             begin = clock(device)
             make_round(source, [(path, path) for path in paths], folder,
-                       number, 0, hook.group_size)
+                       number, 0, hook.group_size, progress=False)
             found[f'{name}, seconds per image'] = (
                 clock(device) - begin) / len(paths)
     return found
