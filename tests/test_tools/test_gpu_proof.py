@@ -104,46 +104,54 @@ def test_results_of_an_earlier_version(tmp_path, call):
         call(gpu_proof, 'score', tmp_path)
 
 
+def section(title):
+    """A section of docs/results.md, without what is bold."""
+    text = (Path(ROOT) / 'docs' / 'results.md').read_text(encoding='utf-8')
+    return text.split(f'### {title}\n')[1].split('\n###')[0].replace(
+        '**', '')
+
+
 def test_the_table_in_the_docs_is_that_of_the_json(tmp_path, call):
-    docs = osp.join(ROOT, 'docs')
-    shutil.copy(osp.join(docs, 'results', 'seeds_coco_mini.json'),
+    shutil.copy(Path(ROOT) / 'docs' / 'results' / 'seeds_coco_mini.json',
                 tmp_path / 'results.json')
-    said = call(gpu_proof, 'score', tmp_path)
-    with open(osp.join(docs, 'results.md'), encoding='utf-8') as file:
-        text = file.read().split('### Seed by seed')[1].replace('**', '')
+    said, text = call(gpu_proof, 'score', tmp_path), section('Seed by seed')
     for name, title in (('random', 'random weights'), ('cyborgs', 'CYBORGS'),
+                        ('superpixels', 'superpixels, no network in masks'),
                         ('detcon-fh', 'DetCon-B, Felzenszwalb masks')):
         probes = re.search(
-            rf'^\| {name} \| [^|]*\|((?:[^|]*\|){{3}})', said, re.M)[1]
+            rf'^\| {name} \| \d[^|]*\|((?:[^|]*\|){{3}})', said, re.M)[1]
         assert f'| {title} |{probes}' in text
-    for name, title in (('random', 'random'), ('detcon-fh', 'DetCon')):
+    for name, title, seeds in (('random', 'random', 5),
+                               ('detcon-fh', 'DetCon', 5)):
         less = re.search(
-            rf'^\| {name} \| 3 \|((?:[^|]*\|){{3}})', said, re.M)[1]
+            rf'^\| {name} \| {seeds} \|((?:[^|]*\|){{3}})', said, re.M)[1]
         assert f'| CYBORGS less {title} |{less}' in text
 
 
-def test_the_longer_table_is_that_of_its_jsons():
-    docs = Path(ROOT) / 'docs'
+@pytest.mark.parametrize('title, names', [
+    ('Seed by seed', ['seeds_cells_coco_mini']),
+    ('Longer, seed by seed', ['longer_on_a_gpu', 'longer_seeds_coco_mini'])])
+def test_the_tables_of_cells_are_those_of_their_jsons(title, names):
     runs = {}
-    for name in ('longer_on_a_gpu', 'longer_seeds_coco_mini'):
-        content = json.loads((docs / 'results' / f'{name}.json').read_text())
+    for name in names:
+        content = json.loads((
+            Path(ROOT) / 'docs' / 'results' / f'{name}.json').read_text())
         for key, run in content['runs'].items():
-            point, = run['points'].values()
+            point = run['points'][max(run['points'], key=int)]
             runs[key if '_s' in key else f'{key}_s0'] = [
                 point['regions']['accuracy'], point['segments']['mIoU'],
                 point['images']['mAP'], point['masks']['8']['mBO'],
                 point['masks']['8']['ARI']]
-    text = (docs / 'results.md').read_text(encoding='utf-8').split(
-        '### Longer, seed by seed')[1].split('###')[0].replace('**', '')
     ours, theirs = (
         np.array([runs[f'{name}_s{seed}'] for seed in range(3)]).T
         for name in ('cyborgs-cells', 'detcon-fh'))
-    for title, scores in (('CYBORGS, cells', ours),
-                          ('DetCon-B, Felzenszwalb masks', theirs)):
+    text = section(title)
+    for row, scores in (('CYBORGS, cells', ours),
+                        ('DetCon-B, Felzenszwalb masks', theirs)):
         cells = [f'{each.mean():.3f} ({", ".join(map("{:.3f}".format, each))})'
                  for each in scores[:3]]
         cells += [f'{each.mean():.3f}' for each in scores[3:]]
-        assert f'| {title} | {" | ".join(cells)} |' in text
+        assert f'| {row} | {" | ".join(cells)} |' in text
     cells = [f'{each.mean():+.3f} ± {each.std(ddof=1) / 3**.5:.3f}'
              for each in ours - theirs]
     assert f'| CYBORGS, cells, less DetCon | {" | ".join(cells)} |' in text
