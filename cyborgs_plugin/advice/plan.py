@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..datasets.photo_survey import Survey, typical_pixels
 from ..errors import UserError
-from ..segmentation.known_superpixels import PHOTOGRAPHS
+from ..segmentation.known_superpixels import ROOM_FOR
 from .machine import Machine, duration, size
 from .networks import Network
 from .table import (
@@ -135,9 +135,9 @@ class Plan:
         On average: its first, those of processes that have not seen it, and
         all where there is no room for it.
         """
-        room = min(1., PHOTOGRAPHS * self.processes / self.photographs)
-        strange = 1 - 1 / self.processes
-        return sum(1 - min(room, 1 - strange**number)
+        room = min(1., ROOM_FOR * self.processes / self.photographs)
+        unseen = 1 - 1 / self.processes
+        return sum(1 - min(room, 1 - unseen**number)
                    for number in range(self.rounds))
 
     @property

@@ -58,7 +58,7 @@ class KnownSuperpixels:
         self._room = self._most
 
 
-PHOTOGRAPHS = 17_000
-"""About as many of 640x480 find room by default."""
+ROOM_FOR = 17_000
+"""About as many photographs of 640x480 find room by default."""
 known_superpixels = KnownSuperpixels()
 """That of this process."""

@@ -57,7 +57,7 @@ def cpu_seconds(source: Any, paths: Sequence[str], number: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         make_round(source, [(path, path) for path in paths], folder, number,
-                   0, group_size=len(paths))
+                   0, group_size=len(paths), progress=False)
         return time.process_time() - start
 
 
@@ -69,7 +69,7 @@ def peak_memory(queue: Any, config: str, superpixels: bool,
     source = build(config, superpixels)
     with tempfile.TemporaryDirectory() as folder:
         make_round(source, [(path, path) for path in paths], folder, 0, 0,
-                   group_size=group_size)
+                   group_size=group_size, progress=False)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     queue.put(peak / 1024)
 
